@@ -4,7 +4,7 @@
  *
  * Every struct that crosses a language boundary, every limit that two sides share, and every list that people see
  * (drop reasons, counters, events) stands here and only here. TypeScript's side (src/engine/abi.generated.ts) is
- * generated from this file by scripts/generate-abi.ts and checked in; CI fails when it is stale. The compiled BPF
+ * generated from this file by scripts/generate-abi.mjs and checked in; CI fails when it is stale. The compiled BPF
  * object's BTF is compared with it as well.
  *
  * Rules: fixed-width little-endian fields, natural alignment, explicit padding (named reserved*), no pointers, no

@@ -1,0 +1,1165 @@
+// Generated from native/abi/dataplane.h by scripts/generate-abi.mjs. Do not edit: change the header and run `npm run abi`.
+// Readers return views for byte fields (addresses, MACs): they share the buffer; copy what must outlive it.
+// Writers check each value against its field and throw RangeError; they set reserved fields to zero.
+
+// ---- constants ----
+export const SL_ABI_VERSION = 1;
+export const SL_SNAPSHOT_MAGIC = 1346457171;
+export const SL_PORTS_MAX = 32;
+export const SL_QUEUES_MAX = 64;
+export const SL_XSKS_MAX = 2048;
+export const SL_INTERFACES_MAX = 256;
+export const SL_ZONES_MAX = 64;
+export const SL_RULES_MAX = 131072;
+export const SL_LOCAL_ADDRESSES_MAX = 1024;
+export const SL_NAT_SLOTS_MAX = 64;
+export const SL_VLAN_NONE = 65535;
+export const SL_PROTOCOL_ANY = 65535;
+export const SL_NAT_SLOT_NONE = 65535;
+export const SL_NAT_PORT_RESERVED = 65330;
+export const SL_IPV6_EXTENSIONS_MAX = 8;
+export const SL_FRAME_BYTES_MAX = 3506;
+export const SL_NAME_BYTES = 16;
+export const SL_STEER_PORT_UNTAGGED = 1;
+export const SL_LOCAL_ENGINE = 1;
+export const SL_NAT_PROTOCOLS = 3;
+export const SL_NAT_PORT_WORDS = 196608;
+export const SL_STEER_KEYS = 80;
+export const SL_STEER_BASE = 64;
+export const SL_LOG_START = 1;
+export const SL_LOG_END = 2;
+export const SL_RULE_NO_OFFLOAD = 1;
+export const SL_NAT_RULE_ENDPOINT_DEPENDENT = 1;
+export const SL_NAT_RULE_IPV4 = 2;
+export const SL_NAT_RULE_IPV6 = 4;
+
+// ---- lists that people see ----
+export interface ListEntry { readonly value: number; readonly name: string; readonly help: string }
+
+export const DropReason = { NONE: 0, TRUNCATED: 1, MALFORMED_ETHERNET: 2, MALFORMED_IPV4: 3, MALFORMED_IPV6: 4, MALFORMED_L4: 5, CHECKSUM_IPV4: 6, CHECKSUM_L4: 7, MARTIAN_SOURCE: 8, MARTIAN_DESTINATION: 9, UNKNOWN_VLAN: 10, UNKNOWN_PORT: 11, NO_ENGINE: 12, ND_HOP_LIMIT: 13, ANTI_SPOOFING: 14, NO_ROUTE: 15, BLACKHOLE_ROUTE: 16, TTL_EXPIRED: 17, TOO_BIG: 18, POLICY_DENY: 19, POLICY_REJECT: 20, POLICY_CHANGED: 21, TCP_NOT_SYN: 22, TCP_BAD_FLAGS: 23, TCP_WINDOW: 24, TCP_RST_SEQUENCE: 25, TCP_STATE: 26, ICMP_NO_SESSION: 27, ICMP_BAD_EMBEDDED: 28, SESSION_TABLE_FULL: 29, SESSION_LIMIT: 30, NAT_PORTS_EXHAUSTED: 31, NAT_CONFLICT: 32, NAT_FILTERED: 33, NEIGHBOUR_UNRESOLVED: 34, NEIGHBOUR_QUEUE_FULL: 35, LINK_DOWN: 36, FRAGMENT_OVERLAP: 37, FRAGMENT_TABLE_FULL: 38, FRAGMENT_TIMEOUT: 39, FRAGMENT_MALFORMED: 40, FRAGMENT_DENIED: 41, UMEM_EXHAUSTED: 42, TX_RING_FULL: 43, HOST_QUEUE_FULL: 44, PUNT_QUEUE_FULL: 45, NO_SNAPSHOT: 46, RATE_LIMITED: 47 } as const;
+export type DropReason = (typeof DropReason)[keyof typeof DropReason];
+export const SL_DROP_REASON_COUNT = 48;
+export const DROP_REASONS: readonly ListEntry[] = [
+  { value: 0, name: 'none', help: 'not dropped' },
+  { value: 1, name: 'truncated', help: 'frame ends before its headers do, or IP total length exceeds the frame' },
+  { value: 2, name: 'malformed-ethernet', help: 'Ethernet header or ethertype that is not IP, ARP or a known VLAN' },
+  { value: 3, name: 'malformed-ipv4', help: 'bad version, header length, total length or options' },
+  { value: 4, name: 'malformed-ipv6', help: 'bad version, payload length, or extension header chain' },
+  { value: 5, name: 'malformed-l4', help: 'TCP, UDP or ICMP header with impossible lengths or flags' },
+  { value: 6, name: 'checksum-ipv4', help: 'IPv4 header checksum is wrong' },
+  { value: 7, name: 'checksum-l4', help: 'TCP, UDP, ICMP or ICMPv6 checksum is wrong' },
+  { value: 8, name: 'martian-source', help: 'source address that no packet may carry: loopback, multicast, broadcast, unspecified' },
+  { value: 9, name: 'martian-destination', help: 'destination that is never forwarded: loopback, link-local, multicast, broadcast, unspecified' },
+  { value: 10, name: 'unknown-vlan', help: '802.1Q tag that no interface names' },
+  { value: 11, name: 'unknown-port', help: 'frame from a netdev that the configuration does not name' },
+  { value: 12, name: 'no-engine', help: 'no engine socket is bound to this queue: closed while the engine is away' },
+  { value: 13, name: 'nd-hop-limit', help: 'neighbour discovery with a hop limit other than 255' },
+  { value: 14, name: 'anti-spoofing', help: 'source address is not routed to the interface it came in on' },
+  { value: 15, name: 'no-route', help: 'no route to the destination' },
+  { value: 16, name: 'blackhole-route', help: 'the route says blackhole' },
+  { value: 17, name: 'ttl-expired', help: 'TTL or hop limit ran out here' },
+  { value: 18, name: 'too-big', help: 'larger than the egress MTU and must not be fragmented' },
+  { value: 19, name: 'policy-deny', help: 'a rule denies it, or no rule allows it' },
+  { value: 20, name: 'policy-reject', help: 'a rule rejects it; the sender was told' },
+  { value: 21, name: 'policy-changed', help: 'the session is no longer allowed after a commit' },
+  { value: 22, name: 'tcp-not-syn', help: 'TCP segment without a session that does not open one' },
+  { value: 23, name: 'tcp-bad-flags', help: 'TCP flag combination that no stack sends' },
+  { value: 24, name: 'tcp-window', help: 'sequence or acknowledgement outside the window' },
+  { value: 25, name: 'tcp-rst-sequence', help: 'RST that does not carry the exact sequence (RFC 5961)' },
+  { value: 26, name: 'tcp-state', help: 'segment that does not fit the session\'s state' },
+  { value: 27, name: 'icmp-no-session', help: 'ICMP error or reply that belongs to no session' },
+  { value: 28, name: 'icmp-bad-embedded', help: 'ICMP error whose embedded packet is cut short or does not fit its session' },
+  { value: 29, name: 'session-table-full', help: 'no room for another session' },
+  { value: 30, name: 'session-limit', help: 'the source or rule has as many sessions as it may' },
+  { value: 31, name: 'nat-ports-exhausted', help: 'no free port in the SNAT pool' },
+  { value: 32, name: 'nat-conflict', help: 'the translated flow would collide with another session' },
+  { value: 33, name: 'nat-filtered', help: 'inbound packet to a NAT mapping that its filtering does not admit' },
+  { value: 34, name: 'neighbour-unresolved', help: 'the next hop\'s link address is not known (yet, or at all)' },
+  { value: 35, name: 'neighbour-queue-full', help: 'too many packets wait for this next hop\'s link address' },
+  { value: 36, name: 'link-down', help: 'the egress interface is down' },
+  { value: 37, name: 'fragment-overlap', help: 'overlapping fragments: the whole datagram is discarded (RFC 5722)' },
+  { value: 38, name: 'fragment-table-full', help: 'no room for another fragmented datagram' },
+  { value: 39, name: 'fragment-timeout', help: 'held fragment whose first fragment never came' },
+  { value: 40, name: 'fragment-malformed', help: 'impossible fragment: zero length, past 65535, header chain cut (RFC 7112)' },
+  { value: 41, name: 'fragment-denied', help: 'fragment of a datagram whose first fragment was dropped' },
+  { value: 42, name: 'umem-exhausted', help: 'no free packet buffer' },
+  { value: 43, name: 'tx-ring-full', help: 'the egress transmit ring is full' },
+  { value: 44, name: 'host-queue-full', help: 'the path to the host\'s stack is full' },
+  { value: 45, name: 'punt-queue-full', help: 'the punt ring to the control plane is full' },
+  { value: 46, name: 'no-snapshot', help: 'no forwarding state is loaded yet' },
+  { value: 47, name: 'rate-limited', help: 'over a rate limit' },
+];
+
+export const Counter = { RX_PACKETS: 0, RX_BYTES: 1, TX_PACKETS: 2, TX_BYTES: 3, HOST_PACKETS: 4, FAST_PATH_HITS: 5, SLOW_PATH_PACKETS: 6, SESSIONS_CREATED: 7, SESSIONS_ENDED: 8, REVALIDATIONS: 9, ICMP_ERRORS_SENT: 10, ICMP_ERRORS_SUPPRESSED: 11, TCP_RESETS_SENT: 12, CHALLENGE_ACKS: 13, FRAGMENTS: 14, FRAGMENTS_HELD: 15, NEIGHBOUR_HELD: 16, CHECKSUMS_COMPLETED: 17, RECORDS_LOST: 18, TX_KICKS: 19, POLLS: 20 } as const;
+export type Counter = (typeof Counter)[keyof typeof Counter];
+export const SL_COUNTER_COUNT = 21;
+export const COUNTERS: readonly ListEntry[] = [
+  { value: 0, name: 'rx-packets', help: 'packets received by the engine' },
+  { value: 1, name: 'rx-bytes', help: 'bytes received by the engine, Ethernet header included' },
+  { value: 2, name: 'tx-packets', help: 'packets sent by the engine' },
+  { value: 3, name: 'tx-bytes', help: 'bytes sent by the engine, Ethernet header included' },
+  { value: 4, name: 'host-packets', help: 'packets handed to the host\'s stack' },
+  { value: 5, name: 'fast-path-hits', help: 'packets of a known session' },
+  { value: 6, name: 'slow-path-packets', help: 'packets that needed a decision' },
+  { value: 7, name: 'sessions-created', help: 'sessions created' },
+  { value: 8, name: 'sessions-ended', help: 'sessions ended' },
+  { value: 9, name: 'revalidations', help: 'sessions checked again after a commit' },
+  { value: 10, name: 'icmp-errors-sent', help: 'ICMP and ICMPv6 errors sent' },
+  { value: 11, name: 'icmp-errors-suppressed', help: 'ICMP errors not sent because of the rate limit' },
+  { value: 12, name: 'tcp-resets-sent', help: 'TCP resets sent for reject rules' },
+  { value: 13, name: 'challenge-acks', help: 'challenge ACKs sent (RFC 5961)' },
+  { value: 14, name: 'fragments', help: 'fragments seen' },
+  { value: 15, name: 'fragments-held', help: 'fragments held until their first fragment came' },
+  { value: 16, name: 'neighbour-held', help: 'packets held until their next hop was resolved' },
+  { value: 17, name: 'checksums-completed', help: 'partial checksums of packets born on this machine, completed' },
+  { value: 18, name: 'records-lost', help: 'flow or drop records lost because nobody read them in time' },
+  { value: 19, name: 'tx-kicks', help: 'system calls that started transmission' },
+  { value: 20, name: 'polls', help: 'times a worker slept' },
+];
+
+export const SteerCounter = { TO_ENGINE: 0, TO_HOST: 1 } as const;
+export type SteerCounter = (typeof SteerCounter)[keyof typeof SteerCounter];
+export const SL_STEER_COUNTER_COUNT = 2;
+export const STEER_COUNTERS: readonly ListEntry[] = [
+  { value: 0, name: 'to-engine', help: 'redirected to an engine socket' },
+  { value: 1, name: 'to-host', help: 'passed to the host\'s stack' },
+];
+
+export const RuleAction = { DENY: 0, ALLOW: 1, REJECT: 2 } as const;
+export type RuleAction = (typeof RuleAction)[keyof typeof RuleAction];
+export const SL_RULE_ACTION_COUNT = 3;
+export const RULE_ACTIONS: readonly ListEntry[] = [
+  { value: 0, name: 'deny', help: 'drop silently' },
+  { value: 1, name: 'allow', help: 'allow and create a session' },
+  { value: 2, name: 'reject', help: 'drop and tell the sender: TCP RST or ICMP administratively prohibited' },
+];
+
+export const NatKind = { SOURCE: 0, DESTINATION: 1, STATIC: 2, EXEMPT: 3 } as const;
+export type NatKind = (typeof NatKind)[keyof typeof NatKind];
+export const SL_NAT_KIND_COUNT = 4;
+export const NAT_KINDS: readonly ListEntry[] = [
+  { value: 0, name: 'source', help: 'SNAT to a pool or the interface\'s address' },
+  { value: 1, name: 'destination', help: 'DNAT of an address and ports' },
+  { value: 2, name: 'static', help: '1:1 in both directions' },
+  { value: 3, name: 'exempt', help: 'source NAT stops here: no translation' },
+];
+
+export const NatFiltering = { ENDPOINT: 0, ADDRESS: 1, ADDRESS_PORT: 2 } as const;
+export type NatFiltering = (typeof NatFiltering)[keyof typeof NatFiltering];
+export const SL_NAT_FILTERING_COUNT = 3;
+export const NAT_FILTERINGS: readonly ListEntry[] = [
+  { value: 0, name: 'endpoint-independent', help: 'any peer may reach the mapping, as far as rules allow' },
+  { value: 1, name: 'address-dependent', help: 'only addresses the inside has sent to' },
+  { value: 2, name: 'address-and-port-dependent', help: 'only addresses and ports the inside has sent to' },
+];
+
+export const NexthopKind = { FORWARD: 0, BLACKHOLE: 1, REJECT: 2 } as const;
+export type NexthopKind = (typeof NexthopKind)[keyof typeof NexthopKind];
+export const SL_NEXTHOP_KIND_COUNT = 3;
+export const NEXTHOP_KINDS: readonly ListEntry[] = [
+  { value: 0, name: 'forward', help: 'to a gateway, or to the destination itself when via is unspecified' },
+  { value: 1, name: 'blackhole', help: 'drop silently' },
+  { value: 2, name: 'reject', help: 'drop and answer unreachable' },
+];
+
+export const AntiSpoofing = { STRICT: 0, LOOSE: 1, OFF: 2 } as const;
+export type AntiSpoofing = (typeof AntiSpoofing)[keyof typeof AntiSpoofing];
+export const SL_ANTI_SPOOFING_COUNT = 3;
+export const ANTI_SPOOFINGS: readonly ListEntry[] = [
+  { value: 0, name: 'strict', help: 'the route back to the source must leave by the same interface' },
+  { value: 1, name: 'loose', help: 'there must be a route back to the source' },
+  { value: 2, name: 'off', help: 'not checked' },
+];
+
+export const SessionState = { NEW: 0, TCP_SYN_SENT: 1, TCP_SYN_RECEIVED: 2, ESTABLISHED: 3, TCP_FIN_WAIT: 4, TCP_CLOSING: 5, TCP_TIME_WAIT: 6, CLOSED: 7 } as const;
+export type SessionState = (typeof SessionState)[keyof typeof SessionState];
+export const SL_SESSION_STATE_COUNT = 8;
+export const SESSION_STATES: readonly ListEntry[] = [
+  { value: 0, name: 'new', help: 'one direction seen' },
+  { value: 1, name: 'syn-sent', help: 'SYN seen' },
+  { value: 2, name: 'syn-received', help: 'SYN-ACK seen, or both sent SYN' },
+  { value: 3, name: 'established', help: 'both directions seen; TCP: handshake done' },
+  { value: 4, name: 'fin-wait', help: 'one side sent FIN' },
+  { value: 5, name: 'closing', help: 'both sides sent FIN' },
+  { value: 6, name: 'time-wait', help: 'both FINs acknowledged' },
+  { value: 7, name: 'closed', help: 'reset or ended' },
+];
+
+export const FlowEvent = { START: 0, UPDATE: 1, END: 2 } as const;
+export type FlowEvent = (typeof FlowEvent)[keyof typeof FlowEvent];
+export const SL_FLOW_EVENT_COUNT = 3;
+export const FLOW_EVENTS: readonly ListEntry[] = [
+  { value: 0, name: 'start', help: 'session created' },
+  { value: 1, name: 'update', help: 'still alive; only in session listings' },
+  { value: 2, name: 'end', help: 'session ended' },
+];
+
+export const EndReason = { NONE: 0, IDLE: 1, TCP_FIN: 2, TCP_RST: 3, POLICY_CHANGED: 4, KILLED: 5, REPLACED: 6, SHUTDOWN: 7 } as const;
+export type EndReason = (typeof EndReason)[keyof typeof EndReason];
+export const SL_END_REASON_COUNT = 8;
+export const END_REASONS: readonly ListEntry[] = [
+  { value: 0, name: 'none', help: 'not ended' },
+  { value: 1, name: 'idle', help: 'idle timeout' },
+  { value: 2, name: 'tcp-fin', help: 'closed by both sides' },
+  { value: 3, name: 'tcp-rst', help: 'reset' },
+  { value: 4, name: 'policy-changed', help: 'a commit no longer allows it' },
+  { value: 5, name: 'killed', help: 'ended by an operator' },
+  { value: 6, name: 'replaced', help: 'a new connection took the same addresses and ports' },
+  { value: 7, name: 'shutdown', help: 'the engine stopped' },
+];
+
+// ---- layouts ----
+export const STRUCTS = {
+  sl_steer_port: { size: 4, fields: {
+    slot: { offset: 0, size: 2, type: 'u16', count: 1 },
+    flags: { offset: 2, size: 2, type: 'u16', count: 1 },
+  } },
+  sl_steer_vlan: { size: 8, fields: {
+    ifindex: { offset: 0, size: 4, type: 'u32', count: 1 },
+    vlan_id: { offset: 4, size: 4, type: 'u32', count: 1 },
+  } },
+  sl_address: { size: 16, fields: {
+    bytes: { offset: 0, size: 16, type: 'u8', count: 16 },
+  } },
+  sl_local_address: { size: 4, fields: {
+    nat_slot: { offset: 0, size: 2, type: 'u16', count: 1 },
+    flags: { offset: 2, size: 2, type: 'u16', count: 1 },
+  } },
+  sl_span: { size: 8, fields: {
+    first: { offset: 0, size: 4, type: 'u32', count: 1 },
+    count: { offset: 4, size: 4, type: 'u32', count: 1 },
+  } },
+  sl_section: { size: 8, fields: {
+    offset: { offset: 0, size: 4, type: 'u32', count: 1 },
+    count: { offset: 4, size: 4, type: 'u32', count: 1 },
+  } },
+  sl_settings: { size: 64, fields: {
+    tcp_syn_s: { offset: 0, size: 4, type: 'u32', count: 1 },
+    tcp_established_s: { offset: 4, size: 4, type: 'u32', count: 1 },
+    tcp_transitory_s: { offset: 8, size: 4, type: 'u32', count: 1 },
+    tcp_time_wait_s: { offset: 12, size: 4, type: 'u32', count: 1 },
+    tcp_reset_s: { offset: 16, size: 4, type: 'u32', count: 1 },
+    udp_s: { offset: 20, size: 4, type: 'u32', count: 1 },
+    udp_new_s: { offset: 24, size: 4, type: 'u32', count: 1 },
+    icmp_s: { offset: 28, size: 4, type: 'u32', count: 1 },
+    other_s: { offset: 32, size: 4, type: 'u32', count: 1 },
+    fragment_s: { offset: 36, size: 4, type: 'u32', count: 1 },
+    nat_port_reuse_s: { offset: 40, size: 4, type: 'u32', count: 1 },
+    icmp_errors_per_second: { offset: 44, size: 4, type: 'u32', count: 1 },
+    sessions_per_source_max: { offset: 48, size: 4, type: 'u32', count: 1 },
+    fragments_max: { offset: 52, size: 4, type: 'u32', count: 1 },
+    default_action: { offset: 56, size: 4, type: 'u32', count: 1 },
+    default_log: { offset: 60, size: 4, type: 'u32', count: 1 },
+  } },
+  sl_interface: { size: 24, fields: {
+    id: { offset: 0, size: 4, type: 'u32', count: 1 },
+    ifindex: { offset: 4, size: 4, type: 'u32', count: 1 },
+    kernel_ifindex: { offset: 8, size: 4, type: 'u32', count: 1 },
+    vlan_id: { offset: 12, size: 2, type: 'u16', count: 1 },
+    zone: { offset: 14, size: 2, type: 'u16', count: 1 },
+    anti_spoofing: { offset: 16, size: 2, type: 'u16', count: 1 },
+    mss_clamp_bytes: { offset: 18, size: 2, type: 'u16', count: 1 },
+    mtu_bytes: { offset: 20, size: 4, type: 'u32', count: 1 },
+  } },
+  sl_interface_address: { size: 24, fields: {
+    address: { offset: 0, size: 16, type: 'sl_address', count: 1 },
+    interface: { offset: 16, size: 2, type: 'u16', count: 1 },
+    prefix_length: { offset: 18, size: 1, type: 'u8', count: 1 },
+    reserved: { offset: 19, size: 1, type: 'u8', count: 1 },
+    nat_slot: { offset: 20, size: 2, type: 'u16', count: 1 },
+    flags: { offset: 22, size: 2, type: 'u16', count: 1 },
+  } },
+  sl_prefix: { size: 24, fields: {
+    address: { offset: 0, size: 16, type: 'sl_address', count: 1 },
+    length: { offset: 16, size: 1, type: 'u8', count: 1 },
+    reserved: { offset: 17, size: 7, type: 'u8', count: 7 },
+  } },
+  sl_service: { size: 12, fields: {
+    protocol: { offset: 0, size: 2, type: 'u16', count: 1 },
+    src_lo: { offset: 2, size: 2, type: 'u16', count: 1 },
+    src_hi: { offset: 4, size: 2, type: 'u16', count: 1 },
+    dst_lo: { offset: 6, size: 2, type: 'u16', count: 1 },
+    dst_hi: { offset: 8, size: 2, type: 'u16', count: 1 },
+    reserved: { offset: 10, size: 2, type: 'u16', count: 1 },
+  } },
+  sl_rule: { size: 56, fields: {
+    from_zones: { offset: 0, size: 8, type: 'u64', count: 1 },
+    to_zones: { offset: 8, size: 8, type: 'u64', count: 1 },
+    id: { offset: 16, size: 4, type: 'u32', count: 1 },
+    action: { offset: 20, size: 1, type: 'u8', count: 1 },
+    log: { offset: 21, size: 1, type: 'u8', count: 1 },
+    flags: { offset: 22, size: 2, type: 'u16', count: 1 },
+    sources: { offset: 24, size: 8, type: 'sl_span', count: 1 },
+    destinations: { offset: 32, size: 8, type: 'sl_span', count: 1 },
+    services: { offset: 40, size: 8, type: 'sl_span', count: 1 },
+    sessions_max: { offset: 48, size: 4, type: 'u32', count: 1 },
+    reserved: { offset: 52, size: 4, type: 'u32', count: 1 },
+  } },
+  sl_nat_address: { size: 24, fields: {
+    address: { offset: 0, size: 16, type: 'sl_address', count: 1 },
+    port_lo: { offset: 16, size: 2, type: 'u16', count: 1 },
+    port_hi: { offset: 18, size: 2, type: 'u16', count: 1 },
+    nat_slot: { offset: 20, size: 2, type: 'u16', count: 1 },
+    reserved: { offset: 22, size: 2, type: 'u16', count: 1 },
+  } },
+  sl_nat_rule: { size: 80, fields: {
+    from_zones: { offset: 0, size: 8, type: 'u64', count: 1 },
+    to_zones: { offset: 8, size: 8, type: 'u64', count: 1 },
+    id: { offset: 16, size: 4, type: 'u32', count: 1 },
+    kind: { offset: 20, size: 1, type: 'u8', count: 1 },
+    filtering: { offset: 21, size: 1, type: 'u8', count: 1 },
+    flags: { offset: 22, size: 2, type: 'u16', count: 1 },
+    sources: { offset: 24, size: 8, type: 'sl_span', count: 1 },
+    destinations: { offset: 32, size: 8, type: 'sl_span', count: 1 },
+    services: { offset: 40, size: 8, type: 'sl_span', count: 1 },
+    pool: { offset: 48, size: 8, type: 'sl_span', count: 1 },
+    to_address: { offset: 56, size: 16, type: 'sl_address', count: 1 },
+    to_port: { offset: 72, size: 2, type: 'u16', count: 1 },
+    to_prefix_length: { offset: 74, size: 1, type: 'u8', count: 1 },
+    reserved: { offset: 75, size: 1, type: 'u8', count: 1 },
+    interface: { offset: 76, size: 2, type: 'u16', count: 1 },
+    reserved2: { offset: 78, size: 2, type: 'u16', count: 1 },
+  } },
+  sl_nexthop: { size: 24, fields: {
+    via: { offset: 0, size: 16, type: 'sl_address', count: 1 },
+    interface: { offset: 16, size: 2, type: 'u16', count: 1 },
+    kind: { offset: 18, size: 1, type: 'u8', count: 1 },
+    reserved: { offset: 19, size: 1, type: 'u8', count: 1 },
+    reserved2: { offset: 20, size: 4, type: 'u32', count: 1 },
+  } },
+  sl_route: { size: 32, fields: {
+    to: { offset: 0, size: 24, type: 'sl_prefix', count: 1 },
+    nexthops: { offset: 24, size: 8, type: 'sl_span', count: 1 },
+  } },
+  sl_snapshot_header: { size: 160, fields: {
+    magic: { offset: 0, size: 4, type: 'u32', count: 1 },
+    abi_version: { offset: 4, size: 4, type: 'u32', count: 1 },
+    bytes: { offset: 8, size: 4, type: 'u32', count: 1 },
+    reserved: { offset: 12, size: 4, type: 'u32', count: 1 },
+    generation: { offset: 16, size: 8, type: 'u64', count: 1 },
+    settings: { offset: 24, size: 64, type: 'sl_settings', count: 1 },
+    interfaces: { offset: 88, size: 8, type: 'sl_section', count: 1 },
+    addresses: { offset: 96, size: 8, type: 'sl_section', count: 1 },
+    prefixes: { offset: 104, size: 8, type: 'sl_section', count: 1 },
+    services: { offset: 112, size: 8, type: 'sl_section', count: 1 },
+    rules: { offset: 120, size: 8, type: 'sl_section', count: 1 },
+    nat_rules: { offset: 128, size: 8, type: 'sl_section', count: 1 },
+    nat_addresses: { offset: 136, size: 8, type: 'sl_section', count: 1 },
+    nexthops: { offset: 144, size: 8, type: 'sl_section', count: 1 },
+    routes: { offset: 152, size: 8, type: 'sl_section', count: 1 },
+  } },
+  sl_flow_record: { size: 168, fields: {
+    session_id: { offset: 0, size: 8, type: 'u64', count: 1 },
+    start_ns: { offset: 8, size: 8, type: 'u64', count: 1 },
+    last_ns: { offset: 16, size: 8, type: 'u64', count: 1 },
+    packets: { offset: 24, size: 16, type: 'u64', count: 2 },
+    bytes: { offset: 40, size: 16, type: 'u64', count: 2 },
+    src: { offset: 56, size: 16, type: 'sl_address', count: 1 },
+    dst: { offset: 72, size: 16, type: 'sl_address', count: 1 },
+    nat_src: { offset: 88, size: 16, type: 'sl_address', count: 1 },
+    nat_dst: { offset: 104, size: 16, type: 'sl_address', count: 1 },
+    src_port: { offset: 120, size: 2, type: 'u16', count: 1 },
+    dst_port: { offset: 122, size: 2, type: 'u16', count: 1 },
+    nat_src_port: { offset: 124, size: 2, type: 'u16', count: 1 },
+    nat_dst_port: { offset: 126, size: 2, type: 'u16', count: 1 },
+    rule_id: { offset: 128, size: 4, type: 'u32', count: 1 },
+    nat_source_id: { offset: 132, size: 4, type: 'u32', count: 1 },
+    nat_destination_id: { offset: 136, size: 4, type: 'u32', count: 1 },
+    from_interface: { offset: 140, size: 4, type: 'u32', count: 1 },
+    to_interface: { offset: 144, size: 4, type: 'u32', count: 1 },
+    expires_s: { offset: 148, size: 4, type: 'u32', count: 1 },
+    from_zone: { offset: 152, size: 2, type: 'u16', count: 1 },
+    to_zone: { offset: 154, size: 2, type: 'u16', count: 1 },
+    protocol: { offset: 156, size: 1, type: 'u8', count: 1 },
+    state: { offset: 157, size: 1, type: 'u8', count: 1 },
+    event: { offset: 158, size: 1, type: 'u8', count: 1 },
+    end_reason: { offset: 159, size: 1, type: 'u8', count: 1 },
+    tcp_flags: { offset: 160, size: 2, type: 'u8', count: 2 },
+    reserved: { offset: 162, size: 6, type: 'u8', count: 6 },
+  } },
+  sl_drop_record: { size: 56, fields: {
+    time_ns: { offset: 0, size: 8, type: 'u64', count: 1 },
+    src: { offset: 8, size: 16, type: 'sl_address', count: 1 },
+    dst: { offset: 24, size: 16, type: 'sl_address', count: 1 },
+    src_port: { offset: 40, size: 2, type: 'u16', count: 1 },
+    dst_port: { offset: 42, size: 2, type: 'u16', count: 1 },
+    rule_id: { offset: 44, size: 4, type: 'u32', count: 1 },
+    interface: { offset: 48, size: 4, type: 'u32', count: 1 },
+    bytes: { offset: 52, size: 2, type: 'u16', count: 1 },
+    reason: { offset: 54, size: 1, type: 'u8', count: 1 },
+    protocol: { offset: 55, size: 1, type: 'u8', count: 1 },
+  } },
+  sl_simulate_request: { size: 40, fields: {
+    src: { offset: 0, size: 16, type: 'sl_address', count: 1 },
+    dst: { offset: 16, size: 16, type: 'sl_address', count: 1 },
+    src_port: { offset: 32, size: 2, type: 'u16', count: 1 },
+    dst_port: { offset: 34, size: 2, type: 'u16', count: 1 },
+    interface: { offset: 36, size: 2, type: 'u16', count: 1 },
+    protocol: { offset: 38, size: 1, type: 'u8', count: 1 },
+    reserved: { offset: 39, size: 1, type: 'u8', count: 1 },
+  } },
+  sl_simulate_result: { size: 80, fields: {
+    verdict: { offset: 0, size: 1, type: 'u8', count: 1 },
+    reason: { offset: 1, size: 1, type: 'u8', count: 1 },
+    to_interface: { offset: 2, size: 2, type: 'u16', count: 1 },
+    rule_id: { offset: 4, size: 4, type: 'u32', count: 1 },
+    nat_source_id: { offset: 8, size: 4, type: 'u32', count: 1 },
+    nat_destination_id: { offset: 12, size: 4, type: 'u32', count: 1 },
+    nat_src: { offset: 16, size: 16, type: 'sl_address', count: 1 },
+    nat_dst: { offset: 32, size: 16, type: 'sl_address', count: 1 },
+    next_hop: { offset: 48, size: 16, type: 'sl_address', count: 1 },
+    nat_src_port_lo: { offset: 64, size: 2, type: 'u16', count: 1 },
+    nat_src_port_hi: { offset: 66, size: 2, type: 'u16', count: 1 },
+    nat_dst_port: { offset: 68, size: 2, type: 'u16', count: 1 },
+    from_zone: { offset: 70, size: 2, type: 'u16', count: 1 },
+    to_zone: { offset: 72, size: 2, type: 'u16', count: 1 },
+    host: { offset: 74, size: 1, type: 'u8', count: 1 },
+    reserved: { offset: 75, size: 5, type: 'u8', count: 5 },
+  } },
+  sl_rule_hits: { size: 16, fields: {
+    rule_id: { offset: 0, size: 4, type: 'u32', count: 1 },
+    reserved: { offset: 4, size: 4, type: 'u32', count: 1 },
+    sessions: { offset: 8, size: 8, type: 'u64', count: 1 },
+  } },
+  sl_neighbour_record: { size: 32, fields: {
+    address: { offset: 0, size: 16, type: 'sl_address', count: 1 },
+    interface: { offset: 16, size: 4, type: 'u32', count: 1 },
+    mac: { offset: 20, size: 6, type: 'u8', count: 6 },
+    resolved: { offset: 26, size: 1, type: 'u8', count: 1 },
+    reserved: { offset: 27, size: 1, type: 'u8', count: 1 },
+    waiting: { offset: 28, size: 4, type: 'u32', count: 1 },
+  } },
+} as const;
+
+export const STEER_PORT_BYTES = 4;
+export const STEER_VLAN_BYTES = 8;
+export const ADDRESS_BYTES = 16;
+export const LOCAL_ADDRESS_BYTES = 4;
+export const SPAN_BYTES = 8;
+export const SECTION_BYTES = 8;
+export const SETTINGS_BYTES = 64;
+export const INTERFACE_BYTES = 24;
+export const INTERFACE_ADDRESS_BYTES = 24;
+export const PREFIX_BYTES = 24;
+export const SERVICE_BYTES = 12;
+export const RULE_BYTES = 56;
+export const NAT_ADDRESS_BYTES = 24;
+export const NAT_RULE_BYTES = 80;
+export const NEXTHOP_BYTES = 24;
+export const ROUTE_BYTES = 32;
+export const SNAPSHOT_HEADER_BYTES = 160;
+export const FLOW_RECORD_BYTES = 168;
+export const DROP_RECORD_BYTES = 56;
+export const SIMULATE_REQUEST_BYTES = 40;
+export const SIMULATE_RESULT_BYTES = 80;
+export const RULE_HITS_BYTES = 16;
+export const NEIGHBOUR_RECORD_BYTES = 32;
+
+// ---- readers and writers ----
+function bytesAt(view: DataView, offset: number, length: number): Uint8Array {
+  return new Uint8Array(view.buffer, view.byteOffset + offset, length);
+}
+function putBytes(view: DataView, offset: number, value: Uint8Array, length: number, field: string): void {
+  if (value.length !== length) throw new RangeError(`${field} takes ${length} bytes, not ${value.length}`);
+  bytesAt(view, offset, length).set(value);
+}
+function putU8(view: DataView, offset: number, value: number, field: string): void {
+  if (!Number.isInteger(value) || value < 0 || value > 255) throw new RangeError(`${field} takes 0..255, not ${value}`);
+  view.setUint8(offset, value);
+}
+function putU16(view: DataView, offset: number, value: number, field: string): void {
+  if (!Number.isInteger(value) || value < 0 || value > 65535) throw new RangeError(`${field} takes 0..65535, not ${value}`);
+  view.setUint16(offset, value, true);
+}
+function putU32(view: DataView, offset: number, value: number, field: string): void {
+  if (!Number.isInteger(value) || value < 0 || value > 4294967295) throw new RangeError(`${field} takes 0..4294967295, not ${value}`);
+  view.setUint32(offset, value, true);
+}
+function putU64(view: DataView, offset: number, value: bigint, field: string): void {
+  if (value < 0n || value > 0xffffffffffffffffn) throw new RangeError(`${field} takes 0..2^64-1, not ${value}`);
+  view.setBigUint64(offset, value, true);
+}
+
+export interface SteerPort {
+  slot: number;
+  flags: number;
+}
+export function readSteerPort(view: DataView, offset: number): SteerPort {
+  return {
+    slot: view.getUint16(offset, true),
+    flags: view.getUint16(offset + 2, true),
+  };
+}
+export function writeSteerPort(view: DataView, offset: number, value: SteerPort): void {
+  putU16(view, offset, value.slot, 'sl_steer_port.slot');
+  putU16(view, offset + 2, value.flags, 'sl_steer_port.flags');
+}
+
+export interface SteerVlan {
+  ifindex: number;
+  vlanId: number;
+}
+export function readSteerVlan(view: DataView, offset: number): SteerVlan {
+  return {
+    ifindex: view.getUint32(offset, true),
+    vlanId: view.getUint32(offset + 4, true),
+  };
+}
+export function writeSteerVlan(view: DataView, offset: number, value: SteerVlan): void {
+  putU32(view, offset, value.ifindex, 'sl_steer_vlan.ifindex');
+  putU32(view, offset + 4, value.vlanId, 'sl_steer_vlan.vlan_id');
+}
+
+export interface LocalAddress {
+  natSlot: number;
+  flags: number;
+}
+export function readLocalAddress(view: DataView, offset: number): LocalAddress {
+  return {
+    natSlot: view.getUint16(offset, true),
+    flags: view.getUint16(offset + 2, true),
+  };
+}
+export function writeLocalAddress(view: DataView, offset: number, value: LocalAddress): void {
+  putU16(view, offset, value.natSlot, 'sl_local_address.nat_slot');
+  putU16(view, offset + 2, value.flags, 'sl_local_address.flags');
+}
+
+export interface Span {
+  first: number;
+  count: number;
+}
+export function readSpan(view: DataView, offset: number): Span {
+  return {
+    first: view.getUint32(offset, true),
+    count: view.getUint32(offset + 4, true),
+  };
+}
+export function writeSpan(view: DataView, offset: number, value: Span): void {
+  putU32(view, offset, value.first, 'sl_span.first');
+  putU32(view, offset + 4, value.count, 'sl_span.count');
+}
+
+export interface Section {
+  offset: number;
+  count: number;
+}
+export function readSection(view: DataView, offset: number): Section {
+  return {
+    offset: view.getUint32(offset, true),
+    count: view.getUint32(offset + 4, true),
+  };
+}
+export function writeSection(view: DataView, offset: number, value: Section): void {
+  putU32(view, offset, value.offset, 'sl_section.offset');
+  putU32(view, offset + 4, value.count, 'sl_section.count');
+}
+
+export interface Settings {
+  tcpSynS: number;
+  tcpEstablishedS: number;
+  tcpTransitoryS: number;
+  tcpTimeWaitS: number;
+  tcpResetS: number;
+  udpS: number;
+  udpNewS: number;
+  icmpS: number;
+  otherS: number;
+  fragmentS: number;
+  natPortReuseS: number;
+  icmpErrorsPerSecond: number;
+  sessionsPerSourceMax: number;
+  fragmentsMax: number;
+  defaultAction: number;
+  defaultLog: number;
+}
+export function readSettings(view: DataView, offset: number): Settings {
+  return {
+    tcpSynS: view.getUint32(offset, true),
+    tcpEstablishedS: view.getUint32(offset + 4, true),
+    tcpTransitoryS: view.getUint32(offset + 8, true),
+    tcpTimeWaitS: view.getUint32(offset + 12, true),
+    tcpResetS: view.getUint32(offset + 16, true),
+    udpS: view.getUint32(offset + 20, true),
+    udpNewS: view.getUint32(offset + 24, true),
+    icmpS: view.getUint32(offset + 28, true),
+    otherS: view.getUint32(offset + 32, true),
+    fragmentS: view.getUint32(offset + 36, true),
+    natPortReuseS: view.getUint32(offset + 40, true),
+    icmpErrorsPerSecond: view.getUint32(offset + 44, true),
+    sessionsPerSourceMax: view.getUint32(offset + 48, true),
+    fragmentsMax: view.getUint32(offset + 52, true),
+    defaultAction: view.getUint32(offset + 56, true),
+    defaultLog: view.getUint32(offset + 60, true),
+  };
+}
+export function writeSettings(view: DataView, offset: number, value: Settings): void {
+  putU32(view, offset, value.tcpSynS, 'sl_settings.tcp_syn_s');
+  putU32(view, offset + 4, value.tcpEstablishedS, 'sl_settings.tcp_established_s');
+  putU32(view, offset + 8, value.tcpTransitoryS, 'sl_settings.tcp_transitory_s');
+  putU32(view, offset + 12, value.tcpTimeWaitS, 'sl_settings.tcp_time_wait_s');
+  putU32(view, offset + 16, value.tcpResetS, 'sl_settings.tcp_reset_s');
+  putU32(view, offset + 20, value.udpS, 'sl_settings.udp_s');
+  putU32(view, offset + 24, value.udpNewS, 'sl_settings.udp_new_s');
+  putU32(view, offset + 28, value.icmpS, 'sl_settings.icmp_s');
+  putU32(view, offset + 32, value.otherS, 'sl_settings.other_s');
+  putU32(view, offset + 36, value.fragmentS, 'sl_settings.fragment_s');
+  putU32(view, offset + 40, value.natPortReuseS, 'sl_settings.nat_port_reuse_s');
+  putU32(view, offset + 44, value.icmpErrorsPerSecond, 'sl_settings.icmp_errors_per_second');
+  putU32(view, offset + 48, value.sessionsPerSourceMax, 'sl_settings.sessions_per_source_max');
+  putU32(view, offset + 52, value.fragmentsMax, 'sl_settings.fragments_max');
+  putU32(view, offset + 56, value.defaultAction, 'sl_settings.default_action');
+  putU32(view, offset + 60, value.defaultLog, 'sl_settings.default_log');
+}
+
+export interface Interface {
+  id: number;
+  ifindex: number;
+  kernelIfindex: number;
+  vlanId: number;
+  zone: number;
+  antiSpoofing: number;
+  mssClampBytes: number;
+  mtuBytes: number;
+}
+export function readInterface(view: DataView, offset: number): Interface {
+  return {
+    id: view.getUint32(offset, true),
+    ifindex: view.getUint32(offset + 4, true),
+    kernelIfindex: view.getUint32(offset + 8, true),
+    vlanId: view.getUint16(offset + 12, true),
+    zone: view.getUint16(offset + 14, true),
+    antiSpoofing: view.getUint16(offset + 16, true),
+    mssClampBytes: view.getUint16(offset + 18, true),
+    mtuBytes: view.getUint32(offset + 20, true),
+  };
+}
+export function writeInterface(view: DataView, offset: number, value: Interface): void {
+  putU32(view, offset, value.id, 'sl_interface.id');
+  putU32(view, offset + 4, value.ifindex, 'sl_interface.ifindex');
+  putU32(view, offset + 8, value.kernelIfindex, 'sl_interface.kernel_ifindex');
+  putU16(view, offset + 12, value.vlanId, 'sl_interface.vlan_id');
+  putU16(view, offset + 14, value.zone, 'sl_interface.zone');
+  putU16(view, offset + 16, value.antiSpoofing, 'sl_interface.anti_spoofing');
+  putU16(view, offset + 18, value.mssClampBytes, 'sl_interface.mss_clamp_bytes');
+  putU32(view, offset + 20, value.mtuBytes, 'sl_interface.mtu_bytes');
+}
+
+export interface InterfaceAddress {
+  address: Uint8Array;
+  interface: number;
+  prefixLength: number;
+  natSlot: number;
+  flags: number;
+}
+export function readInterfaceAddress(view: DataView, offset: number): InterfaceAddress {
+  return {
+    address: bytesAt(view, offset, 16),
+    interface: view.getUint16(offset + 16, true),
+    prefixLength: view.getUint8(offset + 18),
+    natSlot: view.getUint16(offset + 20, true),
+    flags: view.getUint16(offset + 22, true),
+  };
+}
+export function writeInterfaceAddress(view: DataView, offset: number, value: InterfaceAddress): void {
+  putBytes(view, offset, value.address, 16, 'sl_interface_address.address');
+  putU16(view, offset + 16, value.interface, 'sl_interface_address.interface');
+  putU8(view, offset + 18, value.prefixLength, 'sl_interface_address.prefix_length');
+  bytesAt(view, offset + 19, 1).fill(0);
+  putU16(view, offset + 20, value.natSlot, 'sl_interface_address.nat_slot');
+  putU16(view, offset + 22, value.flags, 'sl_interface_address.flags');
+}
+
+export interface Prefix {
+  address: Uint8Array;
+  length: number;
+}
+export function readPrefix(view: DataView, offset: number): Prefix {
+  return {
+    address: bytesAt(view, offset, 16),
+    length: view.getUint8(offset + 16),
+  };
+}
+export function writePrefix(view: DataView, offset: number, value: Prefix): void {
+  putBytes(view, offset, value.address, 16, 'sl_prefix.address');
+  putU8(view, offset + 16, value.length, 'sl_prefix.length');
+  bytesAt(view, offset + 17, 7).fill(0);
+}
+
+export interface Service {
+  protocol: number;
+  srcLo: number;
+  srcHi: number;
+  dstLo: number;
+  dstHi: number;
+}
+export function readService(view: DataView, offset: number): Service {
+  return {
+    protocol: view.getUint16(offset, true),
+    srcLo: view.getUint16(offset + 2, true),
+    srcHi: view.getUint16(offset + 4, true),
+    dstLo: view.getUint16(offset + 6, true),
+    dstHi: view.getUint16(offset + 8, true),
+  };
+}
+export function writeService(view: DataView, offset: number, value: Service): void {
+  putU16(view, offset, value.protocol, 'sl_service.protocol');
+  putU16(view, offset + 2, value.srcLo, 'sl_service.src_lo');
+  putU16(view, offset + 4, value.srcHi, 'sl_service.src_hi');
+  putU16(view, offset + 6, value.dstLo, 'sl_service.dst_lo');
+  putU16(view, offset + 8, value.dstHi, 'sl_service.dst_hi');
+  bytesAt(view, offset + 10, 2).fill(0);
+}
+
+export interface Rule {
+  fromZones: bigint;
+  toZones: bigint;
+  id: number;
+  action: number;
+  log: number;
+  flags: number;
+  sources: Span;
+  destinations: Span;
+  services: Span;
+  sessionsMax: number;
+}
+export function readRule(view: DataView, offset: number): Rule {
+  return {
+    fromZones: view.getBigUint64(offset, true),
+    toZones: view.getBigUint64(offset + 8, true),
+    id: view.getUint32(offset + 16, true),
+    action: view.getUint8(offset + 20),
+    log: view.getUint8(offset + 21),
+    flags: view.getUint16(offset + 22, true),
+    sources: readSpan(view, offset + 24),
+    destinations: readSpan(view, offset + 32),
+    services: readSpan(view, offset + 40),
+    sessionsMax: view.getUint32(offset + 48, true),
+  };
+}
+export function writeRule(view: DataView, offset: number, value: Rule): void {
+  putU64(view, offset, value.fromZones, 'sl_rule.from_zones');
+  putU64(view, offset + 8, value.toZones, 'sl_rule.to_zones');
+  putU32(view, offset + 16, value.id, 'sl_rule.id');
+  putU8(view, offset + 20, value.action, 'sl_rule.action');
+  putU8(view, offset + 21, value.log, 'sl_rule.log');
+  putU16(view, offset + 22, value.flags, 'sl_rule.flags');
+  writeSpan(view, offset + 24, value.sources);
+  writeSpan(view, offset + 32, value.destinations);
+  writeSpan(view, offset + 40, value.services);
+  putU32(view, offset + 48, value.sessionsMax, 'sl_rule.sessions_max');
+  bytesAt(view, offset + 52, 4).fill(0);
+}
+
+export interface NatAddress {
+  address: Uint8Array;
+  portLo: number;
+  portHi: number;
+  natSlot: number;
+}
+export function readNatAddress(view: DataView, offset: number): NatAddress {
+  return {
+    address: bytesAt(view, offset, 16),
+    portLo: view.getUint16(offset + 16, true),
+    portHi: view.getUint16(offset + 18, true),
+    natSlot: view.getUint16(offset + 20, true),
+  };
+}
+export function writeNatAddress(view: DataView, offset: number, value: NatAddress): void {
+  putBytes(view, offset, value.address, 16, 'sl_nat_address.address');
+  putU16(view, offset + 16, value.portLo, 'sl_nat_address.port_lo');
+  putU16(view, offset + 18, value.portHi, 'sl_nat_address.port_hi');
+  putU16(view, offset + 20, value.natSlot, 'sl_nat_address.nat_slot');
+  bytesAt(view, offset + 22, 2).fill(0);
+}
+
+export interface NatRule {
+  fromZones: bigint;
+  toZones: bigint;
+  id: number;
+  kind: number;
+  filtering: number;
+  flags: number;
+  sources: Span;
+  destinations: Span;
+  services: Span;
+  pool: Span;
+  toAddress: Uint8Array;
+  toPort: number;
+  toPrefixLength: number;
+  interface: number;
+}
+export function readNatRule(view: DataView, offset: number): NatRule {
+  return {
+    fromZones: view.getBigUint64(offset, true),
+    toZones: view.getBigUint64(offset + 8, true),
+    id: view.getUint32(offset + 16, true),
+    kind: view.getUint8(offset + 20),
+    filtering: view.getUint8(offset + 21),
+    flags: view.getUint16(offset + 22, true),
+    sources: readSpan(view, offset + 24),
+    destinations: readSpan(view, offset + 32),
+    services: readSpan(view, offset + 40),
+    pool: readSpan(view, offset + 48),
+    toAddress: bytesAt(view, offset + 56, 16),
+    toPort: view.getUint16(offset + 72, true),
+    toPrefixLength: view.getUint8(offset + 74),
+    interface: view.getUint16(offset + 76, true),
+  };
+}
+export function writeNatRule(view: DataView, offset: number, value: NatRule): void {
+  putU64(view, offset, value.fromZones, 'sl_nat_rule.from_zones');
+  putU64(view, offset + 8, value.toZones, 'sl_nat_rule.to_zones');
+  putU32(view, offset + 16, value.id, 'sl_nat_rule.id');
+  putU8(view, offset + 20, value.kind, 'sl_nat_rule.kind');
+  putU8(view, offset + 21, value.filtering, 'sl_nat_rule.filtering');
+  putU16(view, offset + 22, value.flags, 'sl_nat_rule.flags');
+  writeSpan(view, offset + 24, value.sources);
+  writeSpan(view, offset + 32, value.destinations);
+  writeSpan(view, offset + 40, value.services);
+  writeSpan(view, offset + 48, value.pool);
+  putBytes(view, offset + 56, value.toAddress, 16, 'sl_nat_rule.to_address');
+  putU16(view, offset + 72, value.toPort, 'sl_nat_rule.to_port');
+  putU8(view, offset + 74, value.toPrefixLength, 'sl_nat_rule.to_prefix_length');
+  bytesAt(view, offset + 75, 1).fill(0);
+  putU16(view, offset + 76, value.interface, 'sl_nat_rule.interface');
+  bytesAt(view, offset + 78, 2).fill(0);
+}
+
+export interface Nexthop {
+  via: Uint8Array;
+  interface: number;
+  kind: number;
+}
+export function readNexthop(view: DataView, offset: number): Nexthop {
+  return {
+    via: bytesAt(view, offset, 16),
+    interface: view.getUint16(offset + 16, true),
+    kind: view.getUint8(offset + 18),
+  };
+}
+export function writeNexthop(view: DataView, offset: number, value: Nexthop): void {
+  putBytes(view, offset, value.via, 16, 'sl_nexthop.via');
+  putU16(view, offset + 16, value.interface, 'sl_nexthop.interface');
+  putU8(view, offset + 18, value.kind, 'sl_nexthop.kind');
+  bytesAt(view, offset + 19, 1).fill(0);
+  bytesAt(view, offset + 20, 4).fill(0);
+}
+
+export interface Route {
+  to: Prefix;
+  nexthops: Span;
+}
+export function readRoute(view: DataView, offset: number): Route {
+  return {
+    to: readPrefix(view, offset),
+    nexthops: readSpan(view, offset + 24),
+  };
+}
+export function writeRoute(view: DataView, offset: number, value: Route): void {
+  writePrefix(view, offset, value.to);
+  writeSpan(view, offset + 24, value.nexthops);
+}
+
+export interface SnapshotHeader {
+  magic: number;
+  abiVersion: number;
+  bytes: number;
+  generation: bigint;
+  settings: Settings;
+  interfaces: Section;
+  addresses: Section;
+  prefixes: Section;
+  services: Section;
+  rules: Section;
+  natRules: Section;
+  natAddresses: Section;
+  nexthops: Section;
+  routes: Section;
+}
+export function readSnapshotHeader(view: DataView, offset: number): SnapshotHeader {
+  return {
+    magic: view.getUint32(offset, true),
+    abiVersion: view.getUint32(offset + 4, true),
+    bytes: view.getUint32(offset + 8, true),
+    generation: view.getBigUint64(offset + 16, true),
+    settings: readSettings(view, offset + 24),
+    interfaces: readSection(view, offset + 88),
+    addresses: readSection(view, offset + 96),
+    prefixes: readSection(view, offset + 104),
+    services: readSection(view, offset + 112),
+    rules: readSection(view, offset + 120),
+    natRules: readSection(view, offset + 128),
+    natAddresses: readSection(view, offset + 136),
+    nexthops: readSection(view, offset + 144),
+    routes: readSection(view, offset + 152),
+  };
+}
+export function writeSnapshotHeader(view: DataView, offset: number, value: SnapshotHeader): void {
+  putU32(view, offset, value.magic, 'sl_snapshot_header.magic');
+  putU32(view, offset + 4, value.abiVersion, 'sl_snapshot_header.abi_version');
+  putU32(view, offset + 8, value.bytes, 'sl_snapshot_header.bytes');
+  bytesAt(view, offset + 12, 4).fill(0);
+  putU64(view, offset + 16, value.generation, 'sl_snapshot_header.generation');
+  writeSettings(view, offset + 24, value.settings);
+  writeSection(view, offset + 88, value.interfaces);
+  writeSection(view, offset + 96, value.addresses);
+  writeSection(view, offset + 104, value.prefixes);
+  writeSection(view, offset + 112, value.services);
+  writeSection(view, offset + 120, value.rules);
+  writeSection(view, offset + 128, value.natRules);
+  writeSection(view, offset + 136, value.natAddresses);
+  writeSection(view, offset + 144, value.nexthops);
+  writeSection(view, offset + 152, value.routes);
+}
+
+export interface FlowRecord {
+  sessionId: bigint;
+  startNs: bigint;
+  lastNs: bigint;
+  packets: [bigint, bigint];
+  bytes: [bigint, bigint];
+  src: Uint8Array;
+  dst: Uint8Array;
+  natSrc: Uint8Array;
+  natDst: Uint8Array;
+  srcPort: number;
+  dstPort: number;
+  natSrcPort: number;
+  natDstPort: number;
+  ruleId: number;
+  natSourceId: number;
+  natDestinationId: number;
+  fromInterface: number;
+  toInterface: number;
+  expiresS: number;
+  fromZone: number;
+  toZone: number;
+  protocol: number;
+  state: number;
+  event: number;
+  endReason: number;
+  tcpFlags: Uint8Array;
+}
+export function readFlowRecord(view: DataView, offset: number): FlowRecord {
+  return {
+    sessionId: view.getBigUint64(offset, true),
+    startNs: view.getBigUint64(offset + 8, true),
+    lastNs: view.getBigUint64(offset + 16, true),
+    packets: [view.getBigUint64(offset + 24, true), view.getBigUint64(offset + 32, true)],
+    bytes: [view.getBigUint64(offset + 40, true), view.getBigUint64(offset + 48, true)],
+    src: bytesAt(view, offset + 56, 16),
+    dst: bytesAt(view, offset + 72, 16),
+    natSrc: bytesAt(view, offset + 88, 16),
+    natDst: bytesAt(view, offset + 104, 16),
+    srcPort: view.getUint16(offset + 120, true),
+    dstPort: view.getUint16(offset + 122, true),
+    natSrcPort: view.getUint16(offset + 124, true),
+    natDstPort: view.getUint16(offset + 126, true),
+    ruleId: view.getUint32(offset + 128, true),
+    natSourceId: view.getUint32(offset + 132, true),
+    natDestinationId: view.getUint32(offset + 136, true),
+    fromInterface: view.getUint32(offset + 140, true),
+    toInterface: view.getUint32(offset + 144, true),
+    expiresS: view.getUint32(offset + 148, true),
+    fromZone: view.getUint16(offset + 152, true),
+    toZone: view.getUint16(offset + 154, true),
+    protocol: view.getUint8(offset + 156),
+    state: view.getUint8(offset + 157),
+    event: view.getUint8(offset + 158),
+    endReason: view.getUint8(offset + 159),
+    tcpFlags: bytesAt(view, offset + 160, 2),
+  };
+}
+export function writeFlowRecord(view: DataView, offset: number, value: FlowRecord): void {
+  putU64(view, offset, value.sessionId, 'sl_flow_record.session_id');
+  putU64(view, offset + 8, value.startNs, 'sl_flow_record.start_ns');
+  putU64(view, offset + 16, value.lastNs, 'sl_flow_record.last_ns');
+  putU64(view, offset + 24, value.packets[0], 'sl_flow_record.packets'); putU64(view, offset + 32, value.packets[1], 'sl_flow_record.packets');
+  putU64(view, offset + 40, value.bytes[0], 'sl_flow_record.bytes'); putU64(view, offset + 48, value.bytes[1], 'sl_flow_record.bytes');
+  putBytes(view, offset + 56, value.src, 16, 'sl_flow_record.src');
+  putBytes(view, offset + 72, value.dst, 16, 'sl_flow_record.dst');
+  putBytes(view, offset + 88, value.natSrc, 16, 'sl_flow_record.nat_src');
+  putBytes(view, offset + 104, value.natDst, 16, 'sl_flow_record.nat_dst');
+  putU16(view, offset + 120, value.srcPort, 'sl_flow_record.src_port');
+  putU16(view, offset + 122, value.dstPort, 'sl_flow_record.dst_port');
+  putU16(view, offset + 124, value.natSrcPort, 'sl_flow_record.nat_src_port');
+  putU16(view, offset + 126, value.natDstPort, 'sl_flow_record.nat_dst_port');
+  putU32(view, offset + 128, value.ruleId, 'sl_flow_record.rule_id');
+  putU32(view, offset + 132, value.natSourceId, 'sl_flow_record.nat_source_id');
+  putU32(view, offset + 136, value.natDestinationId, 'sl_flow_record.nat_destination_id');
+  putU32(view, offset + 140, value.fromInterface, 'sl_flow_record.from_interface');
+  putU32(view, offset + 144, value.toInterface, 'sl_flow_record.to_interface');
+  putU32(view, offset + 148, value.expiresS, 'sl_flow_record.expires_s');
+  putU16(view, offset + 152, value.fromZone, 'sl_flow_record.from_zone');
+  putU16(view, offset + 154, value.toZone, 'sl_flow_record.to_zone');
+  putU8(view, offset + 156, value.protocol, 'sl_flow_record.protocol');
+  putU8(view, offset + 157, value.state, 'sl_flow_record.state');
+  putU8(view, offset + 158, value.event, 'sl_flow_record.event');
+  putU8(view, offset + 159, value.endReason, 'sl_flow_record.end_reason');
+  putBytes(view, offset + 160, value.tcpFlags, 2, 'sl_flow_record.tcp_flags');
+  bytesAt(view, offset + 162, 6).fill(0);
+}
+
+export interface DropRecord {
+  timeNs: bigint;
+  src: Uint8Array;
+  dst: Uint8Array;
+  srcPort: number;
+  dstPort: number;
+  ruleId: number;
+  interface: number;
+  bytes: number;
+  reason: number;
+  protocol: number;
+}
+export function readDropRecord(view: DataView, offset: number): DropRecord {
+  return {
+    timeNs: view.getBigUint64(offset, true),
+    src: bytesAt(view, offset + 8, 16),
+    dst: bytesAt(view, offset + 24, 16),
+    srcPort: view.getUint16(offset + 40, true),
+    dstPort: view.getUint16(offset + 42, true),
+    ruleId: view.getUint32(offset + 44, true),
+    interface: view.getUint32(offset + 48, true),
+    bytes: view.getUint16(offset + 52, true),
+    reason: view.getUint8(offset + 54),
+    protocol: view.getUint8(offset + 55),
+  };
+}
+export function writeDropRecord(view: DataView, offset: number, value: DropRecord): void {
+  putU64(view, offset, value.timeNs, 'sl_drop_record.time_ns');
+  putBytes(view, offset + 8, value.src, 16, 'sl_drop_record.src');
+  putBytes(view, offset + 24, value.dst, 16, 'sl_drop_record.dst');
+  putU16(view, offset + 40, value.srcPort, 'sl_drop_record.src_port');
+  putU16(view, offset + 42, value.dstPort, 'sl_drop_record.dst_port');
+  putU32(view, offset + 44, value.ruleId, 'sl_drop_record.rule_id');
+  putU32(view, offset + 48, value.interface, 'sl_drop_record.interface');
+  putU16(view, offset + 52, value.bytes, 'sl_drop_record.bytes');
+  putU8(view, offset + 54, value.reason, 'sl_drop_record.reason');
+  putU8(view, offset + 55, value.protocol, 'sl_drop_record.protocol');
+}
+
+export interface SimulateRequest {
+  src: Uint8Array;
+  dst: Uint8Array;
+  srcPort: number;
+  dstPort: number;
+  interface: number;
+  protocol: number;
+}
+export function readSimulateRequest(view: DataView, offset: number): SimulateRequest {
+  return {
+    src: bytesAt(view, offset, 16),
+    dst: bytesAt(view, offset + 16, 16),
+    srcPort: view.getUint16(offset + 32, true),
+    dstPort: view.getUint16(offset + 34, true),
+    interface: view.getUint16(offset + 36, true),
+    protocol: view.getUint8(offset + 38),
+  };
+}
+export function writeSimulateRequest(view: DataView, offset: number, value: SimulateRequest): void {
+  putBytes(view, offset, value.src, 16, 'sl_simulate_request.src');
+  putBytes(view, offset + 16, value.dst, 16, 'sl_simulate_request.dst');
+  putU16(view, offset + 32, value.srcPort, 'sl_simulate_request.src_port');
+  putU16(view, offset + 34, value.dstPort, 'sl_simulate_request.dst_port');
+  putU16(view, offset + 36, value.interface, 'sl_simulate_request.interface');
+  putU8(view, offset + 38, value.protocol, 'sl_simulate_request.protocol');
+  bytesAt(view, offset + 39, 1).fill(0);
+}
+
+export interface SimulateResult {
+  verdict: number;
+  reason: number;
+  toInterface: number;
+  ruleId: number;
+  natSourceId: number;
+  natDestinationId: number;
+  natSrc: Uint8Array;
+  natDst: Uint8Array;
+  nextHop: Uint8Array;
+  natSrcPortLo: number;
+  natSrcPortHi: number;
+  natDstPort: number;
+  fromZone: number;
+  toZone: number;
+  host: number;
+}
+export function readSimulateResult(view: DataView, offset: number): SimulateResult {
+  return {
+    verdict: view.getUint8(offset),
+    reason: view.getUint8(offset + 1),
+    toInterface: view.getUint16(offset + 2, true),
+    ruleId: view.getUint32(offset + 4, true),
+    natSourceId: view.getUint32(offset + 8, true),
+    natDestinationId: view.getUint32(offset + 12, true),
+    natSrc: bytesAt(view, offset + 16, 16),
+    natDst: bytesAt(view, offset + 32, 16),
+    nextHop: bytesAt(view, offset + 48, 16),
+    natSrcPortLo: view.getUint16(offset + 64, true),
+    natSrcPortHi: view.getUint16(offset + 66, true),
+    natDstPort: view.getUint16(offset + 68, true),
+    fromZone: view.getUint16(offset + 70, true),
+    toZone: view.getUint16(offset + 72, true),
+    host: view.getUint8(offset + 74),
+  };
+}
+export function writeSimulateResult(view: DataView, offset: number, value: SimulateResult): void {
+  putU8(view, offset, value.verdict, 'sl_simulate_result.verdict');
+  putU8(view, offset + 1, value.reason, 'sl_simulate_result.reason');
+  putU16(view, offset + 2, value.toInterface, 'sl_simulate_result.to_interface');
+  putU32(view, offset + 4, value.ruleId, 'sl_simulate_result.rule_id');
+  putU32(view, offset + 8, value.natSourceId, 'sl_simulate_result.nat_source_id');
+  putU32(view, offset + 12, value.natDestinationId, 'sl_simulate_result.nat_destination_id');
+  putBytes(view, offset + 16, value.natSrc, 16, 'sl_simulate_result.nat_src');
+  putBytes(view, offset + 32, value.natDst, 16, 'sl_simulate_result.nat_dst');
+  putBytes(view, offset + 48, value.nextHop, 16, 'sl_simulate_result.next_hop');
+  putU16(view, offset + 64, value.natSrcPortLo, 'sl_simulate_result.nat_src_port_lo');
+  putU16(view, offset + 66, value.natSrcPortHi, 'sl_simulate_result.nat_src_port_hi');
+  putU16(view, offset + 68, value.natDstPort, 'sl_simulate_result.nat_dst_port');
+  putU16(view, offset + 70, value.fromZone, 'sl_simulate_result.from_zone');
+  putU16(view, offset + 72, value.toZone, 'sl_simulate_result.to_zone');
+  putU8(view, offset + 74, value.host, 'sl_simulate_result.host');
+  bytesAt(view, offset + 75, 5).fill(0);
+}
+
+export interface RuleHits {
+  ruleId: number;
+  sessions: bigint;
+}
+export function readRuleHits(view: DataView, offset: number): RuleHits {
+  return {
+    ruleId: view.getUint32(offset, true),
+    sessions: view.getBigUint64(offset + 8, true),
+  };
+}
+export function writeRuleHits(view: DataView, offset: number, value: RuleHits): void {
+  putU32(view, offset, value.ruleId, 'sl_rule_hits.rule_id');
+  bytesAt(view, offset + 4, 4).fill(0);
+  putU64(view, offset + 8, value.sessions, 'sl_rule_hits.sessions');
+}
+
+export interface NeighbourRecord {
+  address: Uint8Array;
+  interface: number;
+  mac: Uint8Array;
+  resolved: number;
+  waiting: number;
+}
+export function readNeighbourRecord(view: DataView, offset: number): NeighbourRecord {
+  return {
+    address: bytesAt(view, offset, 16),
+    interface: view.getUint32(offset + 16, true),
+    mac: bytesAt(view, offset + 20, 6),
+    resolved: view.getUint8(offset + 26),
+    waiting: view.getUint32(offset + 28, true),
+  };
+}
+export function writeNeighbourRecord(view: DataView, offset: number, value: NeighbourRecord): void {
+  putBytes(view, offset, value.address, 16, 'sl_neighbour_record.address');
+  putU32(view, offset + 16, value.interface, 'sl_neighbour_record.interface');
+  putBytes(view, offset + 20, value.mac, 6, 'sl_neighbour_record.mac');
+  putU8(view, offset + 26, value.resolved, 'sl_neighbour_record.resolved');
+  bytesAt(view, offset + 27, 1).fill(0);
+  putU32(view, offset + 28, value.waiting, 'sl_neighbour_record.waiting');
+}
