@@ -27,6 +27,10 @@ function readHeader() {
   const lists = [...text.matchAll(/^enum (sl_\w+) \{ (SL_\w+)\(SL_X_\w+\) (SL_\w+_COUNT) \};/gm)].map(([, enumName, list, count]) => ({ enumName, list, count }));
   const constants = [...text.matchAll(/^#define (SL_\w+)[ \t]+[^\s/]/gm)].map((match) => match[1]);
 
+  for (const [, list] of text.matchAll(/^#define (SL_\w+)\(X\)/gm)) {
+    if (!lists.some((entry) => entry.list === list)) throw new Error(`${list} has no line «enum sl_… { ${list}(SL_X_…) SL_…_COUNT };» in dataplane.h`);
+  }
+
   const directory = mkdtempSync(path.join(tmpdir(), 'sluice-abi-'));
   try {
     const stub = path.join(directory, 'stub.c');
