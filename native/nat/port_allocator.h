@@ -6,7 +6,8 @@
 //         restarts adopt(), the netlink side reserves the ports of local listeners.
 // Thread: every call from any thread at any time, without locks; only allocate()'s `worker` must be the caller's own,
 //         because each worker has a generator of its own. No port is ever given out twice, whatever the interleaving.
-// Bounds: about 2.3 bytes a port, fixed at construction. allocate() is a few random probes, then one pass over the
+// Time:   now_s is monotonic; workers' clocks may differ by a batch, not by minutes.
+// Bounds: about 2.5 bytes a port, fixed at construction. allocate() is a few random probes, then one pass over the
 //         bitmap (at most 1,024 words, two with parity, three when only early reuse is left); when exhausted, it says so at once.
 //
 // RFC 6888 REQ-15 and RFC 6056: choice by ChaCha20 under a secret key. RFC 6888 REQ-8: reuse_s before a port is used
@@ -52,7 +53,7 @@ public:
   bool claim(uint16_t port, uint32_t now_s) noexcept;
 
   /// Takes one certain port back for a session that outlived a restart: as claim(), but a local listener's reservation
-  /// does not stop it.
+  /// does not stop it (an established session wins over the host).
   bool adopt(uint16_t port, uint32_t now_s) noexcept;
 
   /// Gives back a port that allocate(), claim() or adopt() gave. A port that is not in use is left alone: false.
@@ -76,50 +77,49 @@ public:
 private:
   static constexpr unsigned words_per_line = 8; // slices are cache lines of the bitmap: 512 ports
   static constexpr unsigned probes_max = 8;     // random words looked at before the pass over the bitmap
-  static constexpr unsigned rings = reuse_epochs + 3;
+  static constexpr uint32_t epochs_live_max = reuse_epochs + 2; // epochs that can hold quarantined ports at one time
+  static constexpr uint32_t rings = epochs_live_max + 1;
 
   struct alignas(64) generator { // ChaCha20 key stream, one a worker
-    std::array<uint32_t, 8> key;
+    std::array<uint32_t, 16> input;
     std::array<uint32_t, 16> block;
-    uint64_t counter;
-    uint32_t stream;
     uint32_t used; // words of block already given
     uint32_t next() noexcept;
     uint32_t below(uint32_t bound) noexcept;
   };
-  using bitmap = std::atomic<uint64_t>*;
   struct place { unsigned word; uint64_t bit; };
 
   place place_of(uint16_t port) const noexcept { return {port / 64u - word_base_, uint64_t{1} << (port % 64)}; }
   uint64_t free_bits(unsigned word) const noexcept;
+  bool take(unsigned word, uint64_t bit, bool reserved_too) noexcept;
   std::optional<uint16_t> take_from(unsigned word, uint64_t wanted, generator& random) noexcept;
   std::optional<uint16_t> search_slices(unsigned worker, uint64_t wanted, generator& random) noexcept;
   std::optional<uint16_t> reuse_early(uint64_t wanted, generator& random) noexcept;
   void drain(uint32_t now_s) noexcept;
-  void drain_epoch(uint32_t epoch) noexcept;
-  uint32_t epoch_of(uint32_t now_s) const noexcept { return now_s / epoch_s_; }
+  uint64_t* epoch_bits(uint32_t epoch) const noexcept { return epochs_ + std::size_t{epoch % rings} * words_; }
 
   const uint16_t lo_, hi_;
   const unsigned workers_;
   const uint32_t reuse_s_;
   const uint32_t epoch_s_;
-  const uint32_t epochs_held_;      // full epochs between a release's epoch and its end
-  const unsigned word_base_, words_; // words_ is a multiple of words_per_line
+  unsigned word_base_, words_; // words_ is a multiple of words_per_line
 
-  // Bit port % 64 of word port / 64 - word_base_. A set bit's owner changes only by the atomic that wins it:
-  // free → busy (allocate), busy → quarantine (release), quarantine → free (drain) or → busy (early reuse).
+  // Bitmaps, used through std::atomic_ref: bit port % 64 of word port / 64 - word_base_. A port changes hands only by
+  // the atomic that wins its bit: free → busy (allocate), busy → quarantine (release), quarantine → free (drain) or
+  // → busy (early reuse; it and drain compete for the bit in epochs_).
   void* memory_;
-  bitmap busy_;        // in use or in quarantine
-  bitmap quarantined_; // released, reuse_s not over
-  bitmap clean_;       // in quarantine after a clean TCP close
-  bitmap reserved_;    // local listeners
-  bitmap excluded_;    // out of range, SL_NAT_PORT_RESERVED; constant
-  bitmap epochs_;      // rings × words_: which epoch a quarantined port was released in
+  uint64_t* busy_;        // in use or in quarantine
+  uint64_t* quarantined_; // released, reuse_s not over
+  uint64_t* clean_;       // in quarantine after a clean TCP close
+  uint64_t* reserved_;    // local listeners
+  uint64_t* excluded_;    // out of range, SL_NAT_PORT_RESERVED; constant
+  uint64_t* epochs_;      // rings × words_: the epoch that a quarantined port was released in
 
   std::unique_ptr<generator[]> generators_;
-  alignas(64) std::atomic<uint64_t> freed_{1};     // grows whenever a port may have become available
-  std::atomic<uint64_t> exhausted_at_{0};          // freed_ when a whole search found nothing
-  alignas(64) std::atomic<uint32_t> drained_{0};   // epochs below this one are drained or being drained
+  alignas(64) std::atomic<uint64_t> freed_{1};   // grows whenever a port may have become available
+  std::atomic<uint64_t> exhausted_at_{0};        // freed_ as it was when a whole search found nothing
+  alignas(64) std::atomic<uint32_t> drained_{0}; // epochs below this one hold no ports
+  std::atomic<bool> draining_{false};
 };
 
 } // namespace sluice
