@@ -1,0 +1,285 @@
+// The engine process (`sluice: engine`): owns the addon, prepares netdevs, answers control over DIR/engine.sock.
+// Who: started by the supervisor through engine/main.ts; tests construct EngineHost over an addon of their own. Thread: Node's main
+// thread; the addon's workers are its own business. Bounds: BACKLOG_BYTES_MAX of records wait while no control is connected (the
+// oldest go first), SESSIONS_PAGE_MAX sessions a page.
+// Order of a change: configure (netdevs, new ports) → apply (snapshot). After a crash both are repeated from last-applied.bin.
+import type { Server } from 'node:net';
+import { DROP_RECORD_BYTES, FLOW_RECORD_BYTES, SL_PORTS_MAX } from './abi.generated.js';
+import type { Addon, OpenOptions, XdpMode } from './binding.js';
+import type { HostFacts } from './facts.js';
+import { IpcConnection, IpcError, listenIpc, type Head, type Message } from './ipc.js';
+import { loadLastApplied, parsePlan, saveLastApplied, type ConfigurePlan, type PortPlan } from './last-applied.js';
+import { prepareNetdevs } from './netdevs.js';
+import { CleanupJournal } from '../supervisor/cleanup.js';
+import type { Log } from '../supervisor/log.js';
+import type { RunDirectory } from '../supervisor/run-directory.js';
+
+const DRAIN_INTERVAL_MS = 50;
+const RECORDS_BUFFER_BYTES = 1024 * 1024;
+const DRAINS_MAX = 8;                       // full buffers a turn: the event loop must come round
+const BACKLOG_BYTES_MAX = 4 * 1024 * 1024;
+const SESSIONS_PAGE_MAX = 4096;
+const CHANGED_DEBOUNCE_MS = 100;
+
+export interface HostOptions {
+  paths: RunDirectory;
+  open: OpenOptions;
+  socketGid?: number;   // the group that control runs in
+}
+
+export interface HostParts {
+  addon: Addon;
+  log: Log;
+  readFacts(): Promise<HostFacts>;
+  prepare: typeof prepareNetdevs;
+}
+
+interface AttachedPort extends PortPlan { slot: number; attachedMode: XdpMode }
+interface RecordBatch { flows: number; drops: number; bytes: Uint8Array }
+
+export interface EngineStatus {
+  pid: number; startedAt: string; generation: number; applyMicroseconds: number | null; appliedAt: string | null; restored: boolean;
+  ports: { name: string; ifindex: number; slot: number; queues: number; mode: XdpMode }[];
+  workers: number; warnings: string[]; recordsShed: number;
+}
+
+export class EngineHost {
+  private readonly connections = new Set<IpcConnection>();
+  private readonly ports = new Map<string, AttachedPort>();
+  private readonly recordsBuffer = new Uint8Array(RECORDS_BUFFER_BYTES);
+  private readonly journal: CleanupJournal;
+  private readonly startedAt = new Date().toISOString();
+  private backlog: RecordBatch[] = [];
+  private backlogBytes = 0;
+  private recordsShed = 0;
+  private server: Server | undefined;
+  private drainTimer: NodeJS.Timeout | undefined;
+  private changedTimer: NodeJS.Timeout | undefined;
+  private plan: ConfigurePlan = { ports: [], vlans: [], addresses: [] };
+  private warnings: string[] = [];
+  private generation = 0;
+  private applied: { microseconds: number; at: string; restored: boolean } | undefined;
+  private turn: Promise<unknown> = Promise.resolve();
+  private stopped = false;
+
+  constructor(private readonly options: HostOptions, private readonly parts: HostParts) {
+    this.journal = CleanupJournal.load(options.paths.cleanup);
+  }
+
+  async start(): Promise<void> {
+    this.parts.addon.onEvent((event) => this.onAddonEvent(event));
+    this.parts.addon.open(this.options.open);
+    await this.restore();
+    this.server = await listenIpc(this.options.paths.engineSocket, (socket) => this.accept(socket), this.options.socketGid);
+    this.drainTimer = setInterval(() => this.drainRecords(), DRAIN_INTERVAL_MS);
+    this.parts.log.info({ workers: this.options.open.workers, generation: this.generation }, 'engine is up');
+  }
+
+  stop(): void {
+    if (this.stopped) return;
+    this.stopped = true;
+    clearInterval(this.drainTimer);
+    clearTimeout(this.changedTimer);
+    this.server?.close();
+    for (const connection of this.connections) connection.close();
+    this.parts.addon.close();
+  }
+
+  // ---- requests ---------------------------------------------------------------------------------------------------
+
+  private accept(socket: import('node:net').Socket): void {
+    const connection = new IpcConnection(socket, {
+      onRequest: (method, message) => this.answer(method, message),
+      onClose: (error) => {
+        this.connections.delete(connection);
+        if (error) this.parts.log.warn({ err: error }, 'the connection to control broke');
+      },
+    });
+    this.connections.add(connection);
+  }
+
+  private async answer(method: string, { head, tail }: Message): Promise<Partial<Message>> {
+    const { addon } = this.parts;
+    switch (method) {
+      case 'status': return { head: { ...this.status() } };
+      case 'facts': return { tail: Buffer.from(JSON.stringify(await this.parts.readFacts())) };
+      case 'configure': return { head: { warnings: await this.inTurn(() => this.configure(parsePlan(JSON.parse(Buffer.from(tail).toString('utf8'))))) } };
+      case 'apply': return { head: await this.inTurn(async () => this.apply(tail, false)) };
+      case 'counters': return { tail: addon.counters() };
+      case 'sessions': return this.sessions(head);
+      case 'kill': return { head: { killed: addon.killSession(parseSessionId(head['sessionId'])) } };
+      case 'simulate': return { tail: addon.simulate(tail) };
+      case 'rule-hits': return { tail: addon.ruleHits() };
+      case 'neighbours': return { tail: addon.neighbours() };
+      default: throw new IpcError('SLUICE_IPC_METHOD', `unknown request '${method.slice(0, 60)}'`);
+    }
+  }
+
+  status(): EngineStatus {
+    return {
+      pid: process.pid, startedAt: this.startedAt, generation: this.generation,
+      applyMicroseconds: this.applied?.microseconds ?? null, appliedAt: this.applied?.at ?? null, restored: this.applied?.restored ?? false,
+      ports: [...this.ports.values()].map(({ name, ifindex, slot, queues, attachedMode }) => ({ name, ifindex, slot, queues, mode: attachedMode })),
+      workers: this.options.open.workers, warnings: this.warnings, recordsShed: this.recordsShed,
+    };
+  }
+
+  private sessions(head: Head): Partial<Message> {
+    const cursor = Number(head['cursor'] ?? 0);
+    const limit = Math.min(SESSIONS_PAGE_MAX, Math.max(1, Number(head['limit'] ?? SESSIONS_PAGE_MAX)));
+    if (!Number.isSafeInteger(cursor) || cursor < 0 || !Number.isInteger(limit)) throw new IpcError('SLUICE_IPC_ARGUMENT', 'cursor and limit are whole numbers from 0 on');
+    const into = new Uint8Array(limit * FLOW_RECORD_BYTES);
+    const page = this.parts.addon.sessions(cursor, into);
+    return { head: { count: page.count, cursor: page.cursor }, tail: into.subarray(0, page.count * FLOW_RECORD_BYTES) };
+  }
+
+  /** Changes run one after the other. */
+  private inTurn<T>(change: () => Promise<T>): Promise<T> {
+    const result = this.turn.then(change);
+    this.turn = result.catch(() => undefined);
+    return result;
+  }
+
+  // ---- changes ----------------------------------------------------------------------------------------------------
+
+  private async configure(plan: ConfigurePlan): Promise<string[]> {
+    if (plan.ports.length > SL_PORTS_MAX) throw new IpcError('SLUICE_PORTS', `${plan.ports.length} netdevs; ${SL_PORTS_MAX} at most`);
+    const facts = await this.parts.readFacts();
+    const isSame = (port: PortPlan): boolean => {
+      const attached = this.ports.get(port.name);
+      return attached !== undefined && attached.ifindex === port.ifindex && attached.queues === port.queues
+        && attached.mode === port.mode && attached.partialChecksums === port.partialChecksums;
+    };
+    const fresh = plan.ports.filter((port) => !isSame(port));
+    const warnings = await this.parts.prepare({
+      devices: plan.ports.map((port) => port.name), raise: fresh.map((port) => port.name), vlans: plan.vlans, addresses: plan.addresses,
+    }, facts.devices, this.journal);
+    for (const attached of [...this.ports.values()]) {
+      if (!plan.ports.some((port) => port.name === attached.name && isSame(port))) this.detach(attached);
+    }
+    for (const port of fresh) warnings.push(...this.attach(port));
+    for (const port of this.ports.values()) {
+      if (port.attachedMode === 'generic' && port.mode === 'native' && !fresh.some((one) => one.name === port.name)) warnings.push(genericWarning(port));
+    }
+    this.plan = plan;
+    this.warnings = warnings;
+    return warnings;
+  }
+
+  private attach(port: PortPlan): string[] {
+    const used = new Set([...this.ports.values()].map((one) => one.slot));
+    let slot = 0;
+    while (used.has(slot)) slot += 1;
+    const { mode } = this.parts.addon.addPort({ ...port, slot });
+    this.ports.set(port.name, { ...port, slot, attachedMode: mode });
+    this.parts.log.info({ device: port.name, mode, queues: port.queues, slot }, 'port attached');
+    return mode === 'generic' && port.mode === 'native' ? [genericWarning(port)] : [];
+  }
+
+  private detach(port: AttachedPort): void {
+    this.ports.delete(port.name);
+    this.parts.addon.removePort(port.slot);
+    this.parts.log.info({ device: port.name, slot: port.slot }, 'port detached');
+  }
+
+  private apply(snapshot: Uint8Array, restored: boolean): Head {
+    const { generation, microseconds } = this.parts.addon.apply(snapshot);
+    this.generation = Number(generation);
+    this.applied = { microseconds, at: new Date().toISOString(), restored };
+    if (!restored) saveLastApplied(this.options.paths.lastApplied, { plan: this.plan, snapshot });
+    this.parts.log.info({ generation: this.generation, microseconds }, restored ? 'forwarding state restored' : 'forwarding state applied');
+    return { generation: this.generation, microseconds };
+  }
+
+  /** After a crash: the state in force goes on, provided that its netdevs are still the ones it was made for. */
+  private async restore(): Promise<void> {
+    const last = loadLastApplied(this.options.paths.lastApplied);
+    if (!last) return;
+    try {
+      const { devices } = await this.parts.readFacts();
+      const changed = last.plan.ports.filter((port) => !devices.some((device) => device.name === port.name && device.ifindex === port.ifindex));
+      if (changed.length > 0) {
+        this.parts.log.warn({ devices: changed.map((port) => port.name) }, 'netdevs were replaced; waiting for control instead of restoring');
+        return;
+      }
+      await this.configure(last.plan);
+      this.apply(last.snapshot, true);
+    } catch (error) {
+      this.parts.log.error({ err: error }, 'the last forwarding state could not be restored; waiting, closed, for control');
+    }
+  }
+
+  // ---- records and events -----------------------------------------------------------------------------------------
+
+  private drainRecords(): void {
+    try {
+      for (let turn = 0; turn < DRAINS_MAX; turn += 1) {
+        const { flows, drops, bytes } = this.parts.addon.records(this.recordsBuffer);
+        if (flows + drops === 0) break;
+        const used = flows * FLOW_RECORD_BYTES + drops * DROP_RECORD_BYTES;
+        this.keep({ flows, drops, bytes: this.recordsBuffer.slice(0, used) });
+        if (Math.max(bytes, used) < RECORDS_BUFFER_BYTES / 2) break;
+      }
+    } catch (error) {
+      this.parts.log.error({ err: error }, 'reading records failed');
+    }
+    if (this.connections.size > 0) this.sendBacklog();
+  }
+
+  private keep(batch: RecordBatch): void {
+    this.backlog.push(batch);
+    this.backlogBytes += batch.bytes.length;
+    while (this.backlogBytes > BACKLOG_BYTES_MAX) {
+      const oldest = this.backlog.shift()!;
+      this.backlogBytes -= oldest.bytes.length;
+      this.recordsShed += oldest.flows + oldest.drops;
+    }
+  }
+
+  private sendBacklog(): void {
+    for (const { flows, drops, bytes } of this.backlog) {
+      for (const connection of this.connections) {
+        if (!connection.event('records', { flows, drops }, bytes)) this.recordsShed += flows + drops;
+      }
+    }
+    this.backlog = [];
+    this.backlogBytes = 0;
+  }
+
+  private broadcast(name: string, head: Head): void {
+    for (const connection of this.connections) connection.event(name, head);
+  }
+
+  private onAddonEvent(event: unknown): void {
+    const { type, level, text } = parseAddonEvent(event);
+    if (type === 'log') {
+      const write = level === 'error' ? 'error' : level === 'warn' || level === 'warning' ? 'warn' : level === 'debug' ? 'debug' : 'info';
+      this.parts.log[write](text);
+      this.broadcast('log', { level: write, text: text.slice(0, 4096) });
+      return;
+    }
+    // One change of the machine is many netlink messages.
+    if (this.changedTimer || this.stopped) return;
+    this.changedTimer = setTimeout(() => {
+      this.changedTimer = undefined;
+      this.broadcast('changed', { what: type });
+    }, CHANGED_DEBOUNCE_MS);
+    this.changedTimer.unref();
+  }
+}
+
+function genericWarning(port: PortPlan): string {
+  return `${port.name}: its driver has no native XDP; the generic mode costs several times as much per packet`;
+}
+
+function parseSessionId(value: unknown): bigint {
+  if (typeof value !== 'string' || !/^\d{1,20}$/.test(value)) throw new IpcError('SLUICE_IPC_ARGUMENT', 'sessionId is a decimal number as text');
+  return BigInt(value);
+}
+
+function parseAddonEvent(event: unknown): { type: string; level: string; text: string } {
+  if (typeof event === 'string') return { type: event, level: '', text: '' };
+  const { type, level, text } = (event ?? {}) as { type?: string; level?: string; text?: string };
+  return { type: type ?? (text === undefined ? 'links-changed' : 'log'), level: level ?? 'info', text: text ?? '' };
+}
+

@@ -1,0 +1,173 @@
+// Turns what the engine sends back (flow, drop, neighbour and rule-hit structs of native/abi/dataplane.h) into the objects that the
+// API, the CLI and logs show, and packs simulate requests. Names of rules, zones and interfaces come from the compiled configuration.
+// Who: src/control/, src/cli/commands/simulate.ts. Pure functions; nothing is kept.
+import {
+  DROP_REASONS, END_REASONS, FLOW_EVENTS, RULE_ACTIONS, SESSION_STATES, SIMULATE_REQUEST_BYTES, type ListEntry,
+  readDropRecord, readFlowRecord, readNeighbourRecord, readSimulateResult, writeSimulateRequest,
+} from './abi.generated.js';
+import { formatAddress } from '../lib/address.js';
+
+/** What ids and indexes of a snapshot mean. Ids are hashes of names, so records outlive a recompilation. */
+export interface Names {
+  rule(id: number): string | null;
+  natRule(id: number): string | null;
+  interfaceById(id: number): string | null;
+  interfaceAt(index: number): string | null;
+  zone(index: number): string | null;
+}
+
+export interface FlowRecordView {
+  kind: 'flow';
+  time: string;
+  event: string;
+  sessionId: string;
+  protocol: string;
+  source: string; sourcePort: number;
+  destination: string; destinationPort: number;
+  translated: { source: string; sourcePort: number; destination: string; destinationPort: number } | null;
+  rule: string | null; natSource: string | null; natDestination: string | null;
+  from: { interface: string | null; zone: string | null };
+  to: { interface: string | null; zone: string | null };
+  state: string; endReason: string | null;
+  packets: [number, number]; bytes: [number, number];
+  start: string; last: string; expiresSeconds: number;
+  verdict: 'allowed';
+}
+
+export interface DropRecordView {
+  kind: 'drop';
+  time: string;
+  reason: string; help: string;
+  protocol: string;
+  source: string; sourcePort: number;
+  destination: string; destinationPort: number;
+  rule: string | null;
+  from: { interface: string | null };
+  bytes: number;
+  verdict: 'dropped';
+}
+
+const PROTOCOLS: ReadonlyMap<number, string> = new Map([
+  [1, 'icmp'], [2, 'igmp'], [4, 'ipip'], [6, 'tcp'], [17, 'udp'], [41, 'ipv6'], [47, 'gre'], [50, 'esp'], [51, 'ah'],
+  [58, 'icmpv6'], [89, 'ospf'], [112, 'vrrp'], [132, 'sctp'],
+]);
+
+export function protocolName(number: number): string { return PROTOCOLS.get(number) ?? String(number); }
+
+export function protocolNumber(text: string): number | undefined {
+  if (/^\d{1,3}$/.test(text)) return Number(text) <= 255 ? Number(text) : undefined;
+  for (const [number, name] of PROTOCOLS) if (name === text.toLowerCase()) return number;
+  return undefined;
+}
+
+export function entryName(list: readonly ListEntry[], value: number): string { return list[value]?.name ?? `unknown-${value}`; }
+
+/** Times are nanoseconds since the epoch; what lies outside Date's range (a broken record) becomes the epoch. */
+export function isoTime(nanoseconds: bigint): string {
+  const milliseconds = Number(nanoseconds / 1_000_000n);
+  return new Date(milliseconds <= 8.64e15 ? milliseconds : 0).toISOString();
+}
+
+export function viewOf(bytes: Uint8Array): DataView { return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength); }
+
+export function decodeFlow(view: DataView, offset: number, names: Names): FlowRecordView {
+  const record = readFlowRecord(view, offset);
+  const source = formatAddress(record.src);
+  const destination = formatAddress(record.dst);
+  const translated = {
+    source: formatAddress(record.natSrc), sourcePort: record.natSrcPort,
+    destination: formatAddress(record.natDst), destinationPort: record.natDstPort,
+  };
+  const isTranslated = translated.source !== source || translated.destination !== destination
+    || record.natSrcPort !== record.srcPort || record.natDstPort !== record.dstPort;
+  return {
+    kind: 'flow',
+    time: isoTime(record.lastNs > record.startNs ? record.lastNs : record.startNs),
+    event: entryName(FLOW_EVENTS, record.event),
+    sessionId: record.sessionId.toString(),
+    protocol: protocolName(record.protocol),
+    source, sourcePort: record.srcPort, destination, destinationPort: record.dstPort,
+    translated: isTranslated ? translated : null,
+    rule: names.rule(record.ruleId),
+    natSource: names.natRule(record.natSourceId), natDestination: names.natRule(record.natDestinationId),
+    from: { interface: names.interfaceById(record.fromInterface), zone: names.zone(record.fromZone) },
+    to: { interface: names.interfaceById(record.toInterface), zone: names.zone(record.toZone) },
+    state: entryName(SESSION_STATES, record.state),
+    endReason: record.endReason === 0 ? null : entryName(END_REASONS, record.endReason),
+    packets: [Number(record.packets[0] ?? 0), Number(record.packets[1] ?? 0)],
+    bytes: [Number(record.bytes[0] ?? 0), Number(record.bytes[1] ?? 0)],
+    start: isoTime(record.startNs), last: isoTime(record.lastNs), expiresSeconds: record.expiresS,
+    verdict: 'allowed',
+  };
+}
+
+export function decodeDrop(view: DataView, offset: number, names: Names): DropRecordView {
+  const record = readDropRecord(view, offset);
+  return {
+    kind: 'drop',
+    time: isoTime(record.timeNs),
+    reason: entryName(DROP_REASONS, record.reason), help: DROP_REASONS[record.reason]?.help ?? '',
+    protocol: protocolName(record.protocol),
+    source: formatAddress(record.src), sourcePort: record.srcPort,
+    destination: formatAddress(record.dst), destinationPort: record.dstPort,
+    rule: names.rule(record.ruleId),
+    from: { interface: names.interfaceById(record.interface) },
+    bytes: record.bytes,
+    verdict: 'dropped',
+  };
+}
+
+export interface NeighbourView { address: string; interface: string | null; mac: string | null; resolved: boolean; waiting: number }
+
+export function decodeNeighbour(view: DataView, offset: number, names: Names): NeighbourView {
+  const record = readNeighbourRecord(view, offset);
+  const resolved = record.resolved !== 0;
+  return {
+    address: formatAddress(record.address), interface: names.interfaceById(record.interface), resolved, waiting: record.waiting,
+    mac: resolved ? Array.from(record.mac, (byte) => byte.toString(16).padStart(2, '0')).join(':') : null,
+  };
+}
+
+export interface SimulateQuestion {
+  interfaceIndex: number;
+  source: Uint8Array; destination: Uint8Array;
+  sourcePort: number; destinationPort: number;
+  protocol: number;
+}
+
+export function encodeSimulate(question: SimulateQuestion): Uint8Array {
+  const bytes = new Uint8Array(SIMULATE_REQUEST_BYTES);
+  writeSimulateRequest(viewOf(bytes), 0, {
+    src: question.source, dst: question.destination, srcPort: question.sourcePort, dstPort: question.destinationPort,
+    interface: question.interfaceIndex, protocol: question.protocol,
+  });
+  return bytes;
+}
+
+export interface SimulateAnswer {
+  verdict: string; reason: string | null; help: string | null; host: boolean;
+  rule: string | null; natSource: string | null; natDestination: string | null;
+  from: { zone: string | null }; to: { interface: string | null; zone: string | null };
+  translated: { source: string; sourcePorts: [number, number]; destination: string; destinationPort: number };
+  nextHop: string | null;
+}
+
+const INTERFACE_NONE = 0xffff;
+
+export function decodeSimulate(bytes: Uint8Array, names: Names): SimulateAnswer {
+  const result = readSimulateResult(viewOf(bytes), 0);
+  const reason = result.reason === 0 ? undefined : DROP_REASONS[result.reason];
+  const isReached = result.toInterface !== INTERFACE_NONE;
+  const nextHop = formatAddress(result.nextHop);
+  return {
+    verdict: entryName(RULE_ACTIONS, result.verdict), reason: reason?.name ?? null, help: reason?.help ?? null, host: result.host !== 0,
+    rule: names.rule(result.ruleId), natSource: names.natRule(result.natSourceId), natDestination: names.natRule(result.natDestinationId),
+    from: { zone: names.zone(result.fromZone) },
+    to: { interface: isReached ? names.interfaceAt(result.toInterface) : null, zone: isReached ? names.zone(result.toZone) : null },
+    translated: {
+      source: formatAddress(result.natSrc), sourcePorts: [result.natSrcPortLo, result.natSrcPortHi],
+      destination: formatAddress(result.natDst), destinationPort: result.natDstPort,
+    },
+    nextHop: nextHop === '::' || nextHop === '0.0.0.0' ? null : nextHop,
+  };
+}
