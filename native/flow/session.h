@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+// session.h: the state of one conversation, three cache lines. Allocated by session_table; the keys and what follows
+// from them never change between insert and removal, so that workers read them without a lock. Fields that change:
+//   state, flags, generation, adjacency: relaxed atomics, any worker; rare
+//   line 2 ("hot"): index 0 is written by packets of the originator, index 1 by those of the responder. The two may be
+//   on different workers; each element has in practice one writer, so plain relaxed stores are enough.
+#pragma once
+#include <atomic>
+#include <cstdint>
+
+#include "flow/key.h"
+
+namespace sluice {
+
+enum session_flag : uint8_t {
+  session_ended = 1,            // somebody removes it; it counts for nobody any more
+  session_source_nat = 2,
+  session_destination_nat = 4,
+  session_inbound_mapping = 8,  // the responder was found through a NAT mapping (RFC 4787 R8)
+  session_log_end = 16,
+  session_mss_clamp = 32,
+  session_static_source = 64,   // source translated 1:1
+  session_hairpin = 128,
+};
+
+// Bits of session.tcp_bits: per direction d, shift by d.
+enum tcp_bit : uint8_t { tcp_bit_fin = 1, tcp_bit_fin_acked = 4, tcp_bit_ack_seen = 16, tcp_bit_scale_seen = 64 };
+
+struct alignas(64) session {
+  // line 0: what a packet of the originator reads
+  flow_key key0;
+  uint16_t l3_delta[2], l4_delta[2];   // RFC 1624 deltas of the IPv4 header and of layer 4, a direction
+  std::atomic<uint32_t> adjacency[2];  // next hop of direction 0 and 1, see route/adjacency.h
+  std::atomic<uint32_t> generation;    // of the snapshot that last allowed it
+  std::atomic<uint8_t> state;          // SL_STATE_*
+  std::atomic<uint8_t> flags;          // session_flag
+  std::atomic<uint8_t> tcp_bits;       // tcp_bit
+  uint8_t tcp_scale;                   // window scale shifts: low nibble originator, high nibble responder
+  // line 1: what a packet of the responder reads besides
+  flow_key key1;
+  uint32_t rule_id;
+  uint32_t start_ticks;
+  uint32_t mapping;                    // index into the mapping table, mapping_none without
+  uint32_t nat_destination_id;
+  uint32_t incarnation;                // with the index: the session's id
+  uint8_t interface_slot[2];           // where direction 0 and 1 come in
+  uint8_t tcp_flags_seen[2];
+  // line 2: written by each packet
+  std::atomic<uint32_t> last_seen_ticks;
+  uint32_t tcp_end[2];                 // highest sequence + length sent
+  uint32_t tcp_edge[2];                // highest acknowledgement + window advertised: what the peer may send up to
+  uint32_t tcp_acked[2];               // highest acknowledgement sent
+  uint8_t tcp_window_log2[2];          // largest window advertised, rounded up to a power of two
+  uint16_t reserved;
+  uint64_t packets[2], bytes[2];
+
+  const flow_key& key(unsigned direction) const { return direction ? key1 : key0; }
+};
+static_assert(sizeof(session) == 192, "three cache lines: the session budget is 320 bytes with index, timer and mapping");
+static_assert(offsetof(session, key1) == 64 && offsetof(session, last_seen_ticks) == 128);
+
+// Time inside the engine: ticks of 2^28 ns (0.268 s), enough for idle timers, 36 years until they wrap.
+inline constexpr unsigned tick_shift = 28;
+inline uint32_t ticks_of_ns(uint64_t ns) { return static_cast<uint32_t>(ns >> tick_shift); }
+inline uint32_t ticks_of_s(uint32_t seconds) { return static_cast<uint32_t>((static_cast<uint64_t>(seconds) * 1'000'000'000u + (1u << tick_shift) - 1) >> tick_shift); }
+inline uint64_t ns_of_ticks(uint64_t ticks) { return ticks << tick_shift; }
+
+}  // namespace sluice

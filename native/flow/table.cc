@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: Apache-2.0
+// table.cc: allocation, insertion and removal of sessions; see table.h for the design.
+#include "flow/table.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <new>
+
+namespace sluice {
+namespace {
+
+void* map_pages(size_t bytes, std::string* error) {
+  void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (p == MAP_FAILED) {
+    *error = "cannot map " + std::to_string(bytes >> 20) + " MiB for the session table (" + std::strerror(errno) + "); lower limits.sessions or add memory";
+    return nullptr;
+  }
+  madvise(p, bytes, MADV_HUGEPAGE);
+  return p;
+}
+
+uint64_t buckets_for(uint32_t capacity) {
+  // Two references a session, at most 60 % of the slots used: few keys need their second bucket.
+  uint64_t wanted = (2ull * capacity * 10 / 6) / 10 + 2, buckets = 64;
+  while (buckets < wanted) buckets <<= 1;
+  return buckets;
+}
+
+}  // namespace
+
+bool session_table::open(uint32_t capacity, unsigned workers, uint64_t seed, epochs* epochs, std::string* error) {
+  if (capacity == 0 || capacity > (1u << 30)) { *error = "limits.sessions must be between 1 and 2^30"; return false; }
+  capacity_ = capacity;
+  workers_ = workers;
+  seed_ = seed;
+  epochs_ = epochs;
+  uint64_t count = buckets_for(capacity);
+  bucket_mask_ = count - 1;
+  void* memory = map_pages(static_cast<size_t>(capacity) * sizeof(session), error);
+  if (!memory) return false;
+  sessions_ = static_cast<session*>(memory);
+  memory = map_pages(static_cast<size_t>(capacity) * sizeof(uint32_t), error);
+  if (!memory) return false;
+  deadlines_ = static_cast<uint32_t*>(memory);
+  memory = map_pages(count * sizeof(bucket), error);
+  if (!memory) return false;
+  buckets_ = static_cast<bucket*>(memory);
+  for (unsigned w = 0; w < workers; ++w) shares_[w].free.reserve(2 * steal_batch);
+  return true;
+}
+
+session_table::~session_table() {
+  if (sessions_) munmap(sessions_, static_cast<size_t>(capacity_) * sizeof(session));
+  if (deadlines_) munmap(deadlines_, static_cast<size_t>(capacity_) * sizeof(uint32_t));
+  if (buckets_) munmap(buckets_, (bucket_mask_ + 1) * sizeof(bucket));
+}
+
+bool session_table::find_in(const bucket& b, uint16_t tag, const flow_key& k, session_ref* out) const {
+  unsigned mask = 0;
+  for (unsigned i = 0; i < slots; ++i) mask |= static_cast<unsigned>(b.tag[i] == tag) << i;
+  while (mask) {
+    uint32_t reference = __atomic_load_n(&b.reference[__builtin_ctz(mask)], __ATOMIC_ACQUIRE);
+    mask &= mask - 1;
+    session& s = sessions_[reference >> 1];
+    if (equal(s.key(reference & 1), k) && !(s.flags.load(std::memory_order_relaxed) & session_ended)) {
+      *out = {&s, reference >> 1, reference & 1};
+      return true;
+    }
+  }
+  return false;
+}
+
+bool session_table::find(const flow_key& k, uint64_t h, session_ref* out) const {
+  uint16_t tag = tag_of(h);
+  const bucket& first = buckets_[first_bucket(h)];
+  if (find_in(first, tag, k, out)) return true;
+  if (!__atomic_load_n(&first.overflow, __ATOMIC_ACQUIRE)) return false;
+  return find_in(buckets_[second_bucket(h)], tag, k, out);
+}
+
+uint32_t session_table::allocate(unsigned worker) {
+  worker_share& mine = shares_[worker];
+  if (mine.free.empty()) {
+    reclaim(worker);
+    if (mine.free.empty()) {
+      std::lock_guard guard(common_mutex_);
+      while (mine.free.size() < steal_batch && !common_free_.empty()) {
+        mine.free.push_back(common_free_.back());
+        common_free_.pop_back();
+      }
+      // Fresh sessions are handed out in ascending order, so that sweeps stop at the high-water mark.
+      uint32_t fresh = std::min<uint32_t>(steal_batch, capacity_ - common_next_);
+      if (mine.free.empty() && fresh) {
+        for (uint32_t i = fresh; i > 0; --i) mine.free.push_back(common_next_ + i - 1);
+        common_next_ += fresh;
+        high_water_.store(common_next_, std::memory_order_relaxed);
+      }
+    }
+    if (mine.free.empty()) return session_none;
+  }
+  uint32_t index = mine.free.back();
+  mine.free.pop_back();
+  mine.allocated.fetch_add(1, std::memory_order_relaxed);
+  session& s = sessions_[index];
+  uint32_t incarnation = s.incarnation + 1;
+  std::memset(static_cast<void*>(&s), 0, sizeof s);
+  s.incarnation = incarnation;
+  return index;
+}
+
+void session_table::discard(unsigned worker, uint32_t index) {
+  // One of its keys may have been findable for a moment: it takes the same way as a removed session.
+  shares_[worker].limbo.push_back({index, epochs_->current() + 1});
+  shares_[worker].freed.fetch_add(1, std::memory_order_relaxed);
+}
+
+void session_table::lock(bucket& b) {
+  while (b.lock.exchange(1, std::memory_order_acquire)) __builtin_ia32_pause();
+}
+
+bool session_table::insert_key(uint32_t reference, const flow_key& k, bool* taken) {
+  uint64_t h = hash_of(k);
+  uint16_t tag = tag_of(h);
+  bucket& first = buckets_[first_bucket(h)];
+  bucket& second = buckets_[second_bucket(h)];
+  bucket* low = &first < &second ? &first : &second;
+  bucket* high = &first < &second ? &second : &first;
+  lock(*low);
+  lock(*high);
+  session_ref other;
+  *taken = find_in(first, tag, k, &other) || (first.overflow && find_in(second, tag, k, &other));
+  bool done = false;
+  if (!*taken) {
+    for (bucket* b : {&first, &second}) {
+      for (unsigned i = 0; i < slots && !done; ++i) {
+        if (b->tag[i] != 0) continue;
+        if (b == &second) __atomic_store_n(&first.overflow, 1, __ATOMIC_RELEASE);
+        __atomic_store_n(&b->reference[i], reference, __ATOMIC_RELEASE);
+        __atomic_store_n(&b->tag[i], tag, __ATOMIC_RELEASE);
+        done = true;
+      }
+      if (done) break;
+    }
+  }
+  unlock(*high);
+  unlock(*low);
+  return done;
+}
+
+void session_table::remove_key(uint32_t reference, const flow_key& k) {
+  uint64_t h = hash_of(k);
+  for (bucket* b : {&buckets_[first_bucket(h)], &buckets_[second_bucket(h)]}) {
+    lock(*b);
+    bool found = false;
+    for (unsigned i = 0; i < slots; ++i) {
+      if (b->tag[i] == 0 || b->reference[i] != reference) continue;
+      __atomic_store_n(&b->tag[i], 0, __ATOMIC_RELEASE);
+      found = true;
+      break;
+    }
+    unlock(*b);
+    if (found) return;
+  }
+}
+
+session_table::insert_result session_table::insert(uint32_t index) {
+  session& s = sessions_[index];
+  bool taken;
+  if (!insert_key(index << 1, s.key0, &taken)) return taken ? insert_result::key0_taken : insert_result::no_room;
+  if (!insert_key(index << 1 | 1, s.key1, &taken)) {
+    remove_key(index << 1, s.key0);
+    return taken ? insert_result::key1_taken : insert_result::no_room;
+  }
+  return insert_result::inserted;
+}
+
+void session_table::remove(unsigned worker, uint32_t index) {
+  session& s = sessions_[index];
+  remove_key(index << 1, s.key0);
+  remove_key(index << 1 | 1, s.key1);
+  deadline(index).store(0, std::memory_order_relaxed);
+  worker_share& mine = shares_[worker];
+  mine.limbo.push_back({index, epochs_->current() + 1});
+  mine.freed.fetch_add(1, std::memory_order_relaxed);
+}
+
+void session_table::reclaim(unsigned worker) {
+  worker_share& mine = shares_[worker];
+  if (mine.limbo_head == mine.limbo.size()) return;
+  // The youngest epoch asked for is current + 1: move on, so that workers can pass it.
+  if (mine.limbo.back().epoch > epochs_->current()) epochs_->advance();
+  while (mine.limbo_head < mine.limbo.size() && epochs_->passed(mine.limbo[mine.limbo_head].epoch)) {
+    mine.free.push_back(mine.limbo[mine.limbo_head++].index);
+  }
+  if (mine.limbo_head == mine.limbo.size()) {
+    mine.limbo.clear();
+    mine.limbo_head = 0;
+  } else if (mine.limbo_head > 65536) {
+    mine.limbo.erase(mine.limbo.begin(), mine.limbo.begin() + static_cast<ptrdiff_t>(mine.limbo_head));
+    mine.limbo_head = 0;
+  }
+  if (workers_ > 1 && mine.free.size() > 4 * steal_batch) {
+    std::lock_guard guard(common_mutex_);
+    while (mine.free.size() > 2 * steal_batch) {
+      common_free_.push_back(mine.free.back());
+      mine.free.pop_back();
+    }
+  }
+}
+
+uint32_t session_table::live() const {
+  uint64_t allocated = 0, freed = 0;
+  for (unsigned w = 0; w < workers_; ++w) {
+    freed += shares_[w].freed.load(std::memory_order_relaxed);
+    allocated += shares_[w].allocated.load(std::memory_order_relaxed);
+  }
+  return static_cast<uint32_t>(allocated > freed ? allocated - freed : 0);
+}
+
+size_t session_table::bytes() const {
+  return static_cast<size_t>(capacity_) * (sizeof(session) + sizeof(uint32_t)) + (bucket_mask_ + 1) * sizeof(bucket);
+}
+
+}  // namespace sluice

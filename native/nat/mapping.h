@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+// mapping.h: NAT bindings (RFC 4787 section 4.1): inside address and port ↔ outside address and port, shared by all
+// sessions of that inside endpoint. Slow path only; buckets are guarded by striped locks. Bounds: one mapping a session
+// at most, so the table has the session table's capacity; memory 64 + 16 bytes a mapping.
+#pragma once
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <unordered_map>
+#include <vector>
+
+#include "nat/port_allocator.h"
+#include "packet/bytes.h"
+#include "policy/snapshot.h"
+
+namespace sluice {
+
+inline constexpr uint32_t mapping_none = UINT32_MAX;
+
+// Index of a protocol's port space: TCP, UDP, ICMP queries; -1: the protocol has no ports.
+int nat_protocol_class(uint8_t protocol);
+
+// One outside address with the ports of its protocols. Kept while a snapshot or a mapping names it.
+class nat_pool {
+ public:
+  nat_pool(const sl_nat_address& address, unsigned workers, uint32_t reuse_s, std::atomic<uint64_t>* port_words);
+  const sl_nat_address address;
+  const uint32_t reuse_s;
+  port_space& space(int protocol_class) { return *spaces_[protocol_class]; }
+  std::optional<uint16_t> allocate(unsigned worker, int protocol_class, uint32_t now_s, uint16_t like);
+  void release(int protocol_class, uint16_t port, uint32_t now_s, bool clean);
+  // Steering: packets to this port of a shared local address go to the engine, or no more.
+  void steer(int protocol_class, uint16_t port, bool to_engine);
+
+ private:
+  std::unique_ptr<port_space> spaces_[SL_NAT_PROTOCOLS];
+  std::atomic<uint64_t>* port_words_;
+};
+
+struct mapping {
+  sl_address inside, outside;
+  uint16_t inside_port, outside_port;
+  uint8_t protocol, filtering;
+  uint8_t independent;          // endpoint-independent: other sessions of the inside endpoint share it
+  uint8_t reserved;
+  std::atomic<uint32_t> references;
+  uint32_t nat_rule_id;
+  uint32_t next_inside, next_outside;  // chains
+  uint32_t pool;                // index into the table's pools
+  uint32_t last_peer_clean;     // 1: the last TCP session closed in order
+};
+static_assert(sizeof(mapping) == 64);
+
+class mapping_table {
+ public:
+  void open(uint32_t capacity, uint64_t seed);
+  // The mapping of an inside endpoint, with a reference taken; mapping_none if there is none to share.
+  // wanted: whether this mapping's outside address will do.
+  template <class Wanted> uint32_t acquire_inside(const sl_address& inside, uint16_t port, uint8_t protocol, Wanted&& wanted);
+  // The mapping of an outside endpoint, with a reference taken (release() it), or mapping_none.
+  uint32_t acquire_outside(const sl_address& outside, uint16_t port, uint8_t protocol);
+  // A new mapping on a port of `pool` that the caller has allocated; one reference. mapping_none: table full or the
+  // outside endpoint is taken: the caller gives the port back.
+  uint32_t create(const sl_address& inside, uint16_t inside_port, uint8_t protocol, std::shared_ptr<nat_pool> pool, uint16_t outside_port,
+                  uint8_t filtering, bool independent, uint32_t rule_id);
+  void add_reference(uint32_t index) { mappings_[index].references.fetch_add(1, std::memory_order_relaxed); }
+  // Drops a reference; the last one frees the port.
+  void release(uint32_t index, uint32_t now_s, bool tcp_closed_cleanly);
+  const mapping& at(uint32_t index) const { return mappings_[index]; }
+  uint32_t live() const { return live_.load(std::memory_order_relaxed); }
+
+  // Address-dependent filtering (RFC 4787 R8): which peers has the inside sent to?
+  void note_peer(uint32_t index, const sl_address& peer, int by);
+  bool knows_peer(uint32_t index, const sl_address& peer);
+
+ private:
+  static constexpr unsigned stripes = 256;
+  uint64_t hash_of(const sl_address& a, uint16_t port, uint8_t protocol) const;
+  std::mutex& stripe(uint64_t h) { return locks_[h & (stripes - 1)]; }
+  uint32_t take_free();
+
+  std::unique_ptr<mapping[]> mappings_;
+  std::vector<uint32_t> inside_heads_, outside_heads_;
+  uint64_t mask_ = 0, seed_ = 0;
+  uint32_t capacity_ = 0, next_ = 0;
+  std::vector<uint32_t> free_;
+  std::mutex free_mutex_;
+  std::vector<std::shared_ptr<nat_pool>> pools_;   // by mapping.pool; guarded by free_mutex_
+  std::vector<uint32_t> pool_users_;
+  std::mutex locks_[stripes];
+  std::atomic<uint32_t> live_{0};
+  struct peer_key { uint32_t index; sl_address peer; };
+  struct peer_hash { size_t operator()(const peer_key& k) const { return address_hash{}(k.peer) ^ k.index * 0x9e3779b97f4a7c15ull; } };
+  struct peer_equal { bool operator()(const peer_key& a, const peer_key& b) const { return a.index == b.index && equal(a.peer, b.peer); } };
+  std::unordered_map<peer_key, uint32_t, peer_hash, peer_equal> peers_;
+  std::mutex peers_mutex_;
+};
+
+template <class Wanted>
+uint32_t mapping_table::acquire_inside(const sl_address& inside, uint16_t port, uint8_t protocol, Wanted&& wanted) {
+  uint64_t h = hash_of(inside, port, protocol);
+  std::lock_guard guard(stripe(h));
+  for (uint32_t i = inside_heads_[h & mask_]; i != mapping_none; i = mappings_[i].next_inside) {
+    mapping& m = mappings_[i];
+    if (m.inside_port != port || m.protocol != protocol || !equal(m.inside, inside) || !m.independent || !wanted(m)) continue;
+    // A count of zero means that another worker is taking it apart.
+    uint32_t count = m.references.load(std::memory_order_relaxed);
+    while (count != 0 && !m.references.compare_exchange_weak(count, count + 1, std::memory_order_acq_rel)) {}
+    if (count != 0) return i;
+  }
+  return mapping_none;
+}
+
+}  // namespace sluice

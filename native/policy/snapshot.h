@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+// snapshot.h: the immutable forwarding state, compiled from the flat buffer that the control plane built. Made by one
+// thread, swapped in by one pointer, read by all workers, freed when each has passed a quiescent point.
+#pragma once
+#include <atomic>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "abi/dataplane.h"
+#include "packet/bytes.h"
+#include "policy/classifier.h"
+#include "route/lpm.h"
+
+namespace sluice {
+
+inline constexpr uint16_t index_none = 0xffff;
+
+// What a rule counts; lives as long as the engine, shared by the snapshots that hold a rule of this id.
+struct rule_counter { std::atomic<uint64_t> hits{0}; std::atomic<int64_t> sessions{0}; };
+
+// Which of the source NAT rules' addresses, with their port spaces: see nat/pool.h.
+class nat_pool;
+
+struct address_hash { size_t operator()(const sl_address& a) const { return load64_raw(a.bytes) * 0x9e3779b97f4a7c15ull ^ (load64_raw(a.bytes + 8) * 0xa0761d6478bd642full >> 7); } };
+struct address_equal { bool operator()(const sl_address& a, const sl_address& b) const { return equal(a, b); } };
+
+struct snapshot {
+  uint64_t generation = 0;
+  sl_settings settings{};
+  std::vector<sl_interface> interfaces;
+  std::vector<uint8_t> interface_slots;      // interface index → slot
+  std::vector<uint16_t> slot_interfaces;     // slot → interface index, index_none
+  std::vector<sl_interface_address> addresses;
+  std::unordered_map<sl_address, uint16_t, address_hash, address_equal> local;  // address → index into addresses
+  std::unordered_map<sl_address, bool, address_hash, address_equal> broadcasts; // directed broadcasts of connected subnets
+  std::vector<sl_prefix> prefixes;
+  std::vector<sl_service> services;
+  std::vector<sl_rule> rules;
+  std::vector<std::shared_ptr<rule_counter>> rule_counters;  // by rule index
+  std::unordered_map<uint32_t, std::shared_ptr<rule_counter>> counters_by_id;
+  std::vector<sl_nat_rule> nat_rules;
+  std::vector<uint32_t> source_rules, destination_rules, static_rules;  // classifier index → nat_rules index
+  std::vector<sl_nat_address> nat_addresses;
+  std::vector<std::shared_ptr<nat_pool>> pools;  // parallel to nat_addresses
+  std::vector<sl_nexthop> nexthops;
+  std::vector<sl_route> routes;
+  std::unique_ptr<const classifier> rule_classifier, source_classifier, destination_classifier, static_in_classifier, static_out_classifier;
+  std::unique_ptr<const lpm> route_table;
+
+  const sl_interface* interface_of_slot(unsigned slot) const {
+    uint16_t index = slot_interfaces[slot];
+    return index == index_none ? nullptr : &interfaces[index];
+  }
+};
+
+// Validates every offset, span and index of the buffer and compiles it. nullptr and a text that names the section and
+// entry when it is refused. slots, pools and counters are bound afterwards by the engine.
+std::unique_ptr<snapshot> compile_snapshot(const uint8_t* buffer, size_t bytes, std::string* error);
+
+}  // namespace sluice
