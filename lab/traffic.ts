@@ -1,9 +1,11 @@
 // Traffic of real programs between the lab's hosts. Each function says what happened; none decides whether that is right.
 
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import type { Lab, RunOptions } from './lab.js';
 import type { Program } from './program.js';
 import { endpoint, PORTS } from './topology.js';
-import { patternSha256 } from './pattern.js';
+import { patternChunks, patternSha256 } from './pattern.js';
 
 const bracket = (address: string): string => (address.includes(':') ? `[${address}]` : address);
 export const url = (address: string, port: number, path = '/'): string => `http://${bracket(address)}:${port}${path}`;
@@ -48,6 +50,21 @@ export async function download(
     bytes,
     seconds: result.milliseconds / 1000,
     detail: result.code !== 0 ? result.stderr.trim() || `exit code ${result.code}` : same ? 'checksum right' : 'checksum WRONG',
+  };
+}
+
+/** Uploads patterned bytes with curl; the server answers with their SHA-256. */
+export async function upload(lab: Lab, node: string, address: string, bytes: number, port = 80): Promise<Transfer> {
+  const file = join(lab.directory, `upload-${bytes}`);
+  writeFileSync(file, Buffer.concat([...patternChunks(bytes)]));
+  const result = await lab.run(node, [...CURL, '--fail', '--upload-file', file, url(address, port, '/upload')], { deadlineMs: 60_000 });
+  const answer = result.code === 0 ? (JSON.parse(result.stdout) as Who) : undefined;
+  const same = answer?.bytes === bytes && answer.sha256 === patternSha256(bytes);
+  return {
+    ok: same,
+    bytes,
+    seconds: result.milliseconds / 1000,
+    detail: answer ? (same ? 'checksum right' : 'checksum WRONG') : result.stderr.trim(),
   };
 }
 

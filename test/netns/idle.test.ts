@@ -1,0 +1,36 @@
+// An appliance without traffic sleeps.
+
+import { readFileSync } from 'node:fs';
+import { expect, test } from 'vitest';
+import { pause } from '../../lab/until.js';
+import { who } from '../../lab/traffic.js';
+import { ADDRESSES } from '../../lab/topology.js';
+import { describeNetns, useLab } from './fixture.js';
+
+const WINDOW_MS = 5_000;
+const TICKS_PER_SECOND = 100; // USER_HZ, the same on each architecture Debian has
+const CORE_SHARE_MAX = 0.02;
+
+describeNetns('idle', () => {
+  const bench = useLab();
+
+  function ticks(pid: number): number {
+    const fields = readFileSync(`/proc/${pid}/stat`, 'utf8')
+      .replace(/^.*\) /s, '')
+      .split(' ');
+    return Number(fields[11]) + Number(fields[12]);
+  }
+
+  test('the engine costs under 2 % of a core', async () => {
+    await who(bench.lab, 'client', ADDRESSES.IPv4.far); // it has worked before
+    const engine = bench.appliance.pid('engine')!;
+    const shares: number[] = [];
+    // The window is what is measured. A connection's timers may fall into the first one, hence the best of two.
+    for (let round = 0; round < 2; round++) {
+      const before = ticks(engine);
+      await pause(WINDOW_MS);
+      shares.push((ticks(engine) - before) / TICKS_PER_SECOND / (WINDOW_MS / 1000));
+    }
+    expect(Math.min(...shares)).toBeLessThan(CORE_SHARE_MAX);
+  });
+});
