@@ -3,7 +3,7 @@
 // Called by check.ts's parts (which report what is wrong, each at its place) and by compile.ts (which has a checked
 // configuration). Lists are interned: rules that write the same list get the same set, which the snapshot then stores
 // once. Bounds: groups nest GROUP_DEPTH_MAX deep; one set holds SET_ENTRIES_MAX entries, all sets SETS_ENTRIES_MAX.
-import { AddressError, parseAddress, parsePrefix, parseRange, prefixFamily, rangeToPrefixes, withoutMapped, type Prefix } from '../lib/address.js';
+import { AddressError, parseAddress, parsePrefix, parseRange, prefixFamily, rangeToPrefixes, type Prefix } from '../lib/address.js';
 import { ConfigError, quote, suggest, type ProblemCode } from './problem.js';
 import { asList } from './schema-parts.js';
 import type { Config, ServiceItem } from './schema.js';
@@ -87,6 +87,11 @@ export class Objects {
     return services[0]!.protocol === SL_PROTOCOL_ANY && services.length === 1 ? ANY_SERVICES : { any: false, services };
   }
 
+  /** A fault of a group as a whole, not of one literal in it. */
+  isWholeFault(error: unknown): boolean {
+    return !(error instanceof ConfigError) || error.code === 'SLUICE_OBJECT_CYCLE' || error.code === 'SLUICE_OBJECT_TOO_LARGE';
+  }
+
   #addressObject(name: string): Resolved<AddressSet> {
     return this.#resolve(name, 'address', this.#resolvedAddresses, () => {
       const items = asList<string>(this.#addresses.get(name)!);
@@ -148,7 +153,7 @@ export class Objects {
     }
     try {
       const prefixes = item.includes('-') ? rangeToPrefixes(parseRange(item)) : [parsePrefix(item)];
-      return addressSet(prefixes.flatMap(withoutMapped));
+      return addressSet(prefixes);
     } catch (error) {
       if (error instanceof AddressError) throw fail('SLUICE_ADDRESS', error.message, error.remedy);
       throw error;

@@ -3,7 +3,7 @@
 // Called by src/config (parsing what people wrote), and by whoever shows addresses of records (API, CLI, metrics).
 // Pure functions over bigint (arithmetic) and 16-byte arrays (what crosses to the engine). ipaddr.js parses and prints;
 // this file adds what it leaves open: strict IPv4 (four decimal parts), no zone identifiers, no mapped form from people.
-// Bounds: a range splits into at most 254 prefixes; an IPv6 prefix around the mapped space into at most 96.
+// Bounds: a range splits into at most 254 prefixes.
 import ipaddr from 'ipaddr.js';
 
 export type Family = 'ipv4' | 'ipv6';
@@ -160,19 +160,13 @@ export function rangeToPrefixes(range: AddressRange): Prefix[] {
 }
 
 /**
- * What an IPv6 prefix means in the 128-bit space. One that reaches around ::ffff:0:0/96 (::/0, for instance) would match
- * IPv4 as well, so it becomes the prefixes beside that space. ::/16 holds nothing that is ever forwarded (unspecified,
- * loopback, mapped), so prefixes shorter than 16 leave it out: ::/0 is 16 prefixes, not 96.
+ * The addresses that a prefix matches. In the data plane an IPv6 prefix never matches IPv4, although ::/0 reaches around
+ * ::ffff:0:0/96 by its bits: then there are two ranges, one on each side.
  */
-export function withoutMapped(prefix: Prefix): Prefix[] {
-  if (prefix.length >= 96 || !contains(prefix, MAPPED_BASE)) return [prefix];
-  const last = prefix.length < 16 ? 16 : 96;
-  const beside: Prefix[] = [];
-  for (let length = prefix.length + 1; length <= last; length++) {
-    const bit = 1n << BigInt(128 - length);
-    beside.push({ address: (MAPPED_BASE & maskOf(length)) ^ bit, length });
-  }
-  return beside;
+export function matchedRanges(prefix: Prefix): AddressRange[] {
+  const { lo, hi } = rangeOf(prefix);
+  if (prefix.length >= 96 || hi < MAPPED_BASE || lo > MAPPED_BASE) return [{ lo, hi }];
+  return [{ lo, hi: MAPPED_BASE - 1n }, { lo: MAPPED_LAST + 1n, hi }];
 }
 
 /** Addresses that no interface may have and no NAT may use; undefined when the address is an ordinary one. */

@@ -1,0 +1,87 @@
+// check: is this configuration one that the appliance can carry out? Each problem with its place and what would be right.
+//
+// Called by `sluice check`, by the supervisor before it starts anything, and by `control` before a commit. Never throws on
+// input. Order: shape (load.ts) → objects → interfaces → routes → rules → NAT → settings. With facts of the machine, devices,
+// MTUs and their own addresses are examined too; without, what they would tell is not guessed.
+import { checkFirewall, checkObjects } from './check-firewall.js';
+import { checkInterfaces, checkRoutes } from './check-interfaces.js';
+import { checkNat } from './check-nat.js';
+import { TIMERS } from './defaults.js';
+import type { Facts } from './facts.js';
+import { loadFile, loadText, type Loaded } from './load.js';
+import { isClaimedBy, natClaims, type NatClaim } from './nat-claims.js';
+import { Objects } from './objects.js';
+import { Problems, type Problem } from './problem.js';
+import { INERT_SECTIONS, type Config } from './schema.js';
+import { buildTopology, type Topology } from './topology.js';
+
+export interface CheckContext {
+  config: Config;
+  facts: Facts | undefined;
+  objects: Objects;
+  topology: Topology;
+  claims: readonly NatClaim[];
+  problems: Problems;
+}
+
+export interface Checked {
+  /** By place in the file. */
+  problems: Problem[];
+  /** Present when there is no error: what compile.ts may be given. */
+  config?: Config;
+}
+
+export function checkFile(file: string, facts?: Facts): Checked {
+  return checkLoaded(loadFile(file), file, facts);
+}
+
+export function checkText(text: string, file: string, facts?: Facts): Checked {
+  return checkLoaded(loadText(text, file), file, facts);
+}
+
+function checkLoaded(loaded: Loaded, file: string, facts: Facts | undefined): Checked {
+  if (loaded.config === undefined) return { problems: loaded.problems };
+  const problems = new Problems(file, loaded.locate);
+  checkConfig(loaded.config, problems, facts);
+  const all = [...loaded.problems, ...problems.sorted()];
+  return problems.errors > 0 || loaded.problems.some(({ severity }) => severity === 'error') ? { problems: all } : { problems: all, config: loaded.config };
+}
+
+/** Examines a configuration of the schema's shape. */
+export function checkConfig(config: Config, problems: Problems, facts?: Facts): void {
+  const objects = new Objects(config);
+  const claims = natClaims(config, objects);
+  const topology = buildTopology(config, facts, isClaimedBy(claims));
+  const context: CheckContext = { config, facts, objects: new Objects(config), topology, claims, problems };
+  checkObjects(context);
+  checkInterfaces(context);
+  checkRoutes(context);
+  checkFirewall(context);
+  checkNat(context);
+  checkSettings(context);
+}
+
+function checkSettings({ config, problems }: CheckContext): void {
+  for (const [name, { requiredSeconds, requirement }] of Object.entries(TIMERS)) {
+    const seconds = config.timers?.[name as keyof typeof TIMERS];
+    if (seconds === undefined || requiredSeconds === undefined || seconds >= requiredSeconds) continue;
+    problems.warn('SLUICE_TIMER_BELOW_RFC', ['timers', name], `${seconds} s is less than the ${requiredSeconds} s that ${requirement} requires`, `write ${requiredSeconds} or more, unless you know the peers`);
+  }
+  for (const section of INERT_SECTIONS) {
+    if (config[section] !== undefined) {
+      problems.warn('SLUICE_SECTION_INERT', [section], `section ${section} is accepted but has no effect in this version`, 'do not rely on it', 'key');
+    }
+  }
+  const asn = config.bgp?.asn;
+  if (asn !== undefined && isReservedAsn(asn)) {
+    problems.error('SLUICE_BGP_ASN_RESERVED', ['bgp', 'asn'], `AS ${asn} is reserved: Azure Route Server does not peer with it`, 'choose a private one, like 64512 to 65514');
+  }
+}
+
+const ASNS_RESERVED: readonly (readonly [number, number])[] = [
+  [8074, 8075], [12076, 12076], [23456, 23456], [64496, 64511], [65515, 65515], [65517, 65520], [65535, 65551],
+];
+
+function isReservedAsn(asn: number): boolean {
+  return ASNS_RESERVED.some(([lo, hi]) => asn >= lo && asn <= hi);
+}
