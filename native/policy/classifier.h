@@ -85,20 +85,20 @@ private:
   };
   struct alignas(64) entry { // one cache line: what verifies a rule exactly, but for its long lists
     uint64_t src_hi, src_lo, dst_hi, dst_lo;
-    uint64_t zones_id;       // index into zones_
     uint32_t rule;
+    uint32_t zones; // into zones_
+    uint32_t lists; // into lists_, when a flag says that a list stands behind the entry
     uint16_t src_port_lo, src_port_hi, dst_port_lo, dst_port_hi;
     uint8_t src_length, dst_length;
     uint8_t protocol;
     uint8_t flags;
-    uint32_t lists; // index into lists_ when a flag says that a list stands behind the entry
   };
   static_assert(sizeof(entry) == 64);
   struct zone_pair { uint64_t from, to; };
-  struct list_triple { sl_span sources, destinations, services; }; // into list_prefixes_ and list_services_
+  struct list_spans { sl_span sources, destinations, services; }; // into list_prefixes_ and list_services_
   struct flat_prefix { uint64_t hi, lo; uint32_t length; uint32_t ipv4; };
 
-  static uint32_t hash(const wide_key& key, const wide_key& mask) noexcept;
+  static uint64_t hash(const wide_key& key, const wide_key& mask) noexcept;
   bool verify(const entry& e, const wide_key& key, bool src_ipv4, bool dst_ipv4) const noexcept;
   bool in_prefixes(sl_span list, uint64_t hi, uint64_t lo, bool ipv4) const noexcept;
   bool in_services(sl_span list, uint64_t ports) const noexcept;
@@ -107,7 +107,7 @@ private:
   std::vector<slot> slots_;
   std::vector<entry> entries_;
   std::vector<zone_pair> zones_;
-  std::vector<list_triple> lists_;
+  std::vector<list_spans> lists_;
   std::vector<flat_prefix> list_prefixes_; // each list sorted and disjoint
   std::vector<sl_service> list_services_;
 
