@@ -1,0 +1,29 @@
+// `npm run bench -- NAME [options]`: runs one bench. Each answers one question, and stands in a file of its own.
+
+const benches: Record<string, { question: string; load: () => Promise<{ main(argv: readonly string[]): Promise<void> }> }> = {
+  "engine-vs-bare": {
+    question: "how fast are firewall + SNAT in the engine, against a bare AF_XDP forwarder, the kernel and XDP redirect?",
+    load: () => import("./engine-vs-bare.js"),
+  },
+};
+
+// The lab removes itself when the process exits.
+process.once("SIGINT", () => process.exit(130));
+process.once("SIGTERM", () => process.exit(143));
+
+const [name, ...argv] = process.argv.slice(2);
+const bench = name === undefined ? undefined : benches[name];
+if (bench) {
+  const { main } = await bench.load();
+  try {
+    await main(argv);
+  } catch (error) {
+    process.stderr.write(`bench ${name}: ${(error as Error).message}\n`);
+    process.exitCode = 1;
+  }
+} else {
+  const list = Object.entries(benches).map(([key, { question }]) => `  ${key.padEnd(16)} ${question}\n`);
+  const wanted = name === "--help" || name === undefined;
+  (wanted ? process.stdout : process.stderr).write(`${wanted ? "" : `there is no bench ${name}\n`}usage: npm run bench -- NAME [options], NAME --help for its options\n${list.join("")}`);
+  process.exitCode = wanted ? 0 : 2;
+}

@@ -1,0 +1,99 @@
+// The appliance as device under test: its configuration for the benches, start, status, end.
+
+import { existsSync, mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { stringify } from "yaml";
+import type { Program } from "../lab/program.js";
+import { processTree, projectDirectory } from "./machine.js";
+import { onCpus } from "./tool.js";
+import { network, type Bench } from "./topology.js";
+
+const START_DEADLINE_S = 60;
+const sluicePath = join(projectDirectory, "bin/sluice");
+
+export interface SluiceOptions {
+  cpus?: string | undefined;
+  /** Rules before the one that allows the traffic; none of them matches. */
+  decoyRules?: number;
+}
+
+export function hasSluice(): boolean {
+  return existsSync(sluicePath);
+}
+
+/** Everything from inside to outside passes, through SNAT to the pool; nothing else does. */
+function configuration(options: SluiceOptions): unknown {
+  const decoys = Array.from({ length: options.decoyRules ?? 0 }, (_, i) => ({
+    name: `decoy-${i}`,
+    from: ["trust"],
+    to: ["untrust"],
+    source: [`10.11.${(i >> 8) & 255}.${i & 255}/32`],
+    service: [`tcp/${1 + (i % 65535)}`],
+    action: "allow",
+  }));
+  return {
+    version: 1,
+    hostname: "bench",
+    interfaces: {
+      trust: { device: network.insideDevice, zone: "trust" },
+      untrust: { device: network.outsideDevice, zone: "untrust" },
+    },
+    routes: [{ to: network.remotePrefix, via: network.outsideGateway }],
+    firewall: {
+      default: "deny",
+      rules: [...decoys, { name: "outbound", from: ["trust"], to: ["untrust"], source: [network.insidePrefix], action: "allow" }],
+    },
+    nat: { source: [{ name: "egress", from: ["trust"], to: ["untrust"], source: [network.insidePrefix], translate: { pool: [network.pool] } }] },
+  };
+}
+
+export class Sluice {
+  readonly #bench: Bench;
+  readonly #program: Program;
+  readonly #directory: string;
+
+  private constructor(bench: Bench, program: Program, directory: string) {
+    this.#bench = bench;
+    this.#program = program;
+    this.#directory = directory;
+  }
+
+  static async start(bench: Bench, options: SluiceOptions = {}): Promise<Sluice> {
+    const directory = join(bench.lab.directory, "sluice");
+    const file = join(bench.lab.directory, "sluice.yaml");
+    mkdirSync(directory, { recursive: true });
+    writeFileSync(file, stringify(configuration(options)));
+    const argv = [...onCpus(options.cpus), sluicePath, "up", "--config", file, "--dir", directory];
+    const program = bench.lab.start("dut", argv, { parentDeathSignal: "TERM" });
+    const sluice = new Sluice(bench, program, directory);
+    try {
+      await sluice.#cli(["status", "--wait", String(START_DEADLINE_S), "--json"]);
+    } catch (error) {
+      await program.stop();
+      throw new Error(`sluice did not start: ${program.tail()}\n${(error as Error).message}`);
+    }
+    return sluice;
+  }
+
+  /** Process id of the supervisor and of all that it runs. */
+  pids(): number[] {
+    return processTree(this.#program.pid);
+  }
+
+  async status(): Promise<Record<string, unknown>> {
+    return JSON.parse(await this.#cli(["status", "--json"])) as Record<string, unknown>;
+  }
+
+  async drops(): Promise<unknown> {
+    return JSON.parse(await this.#cli(["drops", "--json"])) as unknown;
+  }
+
+  async stop(): Promise<void> {
+    const exit = await this.#program.stop("SIGTERM", 20_000);
+    if (exit.code !== 0) throw new Error(`sluice ended with ${this.#program.describeExit()}: ${this.#program.tail()}`);
+  }
+
+  #cli(args: readonly string[]): Promise<string> {
+    return this.#bench.lab.must("dut", [sluicePath, ...args, "--dir", this.#directory], { deadlineMs: (START_DEADLINE_S + 10) * 1000 });
+  }
+}

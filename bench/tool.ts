@@ -1,0 +1,81 @@
+// The native tools of bench/native: where they are, and how the long-lived ones are spoken to (one line in, one JSON
+// object out; they end when their standard input does).
+
+import { execFileSync, spawn, type ChildProcess } from "node:child_process";
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import type { Lab } from "../lab/lab.js";
+import { projectDirectory } from "./machine.js";
+
+const TOOL_DIRECTORY = join(projectDirectory, "build/native");
+const ANSWER_DEADLINE_MS = 10_000;
+
+/** Compiles stale traffic programs; the C++ tools come from the set-up. */
+export function prepareTools(...names: string[]): void {
+  execFileSync(join(projectDirectory, "bench/build.sh"), { stdio: "inherit" });
+  const missing = names.filter((name) => !existsSync(toolPath(name)));
+  if (missing.length) throw new Error(`${missing.join(", ")} not built: run npm run build first`);
+}
+
+export function toolPath(name: string): string {
+  return join(process.env.SLUICE_BENCH_TOOLS ?? TOOL_DIRECTORY, name);
+}
+
+/** Prefix that keeps a program on some CPUs; none when there are no CPUs named. */
+export function onCpus(cpus: string | undefined): string[] {
+  return cpus === undefined ? [] : ["taskset", "--cpu-list", cpus];
+}
+
+export class Tool<Sample> {
+  readonly #child: ChildProcess;
+  readonly #lines: AsyncIterator<string>;
+  readonly #label: string;
+  #stderr = "";
+
+  private constructor(label: string, argv: readonly string[]) {
+    const [file, ...args] = argv;
+    this.#label = label;
+    this.#child = spawn(file!, args, { stdio: ["pipe", "pipe", "pipe"], detached: true });
+    this.#child.stdin!.on("error", () => {}); // it ended; the next answer says so
+    this.#child.stderr!.setEncoding("utf8").on("data", (text: string) => (this.#stderr += text));
+    this.#lines = createInterface({ input: this.#child.stdout! })[Symbol.asyncIterator]();
+  }
+
+  /** Starts a tool in a node and waits until it is ready. */
+  static async start<Sample>(lab: Lab, node: string, name: string, args: readonly string[], cpus?: string): Promise<Tool<Sample>> {
+    const tool = new Tool<Sample>(name, lab.inside(node, [...onCpus(cpus), toolPath(name), ...args]));
+    await tool.#answer();
+    return tool;
+  }
+
+  get pid(): number {
+    return this.#child.pid!;
+  }
+
+  async sample(): Promise<Sample> {
+    this.#child.stdin!.write("\n");
+    return (await this.#answer()) as Sample;
+  }
+
+  async stop(): Promise<void> {
+    if (this.#child.exitCode !== null || this.#child.signalCode !== null) return;
+    const exited = new Promise((resolve) => this.#child.once("exit", resolve));
+    const insist = setTimeout(() => this.#child.kill("SIGKILL"), ANSWER_DEADLINE_MS);
+    this.#child.stdin!.end();
+    await exited;
+    clearTimeout(insist);
+  }
+
+  async #answer(): Promise<unknown> {
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<never>((_, reject) => (timer = setTimeout(() => reject(new Error(`${this.#label} does not answer`)), ANSWER_DEADLINE_MS)));
+    try {
+      const line = await Promise.race([this.#lines.next(), late]);
+      if (line.done) throw new Error(`${this.#label} ended: ${this.#stderr.trim()}`);
+      return JSON.parse(line.value);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+}
