@@ -3,6 +3,7 @@
 import { execFileSync } from 'node:child_process';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import type { DropRecordView, FlowRecordView } from '../src/engine/records.js';
 import type { Lab, Result } from './lab.js';
 import { Program } from './program.js';
 import { CONFIG, ROOT } from './topology.js';
@@ -128,6 +129,15 @@ export class Appliance {
     return JSON.parse(result.stdout) as T;
   }
 
+  /** Sessions and the records of ended ones, newest last. */
+  async flows(): Promise<FlowRecordView[]> {
+    return recordsOf<FlowRecordView>(await this.json('flows'));
+  }
+
+  async drops(): Promise<DropRecordView[]> {
+    return recordsOf<DropRecordView>(await this.json('drops'));
+  }
+
   logs(): string {
     return ['engine.log', 'control.log']
       .map((name) => join(this.directory, name))
@@ -135,6 +145,10 @@ export class Appliance {
       .map((path) => `--- ${path}\n${readFileSync(path, 'utf8').split('\n').slice(-40).join('\n')}`)
       .join('\n');
   }
+}
+
+function recordsOf<T>(answer: T[] | { records: T[] }): T[] {
+  return Array.isArray(answer) ? answer : answer.records;
 }
 
 /** `sluice check`: needs no appliance and no namespace. */

@@ -55,6 +55,7 @@ export class Lab {
   readonly #nodes = new Set<string>();
   readonly #programs = new Set<Program>();
   readonly #exitHook = (): void => this.destroyNow();
+  #ending = false;
   #destroyed = false;
 
   constructor() {
@@ -119,7 +120,7 @@ export class Lab {
   }
 
   startRaw(label: string, argv: readonly string[], options: ProgramOptions = {}): Program {
-    if (this.#destroyed) throw new Error('the lab is gone');
+    if (this.#ending) throw new Error('the lab is gone');
     const program = new Program(label, argv, options);
     this.#programs.add(program);
     void program.exited.then(() => this.#programs.delete(program));
@@ -166,14 +167,14 @@ export class Lab {
 
   /** Ends the programs, newest first, and removes everything. */
   async destroy(): Promise<void> {
-    if (this.#destroyed) return;
+    this.#ending = true;
     for (const program of [...this.#programs].reverse()) await program.stop();
     this.destroyNow();
   }
 
   destroyNow(): void {
     if (this.#destroyed) return;
-    this.#destroyed = true;
+    this.#ending = this.#destroyed = true;
     process.off('exit', this.#exitHook);
     for (const program of this.#programs) program.kill('SIGKILL');
     removeLab(this.id);
