@@ -16,6 +16,7 @@ export interface HostFacts extends Facts {
   xdp: ForeignXdp[];       // programs on netdevs, ours among them: who asks knows its own
   conflicts: Conflict[];   // firewall chains that packets between data interfaces would pass by
   ipv6ForwardingAll: boolean;
+  carriers: string[];      // netdevs whose link is up in fact; a Device's `up` is what an operator asked for
 }
 
 interface IpLink {
@@ -55,6 +56,7 @@ export async function readFacts(execute: Run = run): Promise<HostFacts> {
     ...(localPortRange ? { localPortRange } : {}),
     xdp: links.flatMap((link) => xdpOf(link)),
     conflicts: await readFirewallConflicts(execute),
+    carriers: links.filter((link) => link.flags?.includes('LOWER_UP')).map((link) => link.ifname),
     ipv6ForwardingAll: readSetting('/proc/sys/net/ipv6/conf/all/forwarding') === '1',
   };
 }

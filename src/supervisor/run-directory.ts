@@ -1,7 +1,7 @@
 // The run directory (`--dir DIR`): where each file of a running appliance stands, and how files in it are replaced.
 // Who: supervisor, engine, control and CLI; all agree on names here. The supervisor alone creates and removes the directory.
 // Bounds: a Unix socket's path holds SOCKET_PATH_BYTES_MAX bytes, so DIR must be short.
-import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, renameSync, rmSync, writeSync } from 'node:fs';
+import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, readFileSync, renameSync, rmSync, writeSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -74,4 +74,8 @@ export function packageRoot(): string {
   }
   root = directory;
   return root;
+}
+
+export function packageVersion(): string {
+  return (JSON.parse(readFileSync(join(packageRoot(), 'package.json'), 'utf8')) as { version: string }).version;
 }
