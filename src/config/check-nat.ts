@@ -6,7 +6,7 @@ import { contains, formatAddress, formatRange, isIpv4, rangeOf, specialUse, type
 import { addressKindsOf, checkAddressList, checkNames, checkServiceList, checkZones } from './check-lists.js';
 import type { CheckContext } from './check.js';
 import { plainAddress, plainPrefix, type AddressSet, type ServiceSet } from './objects.js';
-import { NAT_ADDRESSES_MAX, nextHopAddresses, POOL_ADDRESSES_MAX, poolRange, poolRanges, rangeSize, ruleFamilies, sharedAddresses, type NatClaim } from './nat-claims.js';
+import { NAT_ADDRESSES_MAX, POOL_ADDRESSES_MAX, poolRange, poolRanges, rangeSize, ruleFamilies, sharedAddresses, type NatClaim } from './nat-claims.js';
 import { quote, type Path } from './problem.js';
 import { sharedPortRange, splitPorts } from './nat-ports.js';
 import { asList } from './schema-parts.js';
@@ -93,7 +93,7 @@ function checkPool(context: CheckContext, rule: SourceNatRule, families: readonl
 
 /** What pools and 1:1 outside addresses have in common: they must be ours to use, and answers must reach us. */
 function checkOutsideRange(context: CheckContext, range: AddressRange, path: Path, what: 'pool' | '1:1', to: bigint | undefined): void {
-  const { topology, problems, config } = context;
+  const { topology, problems, config, nextHops } = context;
   const inRange = (address: bigint): boolean => address >= range.lo && address <= range.hi;
   const use = specialUse(range.lo) ?? specialUse(range.hi);
   if (use !== undefined) return problems.error('SLUICE_NAT_POOL', path, `${formatRange(range)} holds ${use} addresses`, 'write unicast addresses');
@@ -105,7 +105,7 @@ function checkOutsideRange(context: CheckContext, range: AddressRange, path: Pat
       return;
     }
   }
-  for (const hop of nextHopAddresses(config)) {
+  for (const hop of nextHops) {
     if (inRange(hop)) return problems.error('SLUICE_NAT_POOL', path, `${formatRange(range)} holds ${formatAddress(hop)}, a next hop of ours`, 'leave the gateway\'s address out');
   }
   if (!topology.complete || rangeSize(range) > BigInt(POOL_ADDRESSES_MAX)) return;

@@ -9,7 +9,7 @@ import { checkNat } from './check-nat.js';
 import { TIMERS } from './defaults.js';
 import type { Facts } from './facts.js';
 import { loadFile, loadText, type Loaded } from './load.js';
-import { isClaimedBy, natClaims, type NatClaim } from './nat-claims.js';
+import { isClaimedBy, natClaims, nextHopAddresses, type NatClaim } from './nat-claims.js';
 import { Objects } from './objects.js';
 import { Problems, type Problem } from './problem.js';
 import { INERT_SECTIONS, type Config } from './schema.js';
@@ -21,6 +21,7 @@ export interface CheckContext {
   objects: Objects;
   topology: Topology;
   claims: readonly NatClaim[];
+  nextHops: readonly bigint[];
   problems: Problems;
 }
 
@@ -49,10 +50,10 @@ function checkLoaded(loaded: Loaded, file: string, facts: Facts | undefined): Ch
 
 /** Examines a configuration of the schema's shape. */
 export function checkConfig(config: Config, problems: Problems, facts?: Facts): void {
-  const objects = new Objects(config);
-  const claims = natClaims(config, objects);
+  // A set of objects of its own: resolving marks faults as reported, and here nobody reports yet.
+  const claims = natClaims(config, new Objects(config));
   const topology = buildTopology(config, facts, isClaimedBy(claims));
-  const context: CheckContext = { config, facts, objects: new Objects(config), topology, claims, problems };
+  const context: CheckContext = { config, facts, objects: new Objects(config), topology, claims, nextHops: nextHopAddresses(config), problems };
   checkObjects(context);
   checkInterfaces(context);
   checkRoutes(context);

@@ -1,0 +1,258 @@
+// compile: a checked configuration and the machine's facts → the snapshot that the engine applies, and the host's plan.
+//
+// Called by `control` at start, at a commit, and when facts changed (an address by DHCP, a device that came back). Pure.
+// The configuration must have passed check.ts: what does not resolve here throws ConfigError and nothing is applied, so
+// the old snapshot stays in force. A route whose next hop is on no connected subnet now is left out and named in
+// `inactiveRoutes`. VLAN devices: until the host has made them (facts then list them), a tagged interface resolves
+// neighbours on the parent; compile again when facts changed.
+import { AntiSpoofing, NexthopKind, RuleAction, SL_LOCAL_ADDRESSES_MAX, SL_LOCAL_ENGINE, SL_LOG_END, SL_LOG_START, SL_NAT_SLOT_NONE, SL_PORTS_MAX, SL_RULE_NO_OFFLOAD, SL_RULES_MAX, SL_VLAN_NONE, type Nexthop, type Settings } from '../engine/abi.generated.js';
+import { bytesOf, formatAddress, formatPrefix, isIpv4, networkOf } from '../lib/address.js';
+import { compileNat, engineAddresses, slotsOf } from './compile-nat.js';
+import { LIMITS, timerSeconds } from './defaults.js';
+import { vlanDeviceName, type Device, type Facts } from './facts.js';
+import { isClaimedBy, natClaims, type NatClaim } from './nat-claims.js';
+import { IdTable, type NameKind, type Names } from './names.js';
+import { Objects, plainAddress, plainPrefix } from './objects.js';
+import { ConfigError, quote } from './problem.js';
+import { asList } from './schema-parts.js';
+import type { Config, RouteConfig } from './schema.js';
+import { SnapshotWriter } from './snapshot-writer.js';
+import { buildTopology, connectedInterface, zoneBit, zoneMask, type Topology, type TopologyInterface } from './topology.js';
+
+/** A netdev that carries our XDP program: what addPort and the steering maps need. */
+export interface PortPlan {
+  device: string;
+  ifindex: number;
+  slot: number;
+  queues: number;
+  /** An interface takes this port's untagged frames. */
+  untagged: boolean;
+  vlans: number[];
+}
+
+/** An address that the host sets on a netdev. */
+export interface AddressPlan {
+  device: string;
+  address: string;
+  /** As people write it: 24, 32, 64, 128. */
+  prefixLength: number;
+  /** nat: the kernel only answers ARP and neighbour discovery for it. */
+  purpose: 'interface' | 'nat';
+}
+
+export interface Compiled {
+  snapshot: Uint8Array;
+  names: Names;
+  ports: PortPlan[];
+  addresses: AddressPlan[];
+  /** Indexes into `routes` of the configuration that have no usable next hop now. */
+  inactiveRoutes: number[];
+}
+
+/** What the parts of the compiler share. */
+export interface CompileContext {
+  config: Config;
+  facts: Facts;
+  objects: Objects;
+  topology: Topology;
+  claims: readonly NatClaim[];
+  ids: IdTable;
+  writer: SnapshotWriter;
+}
+
+/** `previousPorts`: slots that devices keep, so that adding a device moves no other. */
+export function compileSnapshot(config: Config, facts: Facts, generation: number | bigint, previousPorts: readonly PortPlan[] = []): Compiled {
+  const objects = new Objects(config);
+  const claims = natClaims(config, objects);
+  const topology = buildTopology(config, facts, isClaimedBy(claims));
+  const context: CompileContext = { config, facts, objects, topology, claims, ids: new IdTable(allNames(config)), writer: new SnapshotWriter() };
+  const ports = planPorts(topology, previousPorts);
+  compileInterfaces(context);
+  const addresses = compileAddresses(context);
+  const inactiveRoutes = compileRoutes(context);
+  compileRules(context);
+  compileNat(context);
+  return {
+    snapshot: context.writer.finish(settingsOf(config), BigInt(generation)),
+    names: { ids: context.ids.ids, zones: topology.zoneNames, interfaces: topology.interfaces.map((one) => one.name) },
+    ports, addresses, inactiveRoutes,
+  };
+}
+
+function* allNames(config: Config): Generator<{ kind: NameKind; name: string }> {
+  for (const name of Object.keys(config.interfaces ?? {})) yield { kind: 'interface', name };
+  for (const { name } of config.firewall?.rules ?? []) yield { kind: 'rule', name };
+  for (const { name } of config.nat?.source ?? []) yield { kind: 'nat-source', name };
+  for (const { name } of config.nat?.destination ?? []) yield { kind: 'nat-destination', name };
+  for (const { name } of config.nat?.static ?? []) yield { kind: 'nat-static', name };
+}
+
+function planPorts(topology: Topology, previous: readonly PortPlan[]): PortPlan[] {
+  const ports = new Map<string, PortPlan>();
+  for (const one of topology.interfaces) {
+    const device = deviceOf(one);
+    let port = ports.get(device.name);
+    if (port === undefined) {
+      port = { device: device.name, ifindex: device.ifindex, slot: -1, queues: device.queues, untagged: false, vlans: [] };
+      ports.set(device.name, port);
+    }
+    if (one.config.vlan === undefined) port.untagged = true;
+    else port.vlans.push(one.config.vlan);
+  }
+  if (ports.size > SL_PORTS_MAX) throw new ConfigError('SLUICE_INTERFACE_DEVICE', `more than ${SL_PORTS_MAX} devices`, 'use VLANs on fewer devices');
+  const taken = new Set<number>();
+  for (const { device, slot } of previous) {
+    const port = ports.get(device);
+    if (port !== undefined) { port.slot = slot; taken.add(slot); }
+  }
+  let next = 0;
+  for (const port of ports.values()) {
+    if (port.slot >= 0) continue;
+    while (taken.has(next)) next++;
+    port.slot = next++;
+  }
+  return [...ports.values()];
+}
+
+function deviceOf(one: TopologyInterface): Device {
+  if (one.device !== undefined) return one.device;
+  throw new ConfigError('SLUICE_INTERFACE_DEVICE', `interface ${quote(one.name)}: there is no device ${quote(one.config.device)}`, 'name a device that is there');
+}
+
+/** The netdev that has the interface's addresses. */
+function addressDevice(one: TopologyInterface): string {
+  if (one.config.vlan === undefined) return one.config.device;
+  return one.vlanDevice?.name ?? vlanDeviceName(one.config.device, one.config.vlan);
+}
+
+const ANTI_SPOOFING = { strict: AntiSpoofing.STRICT, loose: AntiSpoofing.LOOSE, off: AntiSpoofing.OFF } as const;
+
+function compileInterfaces({ topology, ids, writer }: CompileContext): void {
+  for (const one of topology.interfaces) {
+    const { vlan, zone, antiSpoofing, mssClamp, mtu } = one.config;
+    const device = deviceOf(one);
+    writer.interfaces.push({
+      id: ids.id('interface', one.name),
+      ifindex: device.ifindex,
+      kernelIfindex: one.vlanDevice?.ifindex ?? device.ifindex,
+      vlanId: vlan ?? SL_VLAN_NONE,
+      zone: zoneBit(topology, zone),
+      antiSpoofing: ANTI_SPOOFING[antiSpoofing ?? 'strict'],
+      mssClampBytes: typeof mssClamp === 'number' ? mssClamp : mssClamp ? 1 : 0,
+      mtuBytes: mtu ?? 0,
+    });
+  }
+}
+
+/** Interfaces' own addresses, then NAT's addresses on connected subnets. */
+function compileAddresses(context: CompileContext): AddressPlan[] {
+  const { topology, writer } = context;
+  const plan: AddressPlan[] = [];
+  const slots = slotsOf(context);
+  for (const one of topology.interfaces) {
+    for (const { prefix, listIndex } of one.addresses) {
+      writer.addresses.push({ address: bytesOf(prefix.address), interface: one.index, prefixLength: prefix.length, natSlot: slots.get(prefix.address) ?? SL_NAT_SLOT_NONE, flags: 0 });
+      if (listIndex === undefined) continue;
+      plan.push({ device: addressDevice(one), address: formatAddress(prefix.address), prefixLength: isIpv4(prefix.address) ? prefix.length - 96 : prefix.length, purpose: 'interface' });
+    }
+  }
+  for (const { address, through } of engineAddresses(context)) {
+    writer.addresses.push({ address: bytesOf(address), interface: through.index, prefixLength: 128, natSlot: SL_NAT_SLOT_NONE, flags: SL_LOCAL_ENGINE });
+    plan.push({ device: addressDevice(through), address: formatAddress(address), prefixLength: isIpv4(address) ? 32 : 128, purpose: 'nat' });
+  }
+  if (writer.addresses.length > SL_LOCAL_ADDRESSES_MAX) {
+    throw new ConfigError('SLUICE_LOCAL_ADDRESSES', `${writer.addresses.length} addresses of interfaces and NAT, and ${SL_LOCAL_ADDRESSES_MAX} fit`, 'have the network route large pools to this appliance instead');
+  }
+  return plan;
+}
+
+const ON_LINK = new Uint8Array(16);
+
+function compileRoutes({ config, topology, writer }: CompileContext): number[] {
+  const connected = new Set<string>();
+  for (const one of topology.interfaces) {
+    for (const { prefix, linkLocal } of one.addresses) {
+      const network = networkOf(prefix);
+      if (linkLocal || connected.has(formatPrefix(network))) continue;
+      connected.add(formatPrefix(network));
+      writer.routes.push({ to: { address: bytesOf(network.address), length: network.length }, nexthops: writer.nexthops(`on-link ${one.index}`, () => [forward(one, ON_LINK)]) });
+    }
+  }
+  const interfaceOf = new Map<string, TopologyInterface | undefined>();
+  const through = (hop: string): TopologyInterface | undefined => {
+    if (!interfaceOf.has(hop)) interfaceOf.set(hop, connectedInterface(topology, plainAddress(hop)));
+    return interfaceOf.get(hop);
+  };
+  const inactive: number[] = [];
+  config.routes?.forEach((route, i) => {
+    const to = plainPrefix(route.to);
+    const key = route.via === undefined ? `${route.blackhole ? 'blackhole' : 'reject'}` : JSON.stringify(route.via);
+    const nexthops = writer.nexthops(key, () => nextHopsOf(route, topology, through));
+    if (nexthops.count === 0) inactive.push(i);
+    else writer.routes.push({ to: { address: bytesOf(to.address), length: to.length }, nexthops });
+  });
+  return inactive;
+}
+
+function nextHopsOf(route: RouteConfig, topology: Topology, through: (hop: string) => TopologyInterface | undefined): Nexthop[] {
+  if (route.via === undefined) return [{ via: ON_LINK, interface: 0, kind: route.blackhole ? NexthopKind.BLACKHOLE : NexthopKind.REJECT }];
+  if (typeof route.via === 'object' && !Array.isArray(route.via)) {
+    const one = topology.byName.get(route.via.interface);
+    if (one === undefined) throw new ConfigError('SLUICE_ROUTE_NEXT_HOP', `there is no interface ${quote(route.via.interface)}`, 'name an interface');
+    return [forward(one, route.via.address === undefined ? ON_LINK : bytesOf(plainAddress(route.via.address)))];
+  }
+  return asList<string>(route.via).flatMap((hop) => {
+    const one = through(hop);
+    return one === undefined ? [] : [forward(one, bytesOf(plainAddress(hop)))];
+  });
+}
+
+function forward(one: TopologyInterface, via: Uint8Array): Nexthop {
+  return { via, interface: one.index, kind: NexthopKind.FORWARD };
+}
+
+const ACTIONS = { allow: RuleAction.ALLOW, deny: RuleAction.DENY, reject: RuleAction.REJECT } as const;
+const LOGS = { none: 0, start: SL_LOG_START, end: SL_LOG_END, both: SL_LOG_START | SL_LOG_END } as const;
+
+function compileRules({ config, objects, topology, ids, writer }: CompileContext): void {
+  const rules = config.firewall?.rules ?? [];
+  if (rules.length > SL_RULES_MAX) throw new ConfigError('SLUICE_CONFIG_TOO_LARGE', `more than ${SL_RULES_MAX} rules`, 'join rules');
+  for (const rule of rules) {
+    if (rule.disabled) continue;
+    if (rule.l7 !== undefined) throw new ConfigError('SLUICE_L7_UNSUPPORTED', `rule ${quote(rule.name)}: l7 cannot be enforced in this version`, 'disable the rule');
+    writer.rules.push({
+      fromZones: zoneMask(topology, rule.from),
+      toZones: zoneMask(topology, rule.to),
+      id: ids.id('rule', rule.name),
+      action: ACTIONS[rule.action],
+      log: LOGS[rule.log ?? 'none'],
+      flags: rule.offload === 'never' ? SL_RULE_NO_OFFLOAD : 0,
+      sources: writer.prefixes(objects.addressList(rule.source)),
+      destinations: writer.prefixes(objects.addressList(rule.destination)),
+      services: writer.services(objects.serviceList(rule.service)),
+      sessionsMax: rule.maxSessions ?? 0,
+    });
+  }
+}
+
+function settingsOf(config: Config): Settings {
+  return {
+    tcpSynS: timerSeconds(config, 'tcpSyn'),
+    tcpEstablishedS: timerSeconds(config, 'tcpEstablished'),
+    tcpTransitoryS: timerSeconds(config, 'tcpTransitory'),
+    tcpTimeWaitS: timerSeconds(config, 'tcpTimeWait'),
+    tcpResetS: timerSeconds(config, 'tcpReset'),
+    udpS: timerSeconds(config, 'udp'),
+    udpNewS: timerSeconds(config, 'udpNew'),
+    icmpS: timerSeconds(config, 'icmp'),
+    otherS: timerSeconds(config, 'other'),
+    fragmentS: timerSeconds(config, 'fragment'),
+    natPortReuseS: timerSeconds(config, 'natPortReuse'),
+    icmpErrorsPerSecond: config.limits?.icmpErrorsPerSecond ?? LIMITS.icmpErrorsPerSecond,
+    sessionsPerSourceMax: config.limits?.sessionsPerSource ?? LIMITS.sessionsPerSource,
+    fragmentsMax: config.limits?.fragments ?? LIMITS.fragments,
+    defaultAction: ACTIONS[config.firewall?.default ?? 'deny'],
+    defaultLog: LOGS[config.firewall?.log ?? 'start'],
+  };
+}
+
