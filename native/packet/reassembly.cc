@@ -55,12 +55,8 @@ bool reassembly_table::note_range(datagram& d, const packet& p, sl_drop_reason* 
     d.total = r.end;
   }
   if (d.ranges.size() == fragment_ranges_max) { *reason = SL_DROP_FRAGMENT_TABLE_FULL; return false; }
-  // Ranges that touch become one, so that an orderly datagram needs one entry.
-  for (range& other : d.ranges) {
-    if (other.end == r.begin) { other.end = r.end; return true; }
-    if (r.end == other.begin) { other.begin = r.begin; return true; }
-  }
   d.ranges.push_back(r);
+  d.seen += payload;
   return true;
 }
 
@@ -86,12 +82,19 @@ reassembly_table::result reassembly_table::add(const packet& p, uint64_t now_ns)
     forget_held(d);
     return {outcome::drop, reason, {}};
   }
-  if (d.verdict.what == fragment_verdict::drop) return {outcome::drop, SL_DROP_FRAGMENT_DENIED, {}};
+  if (d.verdict.what == fragment_verdict::drop) {
+    if (d.complete()) table_.erase(it);
+    return {outcome::drop, SL_DROP_FRAGMENT_DENIED, {}};
+  }
   if (p.flags & packet_fragment_first) {
     d.first_seen = true;
     return {outcome::first, SL_DROP_NONE, {}};
   }
-  if (d.verdict.what != fragment_verdict::unknown) return {outcome::use_verdict, SL_DROP_NONE, d.verdict};
+  if (d.verdict.what != fragment_verdict::unknown) {
+    result r{outcome::use_verdict, SL_DROP_NONE, d.verdict};
+    if (d.complete()) table_.erase(it);
+    return r;
+  }
   if (d.held.size() == fragment_held_max || held_bytes_ + p.length > fragment_held_bytes_max) return {outcome::drop, SL_DROP_FRAGMENT_TABLE_FULL, {}};
   d.held.push_back({std::vector<uint8_t>(p.data, p.data + p.length), p.interface_slot, p.l3_offset});
   held_bytes_ += p.length;
@@ -106,14 +109,8 @@ std::vector<held_fragment> reassembly_table::decided(const packet& first, const 
   std::vector<held_fragment> held = std::move(it->second.held);
   it->second.held.clear();
   for (const auto& h : held) held_bytes_ -= h.frame.size();
-  // They come through add() again: their ranges must not look like overlaps of themselves. Exact duplicates pass, but
-  // merged ranges do not, so what was noted is forgotten here and noted again, the first fragment's own excepted.
-  if (!held.empty()) {
-    it->second.ranges.clear();
-    it->second.total = 0;
-    sl_drop_reason reason;
-    note_range(it->second, first, &reason);
-  }
+  // A datagram that was dropped stays, so that what comes of it later is dropped too.
+  if (it->second.complete() && verdict.what != fragment_verdict::drop) table_.erase(it);
   return held;
 }
 

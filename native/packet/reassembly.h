@@ -16,8 +16,8 @@
 
 namespace sluice {
 
-inline constexpr unsigned fragment_ranges_max = 64;      // 64 fragments: a 64 KiB datagram over an MTU of 1,280
-inline constexpr unsigned fragment_held_max = 64;        // held fragments a datagram
+inline constexpr unsigned fragment_ranges_max = 128;     // a 64 KiB datagram over an MTU of 576 has 119
+inline constexpr unsigned fragment_held_max = 128;       // held fragments a datagram
 inline constexpr size_t fragment_held_bytes_max = 8u << 20;
 
 // What the first fragment's way through the engine decided for the rest.
@@ -33,13 +33,14 @@ struct held_fragment { std::vector<uint8_t> frame; uint16_t interface_slot; uint
 
 class reassembly_table {
  public:
+  explicit reassembly_table(uint64_t seed) : table_(16, key_hash{seed}) {}
   void configure(uint32_t datagrams_max, uint32_t timeout_s);
 
   enum class outcome : uint8_t { use_verdict, held, drop, first };
   struct result { outcome what; sl_drop_reason reason; fragment_verdict verdict; };
   // Tells what to do with a fragment: `first` means decide and then call decided(); `held` means a copy was taken.
   result add(const packet& p, uint64_t now_ns);
-  // The first fragment was decided. Returns the held fragments, to be sent through again.
+  // The first fragment was decided. Returns the held fragments, to be sent on by the same verdict without add().
   std::vector<held_fragment> decided(const packet& first, const fragment_verdict& verdict);
   // Drops what is too old; dropped(n) learns how many held fragments went with it.
   uint32_t expire(uint64_t now_ns);
@@ -57,6 +58,8 @@ class reassembly_table {
     std::vector<range> ranges;
     std::vector<held_fragment> held;
     uint32_t total = 0;       // 0: last fragment not seen
+    uint32_t seen = 0;        // bytes in ranges
+    bool complete() const { return total != 0 && seen == total; }
     bool first_seen = false;  // the first fragment is with a worker, its verdict not yet known
     bool discarded = false;
   };
@@ -65,13 +68,10 @@ class reassembly_table {
   void forget_held(datagram& d);
 
   mutable std::mutex mutex_;
-  std::unordered_map<datagram_key, datagram, key_hash, key_equal> table_{16, key_hash{0}};
+  std::unordered_map<datagram_key, datagram, key_hash, key_equal> table_;
   uint32_t datagrams_max_ = 4096;
   uint64_t timeout_ns_ = 60'000'000'000ull;
   size_t held_bytes_ = 0;
-
- public:
-  explicit reassembly_table(uint64_t seed) : table_(16, key_hash{seed}) {}
 };
 
 }  // namespace sluice

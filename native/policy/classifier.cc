@@ -22,6 +22,7 @@ namespace {
 
 constexpr unsigned ipv4_length_base = 96;
 constexpr std::size_t prune_tables_min = 4;    // fewer tables are probed sooner than pruned
+constexpr unsigned probes_together = 8;        // tables whose cache misses overlap
 constexpr uint32_t run_max = 8;                // entries verified a probe, while tables last
 constexpr std::size_t leftover_max = 16;       // so few entries are one more table's whatever their shape
 constexpr std::size_t full_expansion_max = 64; // a rule's product up to which nothing is left to lists
@@ -76,10 +77,10 @@ inline bool covers(uint64_t prefix_hi, uint64_t prefix_lo, unsigned length, uint
 
 // ---- match ---------------------------------------------------------------------------------------------------------
 
-uint64_t classifier::hash(const wide_key& key, const wide_key& mask) noexcept {
+uint32_t classifier::hash(const wide_key& key, const wide_key& mask) noexcept {
   const uint64_t src = mix((key.src_hi & mask.src_hi) ^ 0x9e3779b97f4a7c15, (key.src_lo & mask.src_lo) ^ 0xe7037ed1a0b428db);
   const uint64_t dst = mix((key.dst_hi & mask.dst_hi) ^ 0x8ebc6af09c88c6e3, (key.dst_lo & mask.dst_lo) ^ 0x589965cc75374cc3);
-  return mix(mix(src ^ 0xa0761d6478bd642f, dst ^ 0x2d358dccaa6c78a5), (key.ports & mask.ports) ^ 0xd6e8feb86659fd93);
+  return static_cast<uint32_t>(mix(mix(src ^ 0xa0761d6478bd642f, dst ^ 0x2d358dccaa6c78a5), (key.ports & mask.ports) ^ 0xd6e8feb86659fd93) >> 32);
 }
 
 uint32_t classifier::match(const classify_key& key) const noexcept {
@@ -98,25 +99,41 @@ uint32_t classifier::match(const classify_key& key) const noexcept {
       candidates &= dst_tables_[dst_prefixes_->lookup(key.dst) + 1];
   }
 
+  // A probe is two dependent cache misses, but the probes of several tables do not depend on each other: their misses
+  // are taken together.
+  struct probe { uint32_t tag, at; const table* in; };
   uint32_t best = no_rule;
-  for (; candidates != 0; candidates &= candidates - 1) {
-    const table& probed = tables_[static_cast<unsigned>(std::countr_zero(candidates))];
-    if (probed.best >= best)
-      break;
-    const uint64_t hashed = hash(wide, probed.mask);
-    const auto tag = static_cast<uint32_t>(hashed >> 32);
-    for (uint32_t i = static_cast<uint32_t>(hashed) & probed.slot_mask;; i = (i + 1) & probed.slot_mask) {
-      const slot& run = slots_[probed.slot_first + i];
-      if (run.count == 0)
+  while (candidates != 0) {
+    std::array<probe, probes_together> probes;
+    unsigned count = 0;
+    for (; candidates != 0 && count < probes_together; candidates &= candidates - 1) {
+      const table& probed = tables_[static_cast<unsigned>(std::countr_zero(candidates))];
+      if (probed.best >= best) {
+        candidates = 0;
         break;
-      if (run.tag != tag)
-        continue;
-      for (uint32_t n = run.first; n < run.first + run.count && entries_[n].rule < best; ++n)
+      }
+      const uint32_t tag = hash(wide, probed.mask);
+      probes[count] = {tag, tag & probed.slot_mask, &probed};
+      __builtin_prefetch(&slots_[probed.slot_first + probes[count++].at]);
+    }
+    std::array<const slot*, probes_together> runs;
+    unsigned runs_count = 0;
+    for (const probe& p : std::span(probes).first(count)) {
+      const slot* const slots = slots_.data() + p.in->slot_first;
+      for (uint32_t at = p.at; slots[at].count != 0; at = (at + 1) & p.in->slot_mask) {
+        if (slots[at].tag != p.tag)
+          continue;
+        runs[runs_count++] = &slots[at];
+        __builtin_prefetch(&entries_[slots[at].first]);
+        break; // a tag has one run in a table
+      }
+    }
+    for (const slot* const run : std::span(runs).first(runs_count))
+      for (uint32_t n = run->first; n < run->first + run->count && entries_[n].rule < best; ++n)
         if (verify(entries_[n], wide, src_ipv4, dst_ipv4)) {
           best = entries_[n].rule;
           break;
         }
-    }
   }
   return best;
 }
@@ -125,12 +142,14 @@ inline bool classifier::verify(const entry& e, const wide_key& key, bool src_ipv
   const auto src_port = static_cast<uint16_t>(key.ports >> 48);
   const auto dst_port = static_cast<uint16_t>(key.ports >> 32);
   const auto protocol = static_cast<uint8_t>(key.ports >> 16);
-  if (!covers(e.src_hi, e.src_lo, e.src_length, key.src_hi, key.src_lo) ||
-      !covers(e.dst_hi, e.dst_lo, e.dst_length, key.dst_hi, key.dst_lo))
-    return false;
-  if (dst_port < e.dst_port_lo || dst_port > e.dst_port_hi || src_port < e.src_port_lo || src_port > e.src_port_hi)
-    return false;
-  if (e.protocol != protocol && (e.flags & any_protocol) == 0)
+  // One branch for all that stands in the entry: each alone would be mispredicted half of the time.
+  const mask128& src_mask = prefix_masks[e.src_length];
+  const mask128& dst_mask = prefix_masks[e.dst_length];
+  const uint64_t differing = ((key.src_hi ^ e.src_hi) & src_mask.hi) | ((key.src_lo ^ e.src_lo) & src_mask.lo) |
+                             ((key.dst_hi ^ e.dst_hi) & dst_mask.hi) | ((key.dst_lo ^ e.dst_lo) & dst_mask.lo);
+  const bool outside = (dst_port < e.dst_port_lo) | (dst_port > e.dst_port_hi) | (src_port < e.src_port_lo) |
+                       (src_port > e.src_port_hi) | ((e.protocol != protocol) & ((e.flags & any_protocol) == 0));
+  if ((differing | static_cast<uint64_t>(outside)) != 0)
     return false;
   if (((e.flags & source_ipv6_only) != 0 && src_ipv4) || ((e.flags & destination_ipv6_only) != 0 && dst_ipv4))
     return false;
@@ -223,7 +242,7 @@ struct classifier_builder {
 
   struct plan { // what of a rule becomes entries of its own
     uint32_t rule;
-    const uint32_t sources, destinations, services; // lists
+    uint32_t sources, destinations, services; // lists
     bool expand_sources = true, expand_destinations = true, expand_services = true;
   };
 
@@ -235,7 +254,7 @@ struct classifier_builder {
   std::vector<shape> shapes;      // of entries
   std::vector<wide_key> keys;     // of entries
   std::vector<std::pair<shape, std::vector<uint32_t>>> tables;
-  std::vector<std::pair<uint64_t, uint32_t>> counts; // scratch of evaluate(): hash, entries with it
+  std::vector<std::pair<uint32_t, uint32_t>> counts; // scratch of evaluate(): hash, entries with it
 
   // -- 1 check ----
 
@@ -432,6 +451,28 @@ struct classifier_builder {
     return product_best;
   }
 
+  // The cap that lets all rules in is the same for all; what it leaves goes to the first rules that want more.
+  void choose_all(std::vector<plan>& plans) const {
+    std::size_t cap = classifier::entries_per_rule_max, total;
+    for (;; cap /= 2) {
+      total = 0;
+      for (plan& rule : plans)
+        total += choose(rule, cap);
+      if (total <= classifier::entries_max)
+        break;
+    }
+    if (cap == classifier::entries_per_rule_max)
+      return;
+    for (plan& rule : plans) {
+      plan capped = rule;
+      const std::size_t more = choose(rule, classifier::entries_per_rule_max) - choose(capped, cap);
+      if (total + more <= classifier::entries_max)
+        total += more;
+      else
+        choose(rule, cap);
+    }
+  }
+
   sl_span place(prefix_list& list) {
     if (list.placed.count == 0) {
       list.placed = {static_cast<uint32_t>(built->list_prefixes_.size()), static_cast<uint32_t>(list.prefixes.size())};
@@ -576,7 +617,7 @@ struct classifier_builder {
 
     struct ranked { double placed; shape candidate; };
     std::vector<ranked> ranks;
-    std::vector<uint64_t> hashes;
+    std::vector<uint32_t> hashes;
     for (const uint8_t src : srcs)
       for (const uint8_t dst : dsts)
         for (const uint8_t src_port : src_ports)
@@ -600,7 +641,7 @@ struct classifier_builder {
 
   // Entries of all that the candidate would place, judged by a sample in which each stands for `step` entries. Keys
   // that meet in the sample are long runs; how many do also says how far to trust those that stand alone.
-  double estimate(const shape& candidate, const std::vector<uint32_t>& sample, double step, std::vector<uint64_t>& hashes) {
+  double estimate(const shape& candidate, const std::vector<uint32_t>& sample, double step, std::vector<uint32_t>& hashes) {
     hashes.clear();
     const wide_key mask = candidate.mask();
     for (const uint32_t i : sample)
@@ -645,7 +686,7 @@ struct classifier_builder {
         ++counts[find(classifier::hash(keys[i], mask))].second;
   }
 
-  std::size_t find(uint64_t hashed) {
+  std::size_t find(uint32_t hashed) {
     std::size_t at = hashed & (counts.size() - 1);
     while (counts[at].second != 0 && counts[at].first != hashed)
       at = (at + 1) & (counts.size() - 1);
@@ -711,7 +752,7 @@ struct classifier_builder {
     std::sort(order.begin(), order.end());
 
     built->entries_.reserve(entries.size());
-    struct keyed { uint64_t hashed; uint32_t rule, index; };
+    struct keyed { uint32_t tag, rule, index; };
     std::vector<keyed> members;
     for (const auto& [best, t] : order) {
       const wide_key mask = tables[t].first.mask();
@@ -719,28 +760,28 @@ struct classifier_builder {
       for (const uint32_t i : tables[t].second)
         members.push_back({classifier::hash(keys[i], mask), entries[i].rule, i});
       std::sort(members.begin(), members.end(), [](const keyed& a, const keyed& b) {
-        return std::tie(a.hashed, a.rule, a.index) < std::tie(b.hashed, b.rule, b.index);
+        return std::tie(a.tag, a.rule, a.index) < std::tie(b.tag, b.rule, b.index);
       });
       std::size_t runs = 0;
       for (std::size_t i = 0; i < members.size(); ++i)
-        runs += i == 0 || members[i].hashed != members[i - 1].hashed;
+        runs += i == 0 || members[i].tag != members[i - 1].tag;
       const auto slots = static_cast<uint32_t>(std::bit_ceil(runs * 2));
       built->tables_.push_back({mask, best, static_cast<uint32_t>(built->slots_.size()), slots - 1, 0});
       built->slots_.resize(built->slots_.size() + slots);
       for (std::size_t i = 0, next; i < members.size(); i = next) {
         const auto first = static_cast<uint32_t>(built->entries_.size());
-        for (next = i; next < members.size() && members[next].hashed == members[i].hashed; ++next) {
+        for (next = i; next < members.size() && members[next].tag == members[i].tag; ++next) {
           const entry& e = entries[members[next].index];
           const std::span run(built->entries_.data() + first, built->entries_.size() - first);
           if (run.size() > shadow_run_max ||
               std::none_of(run.begin(), run.end(), [&](const entry& earlier) { return shadows(earlier, e); }))
             built->entries_.push_back(e);
         }
-        uint32_t at = static_cast<uint32_t>(members[i].hashed) & (slots - 1);
+        uint32_t at = members[i].tag & (slots - 1);
         classifier::slot* const table_slots = built->slots_.data() + built->tables_.back().slot_first;
         while (table_slots[at].count != 0)
           at = (at + 1) & (slots - 1);
-        table_slots[at] = {static_cast<uint32_t>(members[i].hashed >> 32), first,
+        table_slots[at] = {members[i].tag, first,
                            static_cast<uint32_t>(built->entries_.size()) - first, members[i].rule};
       }
     }
@@ -848,13 +889,7 @@ std::unique_ptr<const classifier> classifier::build(std::span<const classifier_r
       plans.push_back({i, builder.reduce(rules[i].sources, prefixes), builder.reduce(rules[i].destinations, prefixes),
                        builder.reduce(rules[i].services, services)});
 
-  for (std::size_t cap = entries_per_rule_max;; cap /= 2) {
-    std::size_t total = 0;
-    for (auto& plan : plans)
-      total += builder.choose(plan, cap);
-    if (total <= entries_max || cap == 1)
-      break;
-  }
+  builder.choose_all(plans);
   std::unordered_map<uint64_t, std::vector<uint32_t>> zone_pairs; // by hash
   for (const auto& plan : plans) {
     const zone_pair zones{rules[plan.rule].from_zones, rules[plan.rule].to_zones};

@@ -77,8 +77,8 @@ private:
     uint32_t slot_mask;  // slots - 1
     uint32_t reserved;
   };
-  struct slot { // all entries with one masked key, lowest rule first
-    uint32_t tag;
+  struct slot { // a run of entries, lowest rule first
+    uint32_t tag; // the masked key's hash; keys of one hash share a run
     uint32_t first; // into entries_
     uint32_t count; // 0: empty slot
     uint32_t best;  // lowest rule of the run
@@ -98,7 +98,7 @@ private:
   struct list_spans { sl_span sources, destinations, services; }; // into list_prefixes_ and list_services_
   struct flat_prefix { uint64_t hi, lo; uint32_t length; uint32_t ipv4; };
 
-  static uint64_t hash(const wide_key& key, const wide_key& mask) noexcept;
+  static uint32_t hash(const wide_key& key, const wide_key& mask) noexcept;
   bool verify(const entry& e, const wide_key& key, bool src_ipv4, bool dst_ipv4) const noexcept;
   bool in_prefixes(sl_span list, uint64_t hi, uint64_t lo, bool ipv4) const noexcept;
   bool in_services(sl_span list, uint64_t ports) const noexcept;

@@ -26,12 +26,24 @@ class nat_pool;
 struct address_hash { size_t operator()(const sl_address& a) const { return load64_raw(a.bytes) * 0x9e3779b97f4a7c15ull ^ (load64_raw(a.bytes + 8) * 0xa0761d6478bd642full >> 7); } };
 struct address_equal { bool operator()(const sl_address& a, const sl_address& b) const { return equal(a, b); } };
 
+// Which interface takes a port's frames.
+struct port_interfaces {
+  uint16_t untagged = index_none;                      // interface slot
+  std::vector<std::pair<uint16_t, uint16_t>> tagged;   // VLAN id, interface slot
+  uint16_t find(uint16_t vlan_id) const {
+    if (vlan_id == SL_VLAN_NONE) return untagged;
+    for (auto [id, slot] : tagged) if (id == vlan_id) return slot;
+    return index_none;
+  }
+};
+
 struct snapshot {
   uint64_t generation = 0;
   sl_settings settings{};
   std::vector<sl_interface> interfaces;
   std::vector<uint8_t> interface_slots;      // interface index → slot
   std::vector<uint16_t> slot_interfaces;     // slot → interface index, index_none
+  std::vector<port_interfaces> ports;        // by port slot
   std::vector<sl_interface_address> addresses;
   std::unordered_map<sl_address, uint16_t, address_hash, address_equal> local;  // address → index into addresses
   std::unordered_map<sl_address, bool, address_hash, address_equal> broadcasts; // directed broadcasts of connected subnets

@@ -1,0 +1,482 @@
+// SPDX-License-Identifier: Apache-2.0
+// pipeline.cc: the fast path. Functions stand in the order in which a packet meets them:
+//   1 process          batch: strip, parse, hash, prefetch; then one packet after the other
+//   2 look_up          session? forward : slow path
+//   3 take_fragment    fragments ask the reassembly table first
+//   4 forward          generation, next hop, TTL, MTU, TCP state; then rewrite, account, emit
+//   5 housekeeping     timers
+#include "pipeline.h"
+
+#include "packet/checksum.h"
+
+namespace sluice {
+namespace {
+
+constexpr uint16_t ethertype_ipv4 = 0x0800, ethertype_ipv6 = 0x86dd, ethertype_vlan = 0x8100;
+constexpr uint32_t sweep_budget = 65536;  // deadlines looked at in one housekeeping call: 256 KiB of memory
+
+}  // namespace
+
+pipeline::pipeline(dataplane& shared, unsigned worker, umem_area& area, frame_pool& pool)
+    : shared_(shared), worker_(worker), area_(area), pool_(pool) {
+  output_.reserve(4096);
+  held_.reserve(held_packets_max);
+}
+
+// ---- 1: a batch -------------------------------------------------------------------------------------------------
+
+void pipeline::process(const rx_frame* frames, unsigned count, unsigned port_slot, bool partial_checksums, uint64_t now_ns) {
+  now_ns_ = now_ns;
+  now_ticks_ = ticks_of_ns(now_ns);
+  port_slot_ = static_cast<uint8_t>(port_slot);
+  snap_ = shared_.current.load(std::memory_order_acquire);
+  if (!snap_) {
+    for (unsigned i = 0; i < count; ++i) pool_.put(frames[i].address);
+    bump(counters_.drop[SL_DROP_NO_SNAPSHOT], count);
+    return;
+  }
+  const port_interfaces& port = snap_->ports[port_slot];
+  uint64_t bytes = 0, completed_count = 0;
+  unsigned kept = 0;
+  for (unsigned i = 0; i < count; ++i) {
+    packet& p = batch_[kept];
+    bytes += frames[i].length;
+    if (!strip_ethernet(p, frames[i], port, partial_checksums)) continue;
+    bool completed = false;
+    if (sl_drop_reason reason = parse_ip(p, &completed); reason != SL_DROP_NONE) { drop(p, reason); continue; }
+    completed_count += completed;
+    p.hash = shared_.sessions.hash_of(p.key);
+    shared_.sessions.prefetch_bucket(p.hash);
+    ++kept;
+  }
+  counters_.add(SL_COUNTER_RX_PACKETS, count);
+  counters_.add(SL_COUNTER_RX_BYTES, bytes);
+  if (completed_count) counters_.add(SL_COUNTER_CHECKSUMS_COMPLETED, completed_count);
+  uint32_t guessed[batch_max];
+  for (unsigned i = 0; i < kept; ++i) {
+    guessed[i] = shared_.sessions.guess(batch_[i].hash);
+    shared_.sessions.prefetch_session(guessed[i]);
+  }
+  for (unsigned i = 0; i < kept; ++i) look_up(batch_[i], guessed[i]);
+}
+
+bool pipeline::strip_ethernet(packet& p, const rx_frame& frame, const port_interfaces& port, bool partial_checksums) {
+  p.data = frame.data;
+  p.address = frame.address;
+  p.length = frame.length;
+  p.key = flow_key{};
+  p.checksum_partial = partial_checksums;
+  p.interface_slot = index_none;
+  if (frame.length < ethernet_bytes) { drop(p, SL_DROP_TRUNCATED); return false; }
+  uint16_t type = load16(frame.data + 12), vlan_id = SL_VLAN_NONE;
+  p.l3_offset = ethernet_bytes;
+  if (type == ethertype_vlan) {
+    if (frame.length < ethernet_bytes + vlan_bytes) { drop(p, SL_DROP_TRUNCATED); return false; }
+    vlan_id = load16(frame.data + 14) & 0xfff;
+    type = load16(frame.data + 16);
+    p.l3_offset = ethernet_bytes + vlan_bytes;
+  }
+  p.interface_slot = port.find(vlan_id);
+  if (p.interface_slot == index_none) { drop(p, vlan_id == SL_VLAN_NONE ? SL_DROP_UNKNOWN_PORT : SL_DROP_UNKNOWN_VLAN); return false; }
+  if (type == ethertype_ipv4) p.ip_version = 4;
+  else if (type == ethertype_ipv6) p.ip_version = 6;
+  else { drop(p, SL_DROP_MALFORMED_ETHERNET); return false; }
+  // A frame to another station's address (flooded by a switch) is not ours to route; multicast was steered to the host.
+  if (frame.data[0] & 1) { drop(p, SL_DROP_MARTIAN_DESTINATION); return false; }
+  return true;
+}
+
+// ---- 2: known or not ---------------------------------------------------------------------------------------------
+
+void pipeline::look_up(packet& p, uint32_t guessed) {
+  if (p.flags & packet_fragment) [[unlikely]] { take_fragment(p); return; }
+  if (p.flags & packet_icmp_error) [[unlikely]] { icmp_error_packet(p); return; }
+  session_ref r;
+  if (shared_.sessions.find_guessed(p.key, p.hash, guessed, &r)) { forward(p, r); return; }
+  first_packet(p);
+}
+
+// ---- 3: fragments ------------------------------------------------------------------------------------------------
+
+void pipeline::take_fragment(packet& p) {
+  counters_.add(SL_COUNTER_FRAGMENTS);
+  auto result = shared_.fragments.add(p, now_ns_);
+  switch (result.what) {
+    case reassembly_table::outcome::held:
+      counters_.add(SL_COUNTER_FRAGMENTS_HELD);
+      free_frame(p);
+      return;
+    case reassembly_table::outcome::drop:
+      drop(p, result.reason);
+      return;
+    case reassembly_table::outcome::use_verdict:
+      follow_first_fragment(p, result.verdict);
+      return;
+    case reassembly_table::outcome::first: {
+      session_ref r;
+      if (shared_.sessions.find(p.key, p.hash, &r)) {
+        // What comes after the first fragment finds its session by this verdict, whatever happens to the first.
+        packet copy = p;
+        fragment_verdict verdict{fragment_verdict::session, static_cast<uint8_t>(r.direction), r.index, r.s->incarnation, p.key};
+        forward(p, r);
+        decided_first_fragment(copy, verdict);
+        return;
+      }
+      first_packet(p);
+      return;
+    }
+  }
+}
+
+void pipeline::follow_first_fragment(packet& p, const fragment_verdict& verdict) {
+  if (verdict.what == fragment_verdict::host) { to_host(p); return; }
+  if (verdict.what == fragment_verdict::drop) { drop(p, SL_DROP_FRAGMENT_DENIED); return; }
+  session_ref r;
+  uint64_t h = shared_.sessions.hash_of(verdict.key);
+  if (!shared_.sessions.find(verdict.key, h, &r)) { drop(p, SL_DROP_FRAGMENT_DENIED); return; }
+  forward(p, r);
+}
+
+// ---- 4: a packet of a session --------------------------------------------------------------------------------------
+
+void pipeline::forward(packet& p, const session_ref& r) {
+  session& s = *r.s;
+  const unsigned d = r.direction;
+  if (s.generation.load(std::memory_order_relaxed) != static_cast<uint32_t>(snap_->generation)) [[unlikely]] {
+    if (!revalidate(p, r)) return;
+  }
+  if (p.interface_slot != s.interface_slot[d]) [[unlikely]] {
+    // Another way in is fine within one zone (ECMP, asymmetric subnets); across zones it is spoofing.
+    const sl_interface* expected = snap_->interface_of_slot(s.interface_slot[d]);
+    const sl_interface* actual = snap_->interface_of_slot(p.interface_slot);
+    if (!expected || !actual || expected->zone != actual->zone) { drop(p, SL_DROP_ANTI_SPOOFING, s.rule_id); return; }
+  }
+  uint8_t ttl = p.ip_version == 4 ? p.l3()[8] : p.l3()[7];
+  if (ttl <= 1) [[unlikely]] {
+    send_error(p, icmp_error::ttl_expired);
+    drop(p, SL_DROP_TTL_EXPIRED, s.rule_id);
+    return;
+  }
+  uint32_t adjacency_id;
+  adjacency* a = egress(p, r, &adjacency_id);
+  if (!a) return;
+  const interface_state& out = shared_.interfaces[a->interface_slot];
+  uint32_t mtu = out.mtu_bytes.load(std::memory_order_relaxed);
+  if (p.l3_length > mtu && !fits(p, mtu)) [[unlikely]] return;
+  if (!(a->mac.load(std::memory_order_relaxed) & adjacency::resolved_bit)) [[unlikely]] { hold(p, adjacency_id, *a); return; }
+
+  uint8_t state = s.state.load(std::memory_order_relaxed);
+  if (p.key.protocol == protocol_tcp && p.has_l4()) {
+    tcp_segment g = read_tcp_segment(p);
+    tcp_result result = tcp_update(s, d, g);
+    if (result.verdict != tcp_verdict::pass) [[unlikely]] {
+      if (result.verdict == tcp_verdict::drop) { drop(p, result.reason, s.rule_id); return; }
+      end_session(r.index, SL_END_REPLACED);
+      first_packet(p);
+      return;
+    }
+    uint8_t after = s.state.load(std::memory_order_relaxed);
+    s.tcp_flags_seen[d] |= g.flags;
+    // A longer idle time is found by the sweep; a shorter one must be written down.
+    if (after != state && after > SL_STATE_ESTABLISHED)
+      shared_.sessions.deadline(r.index).store(now_ticks_ + ticks_of_s(tcp_idle_s(after, snap_->settings)), std::memory_order_relaxed);
+    if (g.flags & tcp_syn) clamp_mss(p, s, out);
+  } else if (state == SL_STATE_NEW && d == 1) {
+    s.state.store(SL_STATE_ESTABLISHED, std::memory_order_relaxed);
+  }
+  rewrite(p, s, d);
+  account(p, s, d);
+  counters_.add(SL_COUNTER_FAST_PATH_HITS);
+  if (p.l3_length > mtu) [[unlikely]] emit_fragments(p, *a, out, mtu);
+  else emit(p, *a, out);
+}
+
+// The next hop of a session's direction; routed anew when it was recycled. nullptr: the packet is gone.
+adjacency* pipeline::egress(packet& p, const session_ref& r, uint32_t* id) {
+  *id = r.s->adjacency[r.direction].load(std::memory_order_relaxed);
+  adjacency* a = shared_.adjacencies.get(*id);
+  if (!a) [[unlikely]] {
+    r.s->generation.store(static_cast<uint32_t>(snap_->generation) - 1, std::memory_order_relaxed);
+    if (!revalidate(p, r)) return nullptr;
+    *id = r.s->adjacency[r.direction].load(std::memory_order_relaxed);
+    a = shared_.adjacencies.get(*id);
+    if (!a) { drop(p, SL_DROP_NEIGHBOUR_UNRESOLVED, r.s->rule_id); return nullptr; }
+  }
+  const interface_state& out = shared_.interfaces[a->interface_slot];
+  if (!out.up.load(std::memory_order_relaxed) || out.port_slot.load(std::memory_order_relaxed) == port_slot_none) [[unlikely]] {
+    // Another equal-cost next hop may be alive.
+    if (revalidate(p, r)) {
+      *id = r.s->adjacency[r.direction].load(std::memory_order_relaxed);
+      adjacency* other = shared_.adjacencies.get(*id);
+      if (other && shared_.interfaces[other->interface_slot].up.load(std::memory_order_relaxed)) return other;
+      send_error(p, icmp_error::host_unreachable);
+      drop(p, SL_DROP_LINK_DOWN, r.s->rule_id);
+    }
+    return nullptr;
+  }
+  if (a->used_ticks.load(std::memory_order_relaxed) != now_ticks_) a->used_ticks.store(now_ticks_, std::memory_order_relaxed);
+  return a;
+}
+
+// Larger than the egress MTU: may it be fragmented here? If not, the sender is told and the packet dropped.
+bool pipeline::fits(packet& p, unsigned mtu_bytes) {
+  if (!(p.flags & packet_dont_fragment)) return true;
+  send_error(p, icmp_error::too_big, mtu_bytes);
+  drop(p, SL_DROP_TOO_BIG);
+  return false;
+}
+
+// What leaves is the other direction's key turned around: addresses, ports, TTL, and checksums by RFC 1624.
+void pipeline::rewrite(packet& p, const session& s, unsigned d) {
+  uint8_t* ip = p.l3();
+  const flow_key& to = s.key(1 - d);  // its source is our new destination
+  const bool translated = s.flags.load(std::memory_order_relaxed) & (session_source_nat | session_destination_nat);
+  if (p.ip_version == 4) {
+    // TTL and the IPv4 checksum in one step: the TTL is the high byte of its word.
+    uint16_t delta = checksum_delta16(load16_raw(ip + 8), static_cast<uint16_t>(load16_raw(ip + 8) - 1));
+    ip[8]--;
+    if (translated) {
+      std::memcpy(ip + 12, to.dst.bytes + 12, 4);
+      std::memcpy(ip + 16, to.src.bytes + 12, 4);
+      delta = checksum_delta_join(delta, s.l3_delta[d]);
+    }
+    checksum_apply(ip + 10, delta);
+  } else {
+    ip[7]--;
+    if (translated) {
+      std::memcpy(ip + 8, to.dst.bytes, 16);
+      std::memcpy(ip + 24, to.src.bytes, 16);
+    }
+  }
+  if (!translated || !p.has_l4()) return;
+  uint8_t* l4 = p.l4();
+  switch (p.key.protocol) {
+    case protocol_tcp:
+      store16(l4, to.dst_port);
+      store16(l4 + 2, to.src_port);
+      checksum_apply(l4 + 16, s.l4_delta[d]);
+      break;
+    case protocol_udp:
+      store16(l4, to.dst_port);
+      store16(l4 + 2, to.src_port);
+      if (load16_raw(l4 + 6) == 0) break;  // IPv4 without a checksum
+      checksum_apply(l4 + 6, s.l4_delta[d]);
+      if (load16_raw(l4 + 6) == 0) store16_raw(l4 + 6, 0xffff);
+      break;
+    case protocol_icmp:
+    case protocol_icmpv6:
+      store16(l4 + 4, to.dst_port);
+      checksum_apply(l4 + 2, s.l4_delta[d]);
+      break;
+    default:
+      break;
+  }
+}
+
+void pipeline::clamp_mss(packet& p, const session& s, const interface_state& out) {
+  if (!(s.flags.load(std::memory_order_relaxed) & session_mss_clamp)) return;
+  unsigned headers = (p.ip_version == 4 ? 20 : 40) + 20, limit = UINT16_MAX;
+  for (unsigned direction = 0; direction < 2; ++direction) {
+    const sl_interface* n = snap_->interface_of_slot(s.interface_slot[direction]);
+    if (!n || n->mss_clamp_bytes == 0) continue;
+    uint32_t mtu = shared_.interfaces[s.interface_slot[direction]].mtu_bytes.load(std::memory_order_relaxed);
+    if (uint32_t other = out.mtu_bytes.load(std::memory_order_relaxed); other < mtu) mtu = other;
+    unsigned wanted = n->mss_clamp_bytes == 1 ? mtu - headers : n->mss_clamp_bytes;
+    if (wanted < limit) limit = wanted;
+  }
+  uint8_t* tcp = p.l4();
+  unsigned header = (tcp[12] >> 4) * 4u;
+  for (unsigned i = 20; i + 3 < header;) {
+    if (tcp[i] == 0) return;
+    if (tcp[i] == 1) { ++i; continue; }
+    if (tcp[i + 1] < 2) return;
+    if (tcp[i] == 2 && tcp[i + 1] == 4) {
+      uint16_t old = load16(tcp + i + 2);
+      if (old <= limit) return;
+      uint8_t before[2] = {tcp[i + 2], tcp[i + 3]};
+      store16(tcp + i + 2, static_cast<uint16_t>(limit));
+      // An option at an odd offset sums with its bytes swapped.
+      uint16_t delta = checksum_delta(before, tcp + i + 2, 2);
+      if (i & 1) delta = __builtin_bswap16(delta);
+      checksum_apply(tcp + 16, delta);
+      return;
+    }
+    i += tcp[i + 1];
+  }
+}
+
+void pipeline::account(packet& p, session& s, unsigned d) {
+  s.packets[d] += 1;
+  s.bytes[d] += p.l3_length;
+  if (s.last_seen_ticks.load(std::memory_order_relaxed) != now_ticks_) s.last_seen_ticks.store(now_ticks_, std::memory_order_relaxed);
+}
+
+void pipeline::emit(packet& p, adjacency& a, const interface_state& out) {
+  uint16_t vlan_id = out.vlan_id.load(std::memory_order_relaxed);
+  unsigned l2 = vlan_id == SL_VLAN_NONE ? ethernet_bytes : ethernet_bytes + vlan_bytes;
+  uint8_t* frame = p.l3() - l2;
+  uint64_t destination = a.mac.load(std::memory_order_relaxed), source = out.mac.load(std::memory_order_relaxed);
+  uint16_t type = p.ip_version == 4 ? ethertype_ipv4 : ethertype_ipv6;
+  std::memcpy(frame, &destination, 6);
+  std::memcpy(frame + 6, &source, 6);
+  if (vlan_id == SL_VLAN_NONE) {
+    store16(frame + 12, type);
+  } else {
+    store16(frame + 12, ethertype_vlan);
+    store16(frame + 14, vlan_id);
+    store16(frame + 16, type);
+  }
+  uint64_t address = static_cast<uint64_t>(frame - area_.base());
+  output_.push_back({address, l2 + p.l3_length, out.port_slot.load(std::memory_order_relaxed)});
+}
+
+// RFC 791 section 3.2: IPv4 without DF is cut to the egress MTU. The packet is already rewritten.
+void pipeline::emit_fragments(packet& p, adjacency& a, const interface_state& out, unsigned mtu_bytes) {
+  const uint8_t* ip = p.l3();
+  unsigned header = p.l4_offset - p.l3_offset, payload = p.l3_length - header;
+  unsigned step = (mtu_bytes - header) & ~7u;
+  uint16_t field = load16(ip + 6);
+  unsigned base = (field & 0x1fff) * 8u;
+  bool more = field & 0x2000;
+  for (unsigned at = 0; at < payload; at += step) {
+    unsigned part = payload - at < step ? payload - at : step;
+    uint64_t address;
+    if (!pool_.get(&address)) { bump(counters_.drop[SL_DROP_UMEM_EXHAUSTED]); break; }
+    packet piece = p;
+    piece.address = address + umem_headroom_bytes;
+    piece.data = area_.at(piece.address);
+    piece.l3_offset = ethernet_bytes + vlan_bytes;
+    uint8_t* to = piece.l3();
+    std::memcpy(to, ip, header);
+    std::memcpy(to + header, ip + header + at, part);
+    piece.l3_length = static_cast<uint16_t>(header + part);
+    bool last = at + part == payload;
+    store16(to + 2, piece.l3_length);
+    store16(to + 6, static_cast<uint16_t>(((base + at) / 8) | (!last || more ? 0x2000 : 0)));
+    store16_raw(to + 10, 0);
+    store16_raw(to + 10, checksum_finish(checksum_add(0, to, header)));
+    emit(piece, a, out);
+  }
+  free_frame(p);
+}
+
+// ---- next hops that are not resolved yet ---------------------------------------------------------------------------
+
+void pipeline::hold(packet& p, uint32_t adjacency_id, adjacency& a) {
+  uint64_t mac = a.mac.load(std::memory_order_relaxed);
+  uint32_t asked = a.asked_ticks.load(std::memory_order_relaxed);
+  bool ask = now_ticks_ - asked >= 4;  // about a second: also how often a failed neighbour is tried again
+  if (ask) {
+    a.asked_ticks.store(now_ticks_, std::memory_order_relaxed);
+    if (shared_.resolve) shared_.resolve(shared_.interfaces[a.interface_slot].kernel_ifindex.load(std::memory_order_relaxed), a.address);
+  }
+  if ((mac & adjacency::failed_bit) && !ask) {
+    send_error(p, icmp_error::host_unreachable);
+    drop(p, SL_DROP_NEIGHBOUR_UNRESOLVED);
+    return;
+  }
+  if (held_.size() == held_packets_max || a.waiting.load(std::memory_order_relaxed) >= held_per_neighbour_max) {
+    drop(p, SL_DROP_NEIGHBOUR_QUEUE_FULL);
+    return;
+  }
+  a.waiting.fetch_add(1, std::memory_order_relaxed);
+  counters_.add(SL_COUNTER_NEIGHBOUR_HELD);
+  held_.push_back({static_cast<uint64_t>(p.data - area_.base()), p.length, adjacency_id, now_ns_ + held_ns_max, p.interface_slot, port_slot_, p.checksum_partial != 0});
+}
+
+// Packets whose next hop answered go through again, from the start: policy may have changed while they waited.
+void pipeline::release_held() {
+  std::vector<held_packet> keep, again;
+  for (const held_packet& h : held_) {
+    adjacency* a = shared_.adjacencies.get(h.adjacency);
+    uint64_t mac = a ? a->mac.load(std::memory_order_acquire) : 0;
+    if (a && (mac & adjacency::resolved_bit)) {
+      a->waiting.fetch_sub(1, std::memory_order_relaxed);
+      again.push_back(h);
+    } else if (!a || (mac & adjacency::failed_bit) || h.until_ns <= now_ns_) {
+      if (a) a->waiting.fetch_sub(1, std::memory_order_relaxed);
+      packet p{};
+      rx_frame frame{h.address, area_.at(h.address), h.length};
+      port_slot_ = h.port_slot;
+      bool completed = false;
+      if (snap_ && strip_ethernet(p, frame, snap_->ports[h.port_slot], h.partial)) {
+        if (parse_ip(p, &completed) == SL_DROP_NONE) send_error(p, icmp_error::host_unreachable);
+        drop(p, SL_DROP_NEIGHBOUR_UNRESOLVED);
+      }
+    } else {
+      keep.push_back(h);
+    }
+  }
+  held_ = std::move(keep);
+  held_.reserve(held_packets_max);
+  for (const held_packet& h : again) {
+    rx_frame frame{h.address, area_.at(h.address), h.length};
+    process(&frame, 1, h.port_slot, h.partial, now_ns_);
+  }
+}
+
+// ---- 5: timers -----------------------------------------------------------------------------------------------------
+
+uint32_t pipeline::idle_s(const session& s, const sl_settings& settings) {
+  uint8_t state = s.state.load(std::memory_order_relaxed);
+  switch (s.key0.protocol) {
+    case protocol_tcp: return tcp_idle_s(state, settings);
+    case protocol_udp: return state == SL_STATE_NEW ? settings.udp_new_s : settings.udp_s;
+    case protocol_icmp: case protocol_icmpv6: return settings.icmp_s;
+    default: return settings.other_s;
+  }
+}
+
+void pipeline::housekeeping(uint64_t now_ns) {
+  now_ns_ = now_ns;
+  now_ticks_ = ticks_of_ns(now_ns);
+  snap_ = shared_.current.load(std::memory_order_acquire);
+  if (!snap_) return;
+  uint32_t version = shared_.adjacencies.version();
+  if (!held_.empty() && (version != adjacency_version_ || held_.front().until_ns <= now_ns)) release_held();
+  adjacency_version_ = version;
+  shared_.sessions.sweep(worker_, now_ticks_, sweep_budget, [this](uint32_t index) {
+    session& s = shared_.sessions.at(index);
+    uint32_t ends = s.last_seen_ticks.load(std::memory_order_relaxed) + ticks_of_s(idle_s(s, snap_->settings));
+    if (ends > now_ticks_) { shared_.sessions.deadline(index).store(ends, std::memory_order_relaxed); return; }
+    uint8_t state = s.state.load(std::memory_order_relaxed);
+    sl_end_reason reason = state == SL_STATE_CLOSED ? SL_END_TCP_RST : state == SL_STATE_TCP_TIME_WAIT ? SL_END_TCP_FIN : SL_END_IDLE;
+    end_session(index, reason);
+  });
+  shared_.sessions.reclaim(worker_);
+  if (worker_ == 0 && now_ns - fragments_checked_ns_ > 1'000'000'000) {
+    fragments_checked_ns_ = now_ns;
+    if (uint32_t n = shared_.fragments.expire(now_ns)) bump(counters_.drop[SL_DROP_FRAGMENT_TIMEOUT], n);
+  }
+}
+
+// ---- drops -----------------------------------------------------------------------------------------------------------
+
+void pipeline::drop(packet& p, sl_drop_reason reason, uint32_t rule_id) {
+  bump(counters_.drop[reason]);
+  // Counters are exact; records are sampled so that a flood of drops costs little.
+  constexpr uint64_t per_record_ns = 1'000'000'000 / drop_records_per_second_max, burst_ns = 100'000'000;
+  if (drop_tokens_ns_ + burst_ns < now_ns_) drop_tokens_ns_ = now_ns_ - burst_ns;
+  if (drop_tokens_ns_ + per_record_ns <= now_ns_) {
+    drop_tokens_ns_ += per_record_ns;
+    if (sl_drop_record* record = drop_records_.reserve()) {
+      *record = {};
+      record->time_ns = now_ns_ + static_cast<uint64_t>(shared_.wall_offset_ns.load(std::memory_order_relaxed));
+      record->src = p.key.src;
+      record->dst = p.key.dst;
+      record->src_port = p.key.src_port;
+      record->dst_port = p.key.dst_port;
+      record->rule_id = rule_id;
+      record->interface = p.interface_slot < interface_slots ? shared_.interfaces[p.interface_slot].id.load(std::memory_order_relaxed) : 0;
+      record->bytes = static_cast<uint16_t>(p.length);
+      record->reason = static_cast<uint8_t>(reason);
+      record->protocol = p.key.protocol;
+      drop_records_.commit();
+    } else {
+      counters_.add(SL_COUNTER_RECORDS_LOST);
+    }
+  }
+  free_frame(p);
+}
+
+}  // namespace sluice

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+// pipeline.h: the way of a packet through one worker, from frame to frame. No sockets and no clock in here: frames, the
+// time, and a buffer area come in; frames to send come out in `output()`. The worker does the I/O around it, and the
+// tests and the fuzzer drive it from memory.
+//
+// Order (pipeline.cc): strip Ethernet → parse → fragments → look up → forward: revalidate, limits, TCP, rewrite, emit.
+// A packet without a session leaves by one door: slow_path.cc (route → zones → rules → NAT → session).
+// One thread owns a pipeline. Bounds: batch_max packets a call, held_packets_max packets wait for next hops.
+#pragma once
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "counters.h"
+#include "dataplane.h"
+#include "flow/tcp.h"
+#include "io/xsk.h"
+#include "packet/icmp.h"
+#include "packet/packet.h"
+
+namespace sluice {
+
+inline constexpr unsigned batch_max = 64;
+inline constexpr unsigned held_packets_max = 256;      // waiting for next hops, a worker
+inline constexpr unsigned held_per_neighbour_max = 16; // kernel: unres_qlen_bytes holds about 100; a first burst fits
+inline constexpr uint64_t held_ns_max = 3'000'000'000; // the kernel gives up after three solicitations, one a second
+inline constexpr uint32_t drop_records_per_second_max = 5000;
+
+struct tx_item { uint64_t address; uint32_t length; uint8_t port_slot; };
+
+// What is decided about a first packet. Also the answer of `simulate`.
+struct decision {
+  sl_drop_reason reason = SL_DROP_NONE;
+  uint8_t action = SL_ACTION_DENY;
+  bool to_host = false;
+  bool hairpin = false;
+  bool unreachable = false;             // answer with ICMP unreachable
+  uint16_t from = index_none, to = index_none;  // interface indices
+  uint32_t rule = classifier::no_rule;  // index
+  flow_key translated;                  // after destination NAT
+  const sl_nat_rule* destination_rule = nullptr;  // destination or static
+  const sl_nat_rule* source_rule = nullptr;       // source or static; exempt: null
+  sl_address static_source{};           // when source_rule is static
+  uint32_t inbound_mapping = mapping_none;        // a reference is held
+  sl_address next_hop{};
+};
+
+class pipeline {
+ public:
+  pipeline(dataplane& shared, unsigned worker, umem_area& area, frame_pool& pool);
+
+  // Takes `count` frames that came in on a port; each ends in output(), in the pool, or held.
+  void process(const rx_frame* frames, unsigned count, unsigned port_slot, bool partial_checksums, uint64_t now_ns);
+  // Frames to send, in order. The caller sends them (or puts them back) and clears the list.
+  std::vector<tx_item>& output() { return output_; }
+  // Timers: sessions, fragments, held packets. Call about every 100 ms, or whenever a next hop changed; bounded work.
+  void housekeeping(uint64_t now_ns);
+  bool holds_packets() const { return !held_.empty(); }
+  // Ends a session on an operator's word. Between batches.
+  bool kill(uint64_t session_id);
+
+  worker_counters& counters() { return counters_; }
+  flow_ring& flows() { return flow_records_; }
+  drop_ring& drops() { return drop_records_; }
+
+  // The decision about a packet, without any effect (but a reference to an inbound mapping, which the caller releases).
+  static decision decide(dataplane& shared, const snapshot& snap, const flow_key& key, uint8_t icmp_type, uint8_t icmp_code, uint16_t from_interface);
+  static void fill_record(dataplane& shared, const snapshot* snap, const session& s, uint32_t index, uint64_t now_ns, sl_flow_record* out);
+  static uint32_t idle_s(const session& s, const sl_settings& settings);
+
+ private:
+  struct held_packet { uint64_t address; uint32_t length; uint32_t adjacency; uint64_t until_ns; uint16_t interface_slot; uint8_t port_slot; bool partial; };
+
+  // pipeline.cc, in the order in which a packet meets them
+  bool strip_ethernet(packet& p, const rx_frame& frame, const port_interfaces& port, bool partial_checksums);
+  void look_up(packet& p, uint32_t guessed);
+  void take_fragment(packet& p);
+  void follow_first_fragment(packet& p, const fragment_verdict& verdict);
+  void forward(packet& p, const session_ref& r);
+  adjacency* egress(packet& p, const session_ref& r, uint32_t* id);
+  bool fits(packet& p, unsigned mtu_bytes);
+  void rewrite(packet& p, const session& s, unsigned direction);
+  void clamp_mss(packet& p, const session& s, const interface_state& out);
+  void account(packet& p, session& s, unsigned direction);
+  void emit(packet& p, adjacency& a, const interface_state& out);
+  void emit_fragments(packet& p, adjacency& a, const interface_state& out, unsigned mtu_bytes);
+  void hold(packet& p, uint32_t adjacency_id, adjacency& a);
+  void release_held();
+  void drop(packet& p, sl_drop_reason reason, uint32_t rule_id = 0);
+  void free_frame(packet& p) { pool_.put(p.address); }
+
+  // slow_path.cc
+  void first_packet(packet& p);
+  void create_session(packet& p, decision& d);
+  bool translate_source(const packet& p, const decision& d, session& s, sl_drop_reason* reason);
+  bool revalidate(packet& p, const session_ref& r);
+  void refuse(packet& p, const decision& d);
+  void icmp_error_packet(packet& p);
+  void rewrite_icmp_error(packet& p, const embedded_packet& e, const session& s, unsigned direction);
+  void to_host(packet& p);
+  uint32_t route_to(const sl_address& next_hop, unsigned interface_slot);
+  void send_error(packet& p, icmp_error kind, uint32_t mtu_bytes = 0);
+  void answer(packet& p, const uint8_t* ip_packet, unsigned length);
+  bool end_session(uint32_t index, sl_end_reason reason);
+  void decided_first_fragment(packet& p, const fragment_verdict& verdict);
+  bool take_error_token();
+  void record_flow(const session& s, uint32_t index, sl_flow_event event, sl_end_reason reason);
+
+  dataplane& shared_;
+  const unsigned worker_;
+  umem_area& area_;
+  frame_pool& pool_;
+  const snapshot* snap_ = nullptr;  // of this batch
+  uint64_t now_ns_ = 0;
+  uint32_t now_ticks_ = 0;
+  uint8_t port_slot_ = 0;
+  std::vector<tx_item> output_;
+  std::vector<held_packet> held_;
+  uint32_t adjacency_version_ = 0;
+  uint64_t error_tokens_ns_ = 0, drop_tokens_ns_ = 0, fragments_checked_ns_ = 0;
+  worker_counters counters_;
+  flow_ring flow_records_;
+  drop_ring drop_records_;
+  packet batch_[batch_max];
+};
+
+}  // namespace sluice

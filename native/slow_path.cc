@@ -1,0 +1,706 @@
+// SPDX-License-Identifier: Apache-2.0
+// slow_path.cc: everything a packet without a session, an ICMP error, or a session after a commit needs. In order:
+//   1 first_packet    may it open a session at all?
+//   2 decide          anti-spoofing → destination NAT → local? → route → rules → source NAT; no side effects
+//   3 create_session  limits → source NAT binding → keys → insert
+//   4 revalidate      the same decision for a session that an older snapshot allowed
+//   5 ICMP errors     of others, translated by the session they are about
+//   6 answers         our own ICMP errors and resets, the host's stack, ends and records
+#include <algorithm>
+
+#include "packet/checksum.h"
+#include "pipeline.h"
+
+namespace sluice {
+namespace {
+
+// The bits of `host` behind the prefix, the bits of `network` before it: 1:1 NAT of a prefix.
+sl_address join_prefix(const sl_address& network, const sl_address& host, unsigned length) {
+  sl_address out = host;
+  unsigned whole = length / 8, rest = length % 8;
+  std::memcpy(out.bytes, network.bytes, whole);
+  if (rest) {
+    uint8_t mask = static_cast<uint8_t>(0xff00u >> rest);
+    out.bytes[whole] = static_cast<uint8_t>((network.bytes[whole] & mask) | (host.bytes[whole] & ~mask));
+  }
+  return out;
+}
+
+classify_key classifier_key(const flow_key& k, uint8_t icmp_type, uint8_t icmp_code, unsigned from_zone, unsigned to_zone) {
+  classify_key c{};
+  c.src = k.src;
+  c.dst = k.dst;
+  c.protocol = k.protocol;
+  c.from_zone = static_cast<uint8_t>(from_zone);
+  c.to_zone = static_cast<uint8_t>(to_zone);
+  if (k.protocol == protocol_icmp || k.protocol == protocol_icmpv6) {
+    c.dst_port = static_cast<uint16_t>(icmp_type << 8 | icmp_code);
+  } else {
+    c.src_port = k.src_port;
+    c.dst_port = k.dst_port;
+  }
+  return c;
+}
+
+// The next hop of a flow: among equal-cost ones by the flow's hash, those whose link is down left out.
+const sl_nexthop* pick_nexthop(const dataplane& shared, const snapshot& snap, const sl_route& route, uint64_t flow_hash) {
+  const sl_nexthop* alive[64];
+  unsigned count = 0;
+  for (uint32_t i = 0; i < route.nexthops.count && count < 64; ++i) {
+    const sl_nexthop& h = snap.nexthops[route.nexthops.first + i];
+    if (h.kind != SL_NEXTHOP_FORWARD || shared.interfaces[snap.interface_slots[h.interface]].up.load(std::memory_order_relaxed)) alive[count++] = &h;
+  }
+  if (count == 0) return &snap.nexthops[route.nexthops.first];
+  return alive[flow_hash % count];
+}
+
+uint64_t ecmp_hash(const flow_key& k) { return hash(k, 0x5bd1e995a5a5a5a5ull) >> 11; }
+
+const sl_nexthop* route_lookup(const dataplane& shared, const snapshot& snap, const sl_address& to, uint64_t flow_hash) {
+  uint32_t index = snap.route_table->lookup(to);
+  return index == lpm::no_route ? nullptr : pick_nexthop(shared, snap, snap.routes[index], flow_hash);
+}
+
+bool source_plausible(const snapshot& snap, const sl_interface& in, uint16_t index, const sl_address& source) {
+  if (in.anti_spoofing == SL_ANTI_SPOOFING_OFF) return true;
+  uint32_t route = snap.route_table->lookup(source);
+  if (route == lpm::no_route) return false;
+  const sl_route& r = snap.routes[route];
+  for (uint32_t i = 0; i < r.nexthops.count; ++i) {
+    const sl_nexthop& h = snap.nexthops[r.nexthops.first + i];
+    if (h.kind != SL_NEXTHOP_FORWARD) continue;
+    if (in.anti_spoofing == SL_ANTI_SPOOFING_LOOSE || h.interface == index) return true;
+  }
+  return false;
+}
+
+// Destination NAT: 1:1 first, then rules, then bindings that source NAT made (RFC 4787 R8, R9).
+void translate_destination(dataplane& shared, const snapshot& snap, const flow_key& key, const classify_key& c, decision* d, sl_drop_reason* reason) {
+  if (uint32_t i = snap.static_in_classifier->match(c); i != classifier::no_rule) {
+    const sl_nat_rule& n = snap.nat_rules[snap.static_rules[i]];
+    d->destination_rule = &n;
+    d->translated.dst = join_prefix(n.to_address, key.dst, n.to_prefix_length);
+    return;
+  }
+  if (uint32_t i = snap.destination_classifier->match(c); i != classifier::no_rule) {
+    const sl_nat_rule& n = snap.nat_rules[snap.destination_rules[i]];
+    d->destination_rule = &n;
+    d->translated.dst = n.to_address;
+    if (n.to_port && (key.protocol == protocol_tcp || key.protocol == protocol_udp)) {
+      // A range of ports maps to the range that begins at to_port, port by port.
+      uint16_t base = key.dst_port;
+      for (uint32_t v = 0; v < n.services.count; ++v) {
+        const sl_service& service = snap.services[n.services.first + v];
+        if (service.protocol == key.protocol && service.dst_lo <= key.dst_port && key.dst_port <= service.dst_hi) { base = service.dst_lo; break; }
+      }
+      d->translated.dst_port = static_cast<uint16_t>(n.to_port + (key.dst_port - base));
+    }
+    return;
+  }
+  if (nat_protocol_class(key.protocol) < 0) return;
+  uint32_t m = shared.mappings.acquire_outside(key.dst, key.dst_port, key.protocol);
+  if (m == mapping_none) return;
+  const mapping& binding = shared.mappings.at(m);
+  bool admitted = binding.filtering == SL_FILTERING_ENDPOINT || (binding.filtering == SL_FILTERING_ADDRESS && shared.mappings.knows_peer(m, key.src));
+  if (!admitted) {
+    shared.mappings.release(m, 0, false);
+    *reason = SL_DROP_NAT_FILTERED;
+    return;
+  }
+  d->inbound_mapping = m;
+  d->translated.dst = binding.inside;
+  d->translated.dst_port = binding.inside_port;
+  if (nat_protocol_class(key.protocol) == 2) d->translated.src_port = binding.inside_port;
+}
+
+// The source rule that applies towards a zone and interface.
+void choose_source(const snapshot& snap, const classify_key& c, uint16_t to_interface, decision* d) {
+  if (uint32_t i = snap.static_out_classifier->match(c); i != classifier::no_rule) {
+    const sl_nat_rule& n = snap.nat_rules[snap.static_rules[i]];
+    d->source_rule = &n;
+    d->static_source = join_prefix(snap.prefixes[n.destinations.first].address, c.src, n.to_prefix_length);
+    return;
+  }
+  uint16_t family = is_ipv4(c.src) ? SL_NAT_RULE_IPV4 : SL_NAT_RULE_IPV6;
+  uint32_t first = snap.source_classifier->match(c);
+  if (first == classifier::no_rule) return;
+  // One rule stands once for each egress interface (its address is the pool): find the one of this interface.
+  uint32_t id = snap.nat_rules[snap.source_rules[first]].id;
+  for (uint32_t i = first; i < snap.source_rules.size(); ++i) {
+    const sl_nat_rule& n = snap.nat_rules[snap.source_rules[i]];
+    if (n.id != id) return;
+    if (n.interface != index_none && n.interface != to_interface) continue;
+    if (n.kind == SL_NAT_EXEMPT || ((n.flags & (SL_NAT_RULE_IPV4 | SL_NAT_RULE_IPV6)) && !(n.flags & family))) return;
+    d->source_rule = &n;
+    return;
+  }
+}
+
+bool pool_holds(const snapshot& snap, const sl_nat_rule& rule, const sl_address& address) {
+  for (uint32_t i = 0; i < rule.pool.count; ++i)
+    if (equal(snap.nat_addresses[rule.pool.first + i].address, address)) return true;
+  return false;
+}
+
+}  // namespace
+
+// ---- 1: may it open a session? ---------------------------------------------------------------------------------------
+
+void pipeline::first_packet(packet& p) {
+  counters_.add(SL_COUNTER_SLOW_PATH_PACKETS);
+  const fragment_verdict dropped{fragment_verdict::drop, 0, 0, 0, {}};
+  if (!(p.flags & packet_fragment) && !l4_checksum_valid(p)) { drop(p, SL_DROP_CHECKSUM_L4); return; }
+  uint16_t from = snap_->slot_interfaces[p.interface_slot];
+  decision d = decide(shared_, *snap_, p.key, p.icmp_type, p.icmp_code, from);
+  if (d.to_host) {
+    packet copy = p;
+    to_host(p);
+    decided_first_fragment(copy, {fragment_verdict::host, 0, 0, 0, {}});
+    return;
+  }
+  sl_drop_reason reason = SL_DROP_NONE;
+  bool icmp = p.key.protocol == protocol_icmp || p.key.protocol == protocol_icmpv6;
+  if (p.key.protocol == protocol_tcp && (p.tcp_flags & (tcp_syn | tcp_ack | tcp_rst | tcp_fin)) != tcp_syn) reason = SL_DROP_TCP_NOT_SYN;
+  // Replies, and ICMP that is neither query nor error (router discovery, redirects), open nothing.
+  else if (icmp && (!(p.flags & packet_icmp_query) || p.icmp_type == 0 || p.icmp_type == 129 || p.icmp_type == 14)) reason = SL_DROP_ICMP_NO_SESSION;
+  if (reason != SL_DROP_NONE || d.reason != SL_DROP_NONE) {
+    if (d.inbound_mapping != mapping_none) shared_.mappings.release(d.inbound_mapping, static_cast<uint32_t>(now_ns_ / 1'000'000'000), false);
+    packet copy = p;
+    // A packet that no session could come of is refused for that, but a forbidden one for being forbidden.
+    if (d.reason != SL_DROP_NONE && (reason == SL_DROP_NONE || d.reason != SL_DROP_POLICY_REJECT)) refuse(p, d);
+    else drop(p, reason, d.rule != classifier::no_rule ? snap_->rules[d.rule].id : 0);
+    decided_first_fragment(copy, dropped);
+    return;
+  }
+  if ((p.ip_version == 4 ? p.l3()[8] : p.l3()[7]) <= 1) {
+    if (d.inbound_mapping != mapping_none) shared_.mappings.release(d.inbound_mapping, static_cast<uint32_t>(now_ns_ / 1'000'000'000), false);
+    send_error(p, icmp_error::ttl_expired);
+    packet copy = p;
+    drop(p, SL_DROP_TTL_EXPIRED, snap_->rules[d.rule].id);
+    decided_first_fragment(copy, dropped);
+    return;
+  }
+  create_session(p, d);
+}
+
+// ---- 2: the decision ---------------------------------------------------------------------------------------------------
+
+decision pipeline::decide(dataplane& shared, const snapshot& snap, const flow_key& key, uint8_t icmp_type, uint8_t icmp_code, uint16_t from) {
+  decision d;
+  d.translated = key;
+  d.from = from;
+  if (from == index_none) { d.reason = SL_DROP_UNKNOWN_PORT; return d; }
+  const sl_interface& in = snap.interfaces[from];
+  if (snap.local.contains(key.src)) { d.reason = SL_DROP_MARTIAN_SOURCE; return d; }
+  if (!source_plausible(snap, in, from, key.src)) { d.reason = SL_DROP_ANTI_SPOOFING; return d; }
+  if (snap.broadcasts.contains(key.dst)) { d.reason = SL_DROP_MARTIAN_DESTINATION; return d; }
+
+  sl_drop_reason filtered = SL_DROP_NONE;
+  translate_destination(shared, snap, key, classifier_key(key, icmp_type, icmp_code, in.zone, 0), &d, &filtered);
+  bool destination_translated = d.destination_rule || d.inbound_mapping != mapping_none;
+  if (!destination_translated) {
+    if (auto it = snap.local.find(key.dst); it != snap.local.end()) {
+      // An address that is the engine's alone has nobody behind it; one that it shares falls to the host.
+      if (snap.addresses[it->second].flags & SL_LOCAL_ENGINE) d.reason = filtered != SL_DROP_NONE ? filtered : SL_DROP_NO_ROUTE;
+      else if (filtered != SL_DROP_NONE) d.reason = filtered;
+      else d.to_host = true;
+      return d;
+    }
+    if (filtered != SL_DROP_NONE) { d.reason = filtered; return d; }
+  }
+
+  uint64_t flow_hash = ecmp_hash(d.translated);
+  const sl_nexthop* hop = route_lookup(shared, snap, d.translated.dst, flow_hash);
+  if (!hop) { d.reason = SL_DROP_NO_ROUTE; d.unreachable = true; return d; }
+  if (hop->kind != SL_NEXTHOP_FORWARD) { d.reason = SL_DROP_BLACKHOLE_ROUTE; d.unreachable = hop->kind == SL_NEXTHOP_REJECT; return d; }
+  d.to = hop->interface;
+  d.next_hop = is_unspecified(hop->via) ? d.translated.dst : hop->via;
+  const sl_interface& out = snap.interfaces[d.to];
+
+  classify_key c = classifier_key(d.translated, icmp_type, icmp_code, in.zone, out.zone);
+  d.rule = snap.rule_classifier->match(c);
+  d.action = d.rule == classifier::no_rule ? static_cast<uint8_t>(snap.settings.default_action) : snap.rules[d.rule].action;
+  if (d.action != SL_ACTION_ALLOW) { d.reason = d.action == SL_ACTION_REJECT ? SL_DROP_POLICY_REJECT : SL_DROP_POLICY_DENY; return d; }
+
+  choose_source(snap, c, d.to, &d);
+  if (!d.source_rule && destination_translated && in.zone == out.zone) {
+    // Hairpin (RFC 4787 R9): the inside talks to itself by outside addresses; it must come from its outside address too.
+    if (const sl_nexthop* outside = route_lookup(shared, snap, key.dst, flow_hash); outside && outside->kind == SL_NEXTHOP_FORWARD) {
+      c.to_zone = static_cast<uint8_t>(snap.interfaces[outside->interface].zone);
+      // Rules speak of what lies outside; a hairpinned packet's destination is inside, so its outside form is matched.
+      c.dst = key.dst;
+      choose_source(snap, c, outside->interface, &d);
+      d.hairpin = d.source_rule != nullptr;
+    }
+  }
+  return d;
+}
+
+// ---- 3: a new session ------------------------------------------------------------------------------------------------------
+
+bool pipeline::translate_source(const packet& p, const decision& d, session& s, sl_drop_reason* reason) {
+  s.key1 = reversed(d.translated);
+  if (!d.source_rule) return true;
+  const sl_nat_rule& rule = *d.source_rule;
+  s.flags.fetch_or(session_source_nat, std::memory_order_relaxed);
+  if (rule.kind == SL_NAT_STATIC) {
+    s.key1.dst = d.static_source;
+    s.flags.fetch_or(session_static_source, std::memory_order_relaxed);
+    return true;
+  }
+  int protocol_class = nat_protocol_class(p.key.protocol);
+  bool v4 = is_ipv4(d.translated.src);
+  // Paired pooling (RFC 4787 R2): an inside address keeps to one outside address while that has ports.
+  uint32_t choices[256], count = 0;
+  for (uint32_t i = 0; i < rule.pool.count && count < 256; ++i)
+    if (is_ipv4(snap_->nat_addresses[rule.pool.first + i].address) == v4) choices[count++] = rule.pool.first + i;
+  if (count == 0) { *reason = SL_DROP_NAT_PORTS_EXHAUSTED; return false; }
+  uint32_t start = static_cast<uint32_t>(hash_mix(load64_raw(d.translated.src.bytes) ^ shared_.seed, load64_raw(d.translated.src.bytes + 8) ^ 0x9e3779b97f4a7c15ull) % count);
+  if (protocol_class < 0) {
+    // No ports: the address alone. A shared address belongs to the host for such protocols.
+    const sl_nat_address& a = snap_->nat_addresses[choices[start]];
+    if (a.nat_slot != SL_NAT_SLOT_NONE) { *reason = SL_DROP_NAT_CONFLICT; return false; }
+    s.key1.dst = a.address;
+    return true;
+  }
+  uint32_t now_s = static_cast<uint32_t>(now_ns_ / 1'000'000'000);
+  uint16_t inside_port = d.translated.src_port;
+  bool independent = !(rule.flags & SL_NAT_RULE_ENDPOINT_DEPENDENT);
+  if (independent)
+    s.mapping = shared_.mappings.acquire_inside(d.translated.src, inside_port, p.key.protocol, [&](const mapping& m) { return pool_holds(*snap_, rule, m.outside); });
+  for (uint32_t i = 0; i < count && s.mapping == mapping_none; ++i) {
+    uint32_t choice = choices[(start + i) % count];
+    const auto& pool = snap_->pools[choice];
+    auto port = pool->allocate(worker_, protocol_class, now_s, inside_port);
+    if (!port) continue;
+    s.mapping = shared_.mappings.create(d.translated.src, inside_port, p.key.protocol, pool, *port, rule.filtering, independent, rule.id);
+    if (s.mapping == mapping_none) { pool->release(protocol_class, *port, now_s, true); *reason = SL_DROP_NAT_CONFLICT; return false; }
+  }
+  if (s.mapping == mapping_none) { *reason = SL_DROP_NAT_PORTS_EXHAUSTED; return false; }
+  const mapping& m = shared_.mappings.at(s.mapping);
+  s.key1.dst = m.outside;
+  s.key1.dst_port = m.outside_port;
+  if (protocol_class == 2) s.key1.src_port = m.outside_port;  // an identifier stands in both
+  if (m.filtering == SL_FILTERING_ADDRESS) shared_.mappings.note_peer(s.mapping, d.translated.dst, 1);
+  return true;
+}
+
+namespace {
+
+// RFC 1624 deltas from a packet with key `from` to one with the reverse of `to`.
+void set_deltas(session& s, unsigned direction, bool v4) {
+  const flow_key& from = s.key(direction);
+  const flow_key to = reversed(s.key(1 - direction));
+  unsigned skip = v4 ? 12 : 0, length = v4 ? 4 : 16;
+  uint16_t addresses = checksum_delta_join(checksum_delta(from.src.bytes + skip, to.src.bytes + skip, length), checksum_delta(from.dst.bytes + skip, to.dst.bytes + skip, length));
+  auto port = [](uint16_t a, uint16_t b) { return checksum_delta16(__builtin_bswap16(a), __builtin_bswap16(b)); };
+  s.l3_delta[direction] = addresses;
+  switch (from.protocol) {
+    case protocol_icmp: s.l4_delta[direction] = port(from.src_port, to.src_port); break;
+    case protocol_icmpv6: s.l4_delta[direction] = checksum_delta_join(addresses, port(from.src_port, to.src_port)); break;
+    default: s.l4_delta[direction] = checksum_delta_join(addresses, checksum_delta_join(port(from.src_port, to.src_port), port(from.dst_port, to.dst_port)));
+  }
+}
+
+}  // namespace
+
+void pipeline::create_session(packet& p, decision& d) {
+  const fragment_verdict dropped{fragment_verdict::drop, 0, 0, 0, {}};
+  const sl_rule& rule = snap_->rules[d.rule];
+  rule_counter& counter = *snap_->rule_counters[d.rule];
+  uint32_t now_s = static_cast<uint32_t>(now_ns_ / 1'000'000'000);
+  uint32_t index = session_none;
+  bool source_counted = false, inserted = false;
+  sl_drop_reason reason = SL_DROP_NONE;
+  auto result = session_table::insert_result::no_room;
+
+  if (rule.sessions_max && counter.sessions.load(std::memory_order_relaxed) >= rule.sessions_max) reason = SL_DROP_SESSION_LIMIT;
+  if (reason == SL_DROP_NONE && snap_->settings.sessions_per_source_max) {
+    source_counted = shared_.sources.take(p.key.src, snap_->settings.sessions_per_source_max);
+    if (!source_counted) reason = SL_DROP_SESSION_LIMIT;
+  }
+  if (reason == SL_DROP_NONE && (index = shared_.sessions.allocate(worker_)) == session_none) reason = SL_DROP_SESSION_TABLE_FULL;
+  if (reason == SL_DROP_NONE) {
+    session& s = shared_.sessions.at(index);
+    s.key0 = p.key;
+    s.mapping = mapping_none;
+    uint8_t flags = 0;
+    if (d.destination_rule) { flags |= session_destination_nat; s.nat_destination_id = d.destination_rule->id; }
+    if (d.inbound_mapping != mapping_none) { flags |= session_destination_nat | session_inbound_mapping; s.nat_destination_id = shared_.mappings.at(d.inbound_mapping).nat_rule_id; }
+    if (d.hairpin) flags |= session_hairpin;
+    if (rule.log & SL_LOG_END) flags |= session_log_end;
+    if (snap_->interfaces[d.from].mss_clamp_bytes || snap_->interfaces[d.to].mss_clamp_bytes) flags |= session_mss_clamp;
+    s.flags.store(flags, std::memory_order_relaxed);
+    s.state.store(SL_STATE_NEW, std::memory_order_relaxed);
+    s.generation.store(static_cast<uint32_t>(snap_->generation), std::memory_order_relaxed);
+    s.rule_id = rule.id;
+    s.start_ticks = now_ticks_;
+    s.last_seen_ticks.store(now_ticks_, std::memory_order_relaxed);
+    s.interface_slot[0] = static_cast<uint8_t>(p.interface_slot);
+    s.interface_slot[1] = snap_->interface_slots[d.to];
+    if (translate_source(p, d, s, &reason)) {
+      if (s.flags.load(std::memory_order_relaxed) & (session_source_nat | session_destination_nat)) {
+        set_deltas(s, 0, p.ip_version == 4);
+        set_deltas(s, 1, p.ip_version == 4);
+      }
+      s.adjacency[0].store(route_to(d.next_hop, s.interface_slot[1]), std::memory_order_relaxed);
+      const sl_nexthop* back = route_lookup(shared_, *snap_, p.key.src, ecmp_hash(p.key));
+      uint32_t back_id = adjacency_none;
+      if (back && back->kind == SL_NEXTHOP_FORWARD) back_id = route_to(is_unspecified(back->via) ? p.key.src : back->via, snap_->interface_slots[back->interface]);
+      s.adjacency[1].store(back_id, std::memory_order_relaxed);
+      if (p.key.protocol == protocol_tcp) tcp_open(s, read_tcp_segment(p));
+      // An inbound mapping lives as long as the session that uses it.
+      if (s.mapping == mapping_none) { s.mapping = d.inbound_mapping; d.inbound_mapping = mapping_none; }
+      result = shared_.sessions.insert(index);
+      inserted = result == session_table::insert_result::inserted;
+      if (!inserted) reason = result == session_table::insert_result::no_room ? SL_DROP_SESSION_TABLE_FULL : SL_DROP_NAT_CONFLICT;
+    }
+    if (!inserted) {
+      if (s.mapping != mapping_none) {
+        if (!(flags & session_inbound_mapping) && shared_.mappings.at(s.mapping).filtering == SL_FILTERING_ADDRESS) shared_.mappings.note_peer(s.mapping, d.translated.dst, -1);
+        shared_.mappings.release(s.mapping, now_s, true);
+      }
+      s.mapping = mapping_none;
+      shared_.sessions.discard(worker_, index);
+    }
+  }
+  if (d.inbound_mapping != mapping_none) shared_.mappings.release(d.inbound_mapping, now_s, true);
+  if (!inserted) {
+    if (source_counted) shared_.sources.give_back(p.key.src);
+    if (result == session_table::insert_result::key0_taken) {
+      // Another worker created the same session a moment ago.
+      session_ref r;
+      if (shared_.sessions.find(p.key, p.hash, &r)) {
+        packet copy = p;
+        fragment_verdict verdict{fragment_verdict::session, static_cast<uint8_t>(r.direction), r.index, r.s->incarnation, p.key};
+        forward(p, r);
+        decided_first_fragment(copy, verdict);
+        return;
+      }
+    }
+    packet copy = p;
+    if (reason == SL_DROP_NAT_PORTS_EXHAUSTED || reason == SL_DROP_SESSION_TABLE_FULL) send_error(p, icmp_error::prohibited);  // RFC 5508 R8
+    drop(p, reason, rule.id);
+    decided_first_fragment(copy, dropped);
+    return;
+  }
+  session& s = shared_.sessions.at(index);
+  shared_.sessions.deadline(index).store(now_ticks_ + ticks_of_s(idle_s(s, snap_->settings)) + 1, std::memory_order_relaxed);
+  counters_.add(SL_COUNTER_SESSIONS_CREATED);
+  counter.hits.fetch_add(1, std::memory_order_relaxed);
+  counter.sessions.fetch_add(1, std::memory_order_relaxed);
+  if (rule.log & SL_LOG_START) record_flow(s, index, SL_EVENT_START, SL_END_NONE);
+  packet copy = p;
+  forward(p, {&s, index, 0});
+  decided_first_fragment(copy, {fragment_verdict::session, 0, index, s.incarnation, copy.key});
+}
+
+// ---- 4: a session after a commit ---------------------------------------------------------------------------------------------
+
+bool pipeline::revalidate(packet& p, const session_ref& r) {
+  session& s = *r.s;
+  counters_.add(SL_COUNTER_REVALIDATIONS);
+  const uint8_t flags = s.flags.load(std::memory_order_relaxed);
+  uint8_t icmp_type = s.key0.protocol == protocol_icmp ? 8 : s.key0.protocol == protocol_icmpv6 ? 128 : 0;
+  uint16_t from = snap_->slot_interfaces[s.interface_slot[0]];
+  decision d = decide(shared_, *snap_, s.key0, icmp_type, 0, from);
+  if (d.inbound_mapping != mapping_none) shared_.mappings.release(d.inbound_mapping, static_cast<uint32_t>(now_ns_ / 1'000'000'000), false);
+  const flow_key responder = reversed(s.key1);
+  bool allowed = d.reason == SL_DROP_NONE && !d.to_host;
+  // Still translated to the same places?
+  if (allowed) allowed = equal(d.translated.dst, responder.dst) && d.translated.dst_port == (nat_protocol_class(s.key0.protocol) == 2 ? d.translated.dst_port : responder.dst_port);
+  if (allowed) {
+    if (!d.source_rule) allowed = !(flags & session_source_nat);
+    else if (d.source_rule->kind == SL_NAT_STATIC) allowed = equal(d.static_source, responder.src);
+    else allowed = (flags & session_source_nat) && !(flags & session_static_source) && pool_holds(*snap_, *d.source_rule, responder.src);
+  }
+  // An unreachable route is no verdict of policy: the session waits for the route to come back, its packets do not pass.
+  if (!allowed && (d.reason == SL_DROP_NO_ROUTE)) { refuse(p, d); return false; }
+  if (!allowed) {
+    end_session(r.index, SL_END_POLICY_CHANGED);
+    drop(p, SL_DROP_POLICY_CHANGED, s.rule_id);
+    return false;
+  }
+  const sl_rule& rule = snap_->rules[d.rule];
+  if (rule.id != s.rule_id) {
+    if (auto it = snap_->counters_by_id.find(s.rule_id); it != snap_->counters_by_id.end()) it->second->sessions.fetch_sub(1, std::memory_order_relaxed);
+    snap_->rule_counters[d.rule]->sessions.fetch_add(1, std::memory_order_relaxed);
+    s.rule_id = rule.id;
+  }
+  s.interface_slot[1] = snap_->interface_slots[d.to];
+  s.adjacency[0].store(route_to(d.next_hop, s.interface_slot[1]), std::memory_order_relaxed);
+  const sl_nexthop* back = route_lookup(shared_, *snap_, s.key0.src, ecmp_hash(s.key0));
+  if (back && back->kind == SL_NEXTHOP_FORWARD)
+    s.adjacency[1].store(route_to(is_unspecified(back->via) ? s.key0.src : back->via, snap_->interface_slots[back->interface]), std::memory_order_relaxed);
+  if (rule.log & SL_LOG_END) s.flags.fetch_or(session_log_end, std::memory_order_relaxed);
+  else s.flags.fetch_and(static_cast<uint8_t>(~session_log_end), std::memory_order_relaxed);
+  s.generation.store(static_cast<uint32_t>(snap_->generation), std::memory_order_relaxed);
+  return true;
+}
+
+// ---- 5: ICMP errors about sessions ---------------------------------------------------------------------------------------------
+
+void pipeline::icmp_error_packet(packet& p) {
+  counters_.add(SL_COUNTER_SLOW_PATH_PACKETS);
+  if (!l4_checksum_valid(p)) { drop(p, SL_DROP_CHECKSUM_L4); return; }
+  bool v6 = p.ip_version == 6;
+  // Destination unreachable, time exceeded, parameter problem, packet too big; source quench and redirect are not passed.
+  bool passed = v6 ? (p.icmp_type >= 1 && p.icmp_type <= 4) : (p.icmp_type == 3 || p.icmp_type == 11 || p.icmp_type == 12);
+  auto local = snap_->local.find(p.key.dst);
+  bool for_host = local != snap_->local.end() && !(snap_->addresses[local->second].flags & SL_LOCAL_ENGINE);
+  embedded_packet e;
+  sl_drop_reason reason = passed ? parse_embedded(p, &e) : SL_DROP_ICMP_NO_SESSION;
+  session_ref r{};
+  if (reason == SL_DROP_NONE) {
+    // The packet that is quoted left us in direction d; this error travels the other way.
+    flow_key k = reversed(e.key);
+    if (!shared_.sessions.find(k, shared_.sessions.hash_of(k), &r)) reason = SL_DROP_ICMP_NO_SESSION;
+  }
+  if (reason != SL_DROP_NONE) {
+    if (for_host) to_host(p);
+    else drop(p, reason);
+    return;
+  }
+  session& s = *r.s;
+  unsigned quoted = 1 - r.direction;
+  if (e.has_sequence && !tcp_sequence_in_flight(s, quoted, e.sequence)) { drop(p, SL_DROP_ICMP_BAD_EMBEDDED, s.rule_id); return; }
+  if (s.generation.load(std::memory_order_relaxed) != static_cast<uint32_t>(snap_->generation) && !revalidate(p, r)) return;
+  uint8_t ttl = v6 ? p.l3()[7] : p.l3()[8];
+  if (ttl <= 1) { drop(p, SL_DROP_TTL_EXPIRED, s.rule_id); return; }
+  uint32_t adjacency_id;
+  adjacency* a = egress(p, r, &adjacency_id);
+  if (!a) return;
+  if (!(a->mac.load(std::memory_order_relaxed) & adjacency::resolved_bit)) { hold(p, adjacency_id, *a); return; }
+  // RFC 5508 R6: errors neither refresh nor end a session, so nothing is accounted to it.
+  rewrite_icmp_error(p, e, s, r.direction);
+  emit(p, *a, shared_.interfaces[a->interface_slot]);
+}
+
+// RFC 5508 section 4.2, RFC 5382 R9: the outer addresses, the quoted packet and all checksums.
+void pipeline::rewrite_icmp_error(packet& p, const embedded_packet& e, const session& s, unsigned direction) {
+  unsigned quoted = 1 - direction;
+  const flow_key& original = s.key(quoted);       // as its sender sent it
+  const flow_key& incoming = s.key(direction);    // what answers to it look like here
+  uint8_t* ip = p.l3();
+  uint8_t* icmp = p.l4();
+  uint8_t* inner = p.data + e.l3_offset;
+  uint8_t* inner_l4 = p.data + e.l4_offset;
+  bool v4 = p.ip_version == 4;
+  unsigned address_at = v4 ? 12 : 8, skip = v4 ? 12 : 0, length = v4 ? 4 : 16;
+
+  // Inner: undo the translation.
+  uint16_t delta = checksum_delta_join(checksum_delta(inner + address_at, original.src.bytes + skip, length),
+                                       checksum_delta(inner + address_at + length, original.dst.bytes + skip, length));
+  std::memcpy(inner + address_at, original.src.bytes + skip, length);
+  std::memcpy(inner + address_at + length, original.dst.bytes + skip, length);
+  if (v4) checksum_apply(inner + 10, delta);
+  auto set_port = [&](uint8_t* at, uint16_t port) {
+    uint16_t old = load16_raw(at);
+    store16(at, port);
+    return checksum_delta16(old, load16_raw(at));
+  };
+  switch (e.key.protocol) {
+    case protocol_tcp: case protocol_udp: {
+      delta = checksum_delta_join(delta, set_port(inner_l4, original.src_port));
+      delta = checksum_delta_join(delta, set_port(inner_l4 + 2, original.dst_port));
+      unsigned field = e.key.protocol == protocol_tcp ? 16 : 6;
+      if (e.available >= field + 2 && !(e.key.protocol == protocol_udp && load16_raw(inner_l4 + 6) == 0)) checksum_apply(inner_l4 + field, delta);
+      break;
+    }
+    case protocol_icmp: checksum_apply(inner_l4 + 2, set_port(inner_l4 + 4, original.src_port)); break;
+    case protocol_icmpv6: checksum_apply(inner_l4 + 2, checksum_delta_join(delta, set_port(inner_l4 + 4, original.src_port))); break;
+    default: break;
+  }
+  // Outer: to the quoted packet's sender. An error from behind a translated address must not show what is behind it;
+  // one from a router on the way keeps its address.
+  std::memcpy(ip + address_at + length, original.src.bytes + skip, length);
+  if (!equal(incoming.src, original.dst)) std::memcpy(ip + address_at, original.dst.bytes + skip, length);
+  unsigned icmp_length = p.l4_length();
+  store16_raw(icmp + 2, 0);
+  if (v4) {
+    ip[8]--;
+    store16_raw(ip + 10, 0);
+    store16_raw(ip + 10, checksum_finish(checksum_add(0, ip, p.l4_offset - p.l3_offset)));
+    store16_raw(icmp + 2, checksum_finish(checksum_add(0, icmp, icmp_length)));
+  } else {
+    ip[7]--;
+    store16_raw(icmp + 2, checksum_finish(checksum_add(checksum_pseudo(ip + 8, 16, protocol_icmpv6, icmp_length), icmp, icmp_length)));
+  }
+}
+
+// ---- 6: answers, ends, records ----------------------------------------------------------------------------------------------------
+
+void pipeline::refuse(packet& p, const decision& d) {
+  uint32_t rule_id = d.rule != classifier::no_rule ? snap_->rules[d.rule].id : 0;
+  if (d.rule != classifier::no_rule) snap_->rule_counters[d.rule]->hits.fetch_add(1, std::memory_order_relaxed);
+  if (d.reason == SL_DROP_POLICY_REJECT) {
+    if (p.key.protocol == protocol_tcp && p.has_l4()) {
+      uint8_t reset[ipv6_bytes + 20];
+      if (unsigned length = build_tcp_reset(p, reset); length && take_error_token()) {
+        answer(p, reset, length);
+        counters_.add(SL_COUNTER_TCP_RESETS_SENT);
+      }
+    } else {
+      send_error(p, icmp_error::prohibited);
+    }
+  } else if (d.unreachable) {
+    send_error(p, icmp_error::no_route);
+  }
+  drop(p, d.reason, rule_id);
+}
+
+uint32_t pipeline::route_to(const sl_address& next_hop, unsigned interface_slot) {
+  bool created;
+  uint32_t id = shared_.adjacencies.find_or_create(interface_slot, next_hop, now_ticks_, &created);
+  if (created && shared_.resolve) {
+    shared_.adjacencies.get(id)->asked_ticks.store(now_ticks_, std::memory_order_relaxed);
+    shared_.resolve(shared_.interfaces[interface_slot].kernel_ifindex.load(std::memory_order_relaxed), next_hop);
+  }
+  return id;
+}
+
+bool pipeline::take_error_token() {
+  uint32_t rate = snap_->settings.icmp_errors_per_second;
+  if (rate == 0) return false;
+  uint64_t per_error_ns = 1'000'000'000ull / rate, burst_ns = 200'000'000 + per_error_ns;
+  if (error_tokens_ns_ + burst_ns < now_ns_) error_tokens_ns_ = now_ns_ - burst_ns;
+  if (error_tokens_ns_ + per_error_ns > now_ns_) { counters_.add(SL_COUNTER_ICMP_ERRORS_SUPPRESSED); return false; }
+  error_tokens_ns_ += per_error_ns;
+  return true;
+}
+
+void pipeline::send_error(packet& p, icmp_error kind, uint32_t mtu_bytes) {
+  if (!icmp_error_allowed(p) || snap_->broadcasts.contains(p.key.dst)) return;
+  // From the address of the interface that the packet came in on (RFC 1812 section 4.3.2.4).
+  uint16_t index = snap_->slot_interfaces[p.interface_slot];
+  const sl_address* source = nullptr;
+  for (const sl_interface_address& a : snap_->addresses) {
+    if (is_ipv4(a.address) != (p.ip_version == 4) || (a.flags & SL_LOCAL_ENGINE)) continue;
+    if (!source || a.interface == index) source = &a.address;
+    if (a.interface == index) break;
+  }
+  if (!source || !take_error_token()) return;
+  uint8_t error[icmp_error_bytes_max];
+  answer(p, error, build_icmp_error(p, kind, mtu_bytes, *source, error));
+  counters_.add(SL_COUNTER_ICMP_ERRORS_SENT);
+}
+
+// Sends a packet of ours back to where `p` came from: same interface, same link address.
+void pipeline::answer(packet& p, const uint8_t* ip_packet, unsigned length) {
+  uint64_t address;
+  if (!pool_.get(&address)) { bump(counters_.drop[SL_DROP_UMEM_EXHAUSTED]); return; }
+  packet reply{};
+  reply.address = address + umem_headroom_bytes;
+  reply.data = area_.at(reply.address);
+  reply.l3_offset = ethernet_bytes + vlan_bytes;
+  reply.l3_length = static_cast<uint16_t>(length);
+  reply.ip_version = p.ip_version;
+  std::memcpy(reply.l3(), ip_packet, length);
+  adjacency back;
+  uint64_t mac = 0;
+  std::memcpy(&mac, p.data + 6, 6);
+  back.mac.store(mac, std::memory_order_relaxed);
+  emit(reply, back, shared_.interfaces[p.interface_slot]);
+}
+
+void pipeline::to_host(packet& p) {
+  if (shared_.to_host && shared_.to_host(p.l3(), p.l3_length)) {
+    counters_.add(SL_COUNTER_HOST_PACKETS);
+    free_frame(p);
+  } else {
+    drop(p, SL_DROP_HOST_QUEUE_FULL);
+  }
+}
+
+// The first fragment's fate is known: those that waited for it follow.
+void pipeline::decided_first_fragment(packet& first, const fragment_verdict& verdict) {
+  if (!(first.flags & packet_fragment_first)) return;
+  for (const held_fragment& held : shared_.fragments.decided(first, verdict)) {
+    uint64_t address;
+    if (!pool_.get(&address)) { bump(counters_.drop[SL_DROP_UMEM_EXHAUSTED]); continue; }
+    packet p{};
+    p.address = address + umem_headroom_bytes;
+    p.data = area_.at(p.address);
+    p.length = static_cast<uint32_t>(held.frame.size());
+    p.interface_slot = held.interface_slot;
+    p.l3_offset = held.l3_offset;
+    std::memcpy(p.data, held.frame.data(), held.frame.size());
+    p.ip_version = p.l3()[0] >> 4;
+    bool completed = false;
+    if (sl_drop_reason reason = parse_ip(p, &completed); reason != SL_DROP_NONE) { drop(p, reason); continue; }
+    follow_first_fragment(p, verdict);
+  }
+}
+
+bool pipeline::end_session(uint32_t index, sl_end_reason reason) {
+  session& s = shared_.sessions.at(index);
+  if (s.flags.fetch_or(session_ended, std::memory_order_acq_rel) & session_ended) return false;
+  const uint8_t flags = s.flags.load(std::memory_order_relaxed);
+  counters_.add(SL_COUNTER_SESSIONS_ENDED);
+  if (flags & session_log_end) record_flow(s, index, SL_EVENT_END, reason);
+  if (auto it = snap_->counters_by_id.find(s.rule_id); it != snap_->counters_by_id.end()) it->second->sessions.fetch_sub(1, std::memory_order_relaxed);
+  if (snap_->settings.sessions_per_source_max) shared_.sources.give_back(s.key0.src);
+  shared_.sessions.remove(worker_, index);
+  if (s.mapping != mapping_none) {
+    const mapping& m = shared_.mappings.at(s.mapping);
+    if (!(flags & session_inbound_mapping) && m.filtering == SL_FILTERING_ADDRESS) shared_.mappings.note_peer(s.mapping, s.key1.src, -1);
+    shared_.mappings.release(s.mapping, static_cast<uint32_t>(now_ns_ / 1'000'000'000), reason == SL_END_TCP_FIN);
+  }
+  return true;
+}
+
+bool pipeline::kill(uint64_t session_id) {
+  uint32_t index = static_cast<uint32_t>(session_id);
+  if (index >= shared_.sessions.high_water()) return false;
+  session& s = shared_.sessions.at(index);
+  snap_ = shared_.current.load(std::memory_order_acquire);
+  if (!snap_ || s.incarnation != session_id >> 32 || shared_.sessions.deadline(index).load(std::memory_order_relaxed) == 0) return false;
+  return end_session(index, SL_END_KILLED);
+}
+
+void pipeline::fill_record(dataplane& shared, const snapshot* snap, const session& s, uint32_t index, uint64_t now_ns, sl_flow_record* out) {
+  *out = {};
+  const uint64_t offset = static_cast<uint64_t>(shared.wall_offset_ns.load(std::memory_order_relaxed));
+  const flow_key responder = reversed(s.key1);
+  out->session_id = static_cast<uint64_t>(s.incarnation) << 32 | index;
+  out->start_ns = ns_of_ticks(s.start_ticks) + offset;
+  uint32_t last = s.last_seen_ticks.load(std::memory_order_relaxed);
+  out->last_ns = ns_of_ticks(last) + offset;
+  for (unsigned d = 0; d < 2; ++d) {
+    out->packets[d] = s.packets[d];
+    out->bytes[d] = s.bytes[d];
+    out->tcp_flags[d] = s.tcp_flags_seen[d];
+  }
+  out->src = s.key0.src;
+  out->dst = s.key0.dst;
+  out->nat_src = responder.src;
+  out->nat_dst = responder.dst;
+  out->src_port = s.key0.src_port;
+  out->dst_port = s.key0.dst_port;
+  out->nat_src_port = responder.src_port;
+  out->nat_dst_port = responder.dst_port;
+  out->rule_id = s.rule_id;
+  out->nat_destination_id = s.nat_destination_id;
+  if (s.mapping != mapping_none && !(s.flags.load(std::memory_order_relaxed) & session_inbound_mapping)) out->nat_source_id = shared.mappings.at(s.mapping).nat_rule_id;
+  out->from_interface = shared.interfaces[s.interface_slot[0]].id.load(std::memory_order_relaxed);
+  out->to_interface = shared.interfaces[s.interface_slot[1]].id.load(std::memory_order_relaxed);
+  out->protocol = s.key0.protocol;
+  out->state = s.state.load(std::memory_order_relaxed);
+  out->event = SL_EVENT_UPDATE;
+  if (!snap) return;
+  if (const sl_interface* n = snap->interface_of_slot(s.interface_slot[0])) out->from_zone = n->zone;
+  if (const sl_interface* n = snap->interface_of_slot(s.interface_slot[1])) out->to_zone = n->zone;
+  uint32_t ends = last + ticks_of_s(idle_s(s, snap->settings)), now = ticks_of_ns(now_ns);
+  out->expires_s = ends > now ? static_cast<uint32_t>(ns_of_ticks(ends - now) / 1'000'000'000) : 0;
+}
+
+void pipeline::record_flow(const session& s, uint32_t index, sl_flow_event event, sl_end_reason reason) {
+  sl_flow_record* record = flow_records_.reserve();
+  if (!record) { counters_.add(SL_COUNTER_RECORDS_LOST); return; }
+  fill_record(shared_, snap_, s, index, now_ns_, record);
+  record->event = static_cast<uint8_t>(event);
+  record->end_reason = static_cast<uint8_t>(reason);
+  flow_records_.commit();
+}
+
+}  // namespace sluice
