@@ -26,6 +26,7 @@ interface Options {
   rate: number;
   peers: PeerName[];
   decoyRules: number;
+  workers: number;
   pin: boolean;
   json: boolean;
 }
@@ -46,6 +47,7 @@ function readOptions(argv: readonly string[]): Options {
     .option("--rate <pps>", "offered packets a second; 0: as many as the generator makes", parseCount, 0)
     .option("--peers <list>", `devices under test, of ${Object.keys(peers).join(",")}`, parsePeers, hasSluice() ? ["bare", "sluice"] : ["bare"])
     .option("--decoy-rules <n>", "firewall rules of sluice in front of the one that matches", parseCount, 0)
+    .option("--workers <n>", "worker threads of sluice; the bare forwarder has one", parseCount, 1)
     .option("--no-pin", "let the scheduler place generator and device, instead of one core for the generator and the rest for the device")
     .parse(argv, { from: "user" })
     .opts<Options>();
@@ -70,7 +72,7 @@ export async function main(argv: readonly string[]): Promise<void> {
     for (let round = 1; round <= options.rounds; round++) {
       for (const [name, results] of rounds) {
         for (let repeat = 0; ; repeat++) {
-          const result = name === "ceiling" ? await measureCeiling(bench, traffic) : await measurePeer(bench, peers[name], traffic, { decoyRules: options.decoyRules });
+          const result = name === "ceiling" ? await measureCeiling(bench, traffic) : await measurePeer(bench, peers[name], traffic, { decoyRules: options.decoyRules, workers: options.workers });
           const noisy = result.cores.foreign > FOREIGN_CORES_MAX;
           progress(
             `round ${round}/${options.rounds}  ${name.padEnd(8)}  ${count(result.pps).padStart(9)} pps, offered ${count(result.offeredPps)}, ` +

@@ -5,6 +5,14 @@ const benches: Record<string, { question: string; load: () => Promise<{ main(arg
     question: "how fast are firewall + SNAT in the engine, against a bare AF_XDP forwarder, the kernel and XDP redirect?",
     load: () => import("./engine-vs-bare.js"),
   },
+  integrity: {
+    question: "does every byte of parallel TCP connections through SNAT arrive right?",
+    load: () => import("./integrity.js"),
+  },
+  soak: {
+    question: "does anything leak while connections come and go for minutes beside a bulk transfer?",
+    load: () => import("./soak.js"),
+  },
 };
 
 // The lab removes itself when the process exits.

@@ -23,6 +23,8 @@ export function count(value: number): string {
   return value.toFixed(value < 10 ? 2 : 0);
 }
 
+const figure = (value: number): string => (Number.isInteger(value) ? String(value) : value.toFixed(3));
+
 export interface Verdict {
   what: string;
   value: number;
@@ -54,7 +56,7 @@ export function finish(report: Report, tables: readonly string[], asJson: boolea
   const { machine } = report;
   const lines = [
     ...tables,
-    ...report.verdicts.map((v) => `${v.met ? "met   " : "MISSED"}  ${v.what}: ${v.value.toFixed(3)} (bar ${v.bar})`),
+    ...report.verdicts.map((v) => `${v.met ? "met   " : "MISSED"}  ${v.what}: ${figure(v.value)} (bar ${figure(v.bar)})`),
     ...report.void.map((reason) => `VOID    ${reason}`),
     `kernel ${machine.kernel}, ${machine.cores} × ${machine.cpu}, commit ${machine.commit}${machine.modified ? " + changes" : ""}`,
     `saved in ${file.slice(projectDirectory.length)}`,

@@ -15,6 +15,18 @@ export interface SluiceOptions {
   cpus?: string | undefined;
   /** Rules before the one that allows the traffic; none of them matches. */
   decoyRules?: number;
+  workers?: number;
+  /** Timers of the configuration, in seconds. */
+  timers?: Record<string, number>;
+}
+
+/** The members of `sluice status --json` that benches read. */
+export interface SluiceStatus {
+  processes: { role: string; pid: number | null }[];
+  sessions: { total: number; byState: Record<string, number> } | null;
+  natMappings: number | null;
+  buffers: { free: number; total: number } | null;
+  drops: Record<string, number>;
 }
 
 export function hasSluice(): boolean {
@@ -43,6 +55,8 @@ function configuration(options: SluiceOptions): unknown {
       default: "deny",
       rules: [...decoys, { name: "outbound", from: ["trust"], to: ["untrust"], source: [network.insidePrefix], action: "allow" }],
     },
+    ...(options.workers ? { engine: { workers: options.workers } } : {}),
+    ...(options.timers ? { timers: options.timers } : {}),
     nat: { source: [{ name: "egress", from: ["trust"], to: ["untrust"], source: [network.insidePrefix], translate: { pool: [network.pool] } }] },
   };
 }
@@ -80,8 +94,8 @@ export class Sluice {
     return processTree(this.#program.pid);
   }
 
-  async status(): Promise<Record<string, unknown>> {
-    return JSON.parse(await this.#cli(["status", "--json"])) as Record<string, unknown>;
+  async status(): Promise<SluiceStatus> {
+    return JSON.parse(await this.#cli(["status", "--json"])) as SluiceStatus;
   }
 
   async drops(): Promise<unknown> {

@@ -18,6 +18,8 @@ export const network = {
   /** SNAT pool: in the outside subnet, routed to the device under test. */
   pool: "10.20.0.8-10.20.0.15",
   poolPrefix: "10.20.0.8/29",
+  /** TCP clients may take any address of it. */
+  clientPrefix: "10.10.1.0/24",
 } as const;
 
 export interface Bench {
@@ -34,7 +36,12 @@ export function makeTopology(): Bench {
   lab.addLink({ node: "recv", device: "recv0", addresses: ["10.20.0.2/16"] }, { node: "dut", device: "dut1", addresses: ["10.20.0.1/16"] });
   lab.ip("gen", "route add default via 10.10.0.1");
   lab.ip("dut", `route add ${network.remotePrefix} via ${network.outsideGateway}`);
-  lab.ip("recv", `route add ${network.poolPrefix} via 10.20.0.1`);
   const macOf = (node: string, device: string): string => lab.ipJson<{ address: string }>(node, "link", "show", device)[0]!.address;
   return { lab, mac: { gen0: macOf("gen", "gen0"), dut0: macOf("dut", "dut0"), dut1: macOf("dut", "dut1"), recv0: macOf("recv", "recv0") } };
+}
+
+/** Lets both ends own the addresses that the benches' TCP programs use. */
+export function ownAddresses({ lab }: Bench): void {
+  lab.ip("gen", `route add local ${network.clientPrefix} dev lo`);
+  lab.ip("recv", `route add local ${network.remotePrefix} dev lo`);
 }

@@ -18,7 +18,7 @@ static const char help[] =
     "  --destination-mac MAC   of the next hop\n"
     "  --source-mac MAC        of the outgoing netdev\n"
     "  --batch N               frames a round and port (64)\n"
-    "  --frames N              packet buffers (16384)\n"
+    "  --frames N              packet buffers (8192)\n"
     "  --ring N                entries a ring (2048)\n"
     "  --tx-budget N           descriptors a system call (256)\n"
     "  --idle-rounds N         empty rounds before it sleeps in poll (64)\n"
@@ -93,7 +93,7 @@ int main(int count, char **words) {
   rlimit unlimited{RLIM_INFINITY, RLIM_INFINITY};
   setrlimit(RLIMIT_MEMLOCK, &unlimited);
   std::string error;
-  std::unique_ptr<umem_area> area = umem_area::create(options.number("frames", 16384), &error);
+  std::unique_ptr<umem_area> area = umem_area::create(options.number("frames", 8192), &error);
   if (!area)
     fail("packet memory: %s", error.c_str());
 
