@@ -1,13 +1,17 @@
 // From the running configuration and the machine's facts to what the engine takes and what people see of it: one step of control,
 // and of `sluice simulate --config`. Who: src/control/control.ts, src/cli/commands/simulate.ts. Pure but for reading the file.
-import type { HostFacts } from '../engine/facts.js';
+import { checkFile } from '../config/check.js';
+import { compileSnapshot, type Compiled as CompiledConfig, type PortPlan as ConfiguredPort } from '../config/compile.js';
+import { engineOptions } from '../config/defaults.js';
+import { findVlanDevice, vlanDeviceName, type Facts } from '../config/facts.js';
+import type { NameKind, Names as ConfigNames } from '../config/names.js';
+import { ConfigError, type Problem } from '../config/problem.js';
+import type { Config } from '../config/schema.js';
 import type { ConfigurePlan } from '../engine/last-applied.js';
 import type { Names } from '../engine/records.js';
-import type { Problem } from '../config/problem.js';
 
 export interface InterfaceInfo { name: string; device: string; zone: string; vlanId: number | null; addresses: string[] }
 export interface RuleInfo { id: number; kind: 'firewall' | 'nat-source' | 'nat-destination' | 'nat-static'; name: string; action: string }
-export interface RouteInfo { to: string; nexthops: { via: string | null; interface: string | null; kind: string }[] }
 
 export interface Compiled {
   hostname: string | null;
@@ -16,9 +20,92 @@ export interface Compiled {
   names: Names;
   interfaces: InterfaceInfo[];
   rules: RuleInfo[];
+  warnings: string[];
 }
 
 export interface CompileResult { problems: Problem[]; compiled?: Compiled }
 
-/** Compiles what stands in the running configuration at the time of the call. */
-export type Compile = (facts: HostFacts, generation: number) => CompileResult;
+/** `slots`: what the engine has attached already; devices keep theirs. */
+export type Compile = (facts: Facts, generation: number, slots: readonly AttachedSlot[]) => CompileResult;
+export interface AttachedSlot { name: string; ifindex: number; slot: number; queues: number }
+
+/** Checks and compiles a file as it stands at the time of the call. */
+export function compileFile(file: string, facts: Facts, generation: number, slots: readonly AttachedSlot[]): CompileResult {
+  const { problems, config } = checkFile(file, facts);
+  if (!config) return { problems };
+  try {
+    const previous = slots.map((one): ConfiguredPort => ({ device: one.name, ifindex: one.ifindex, slot: one.slot, queues: one.queues, untagged: false, vlans: [] }));
+    return { problems, compiled: describe(config, facts, compileSnapshot(config, facts, generation, previous)) };
+  } catch (error) {
+    if (!(error instanceof ConfigError)) throw error;
+    // It passed check, but not with what the machine has at this moment.
+    return { problems: [...problems, { severity: 'error', code: error.code, file, line: 1, column: 1, path: '', message: error.message, remedy: error.remedy }] };
+  }
+}
+
+function describe(config: Config, facts: Facts, result: CompiledConfig): Compiled {
+  return {
+    hostname: config.hostname ?? null, snapshot: result.snapshot, names: namesOf(result.names),
+    plan: planOf(config, facts, result),
+    interfaces: result.names.interfaces.map((name) => describeInterface(name, config, facts)),
+    rules: describeRules(config, result.names),
+    warnings: result.inactiveRoutes.map((index) => `route to ${config.routes?.[index]?.to ?? '?'} is inactive: no connected subnet holds its next hop now`),
+  };
+}
+
+// Kinds whose frames may come from programs on this machine, with layer-4 checksums that nobody completed.
+const PARTIAL_CHECKSUM_DRIVERS = new Set(['veth', 'tun', 'tap', 'bridge', 'virtio_net', 'macvlan', 'ipvlan']);
+
+function planOf(config: Config, facts: Facts, { ports, addresses }: CompiledConfig): ConfigurePlan {
+  const { mode } = engineOptions(config);
+  return {
+    ports: ports.map(({ device, ifindex, slot, queues }) => {
+      const { kind, driver } = facts.devices.find((one) => one.name === device) ?? { kind: '', driver: '' };
+      return {
+        name: device, ifindex, slot, queues, mode: mode === 'generic' ? 'generic' : 'native', allowGeneric: mode !== 'native',
+        partialChecksums: PARTIAL_CHECKSUM_DRIVERS.has(kind) || PARTIAL_CHECKSUM_DRIVERS.has(driver),
+      };
+    }),
+    vlans: ports.flatMap((port) => port.vlans.map((vlanId) => {
+      const parent = facts.devices.find((one) => one.name === port.device);
+      const existing = parent && findVlanDevice(facts, parent, vlanId);
+      return { device: existing?.name ?? vlanDeviceName(port.device, vlanId), parent: port.device, vlanId };
+    })),
+    addresses: addresses.map(({ device, address, prefixLength }) => ({ device, address, prefixLength })),
+  };
+}
+
+function namesOf({ ids, zones, interfaces }: ConfigNames): Names {
+  const named = (id: number, ...kinds: NameKind[]): string | null => {
+    if (id === 0) return null;
+    const found = ids.get(id);
+    return found && kinds.includes(found.kind) ? found.name : `#${id.toString(16).padStart(8, '0')}`; // of a rule since removed
+  };
+  return {
+    rule: (id) => named(id, 'rule'),
+    natRule: (id) => named(id, 'nat-source', 'nat-destination', 'nat-static'),
+    interfaceById: (id) => named(id, 'interface'),
+    interfaceAt: (index) => interfaces[index] ?? null,
+    zone: (index) => zones[index] ?? null,
+  };
+}
+
+function describeInterface(name: string, config: Config, facts: Facts): InterfaceInfo {
+  const one = config.interfaces![name]!;
+  const parent = facts.devices.find((device) => device.name === one.device);
+  const device = parent && one.vlan !== undefined ? findVlanDevice(facts, parent, one.vlan) : parent;
+  const own = device?.addresses.map(({ address, prefixLength }) => `${address}/${prefixLength}`) ?? [];
+  return { name, device: one.device, zone: one.zone, vlanId: one.vlan ?? null, addresses: one.addresses === undefined ? own : [one.addresses].flat() };
+}
+
+function describeRules(config: Config, names: ConfigNames): RuleInfo[] {
+  const idOf = new Map([...names.ids].map(([id, { kind, name }]) => [`${kind}:${name}`, id]));
+  const rule = (kind: RuleInfo['kind'], nameKind: NameKind, name: string, action: string): RuleInfo => ({ id: idOf.get(`${nameKind}:${name}`) ?? 0, kind, name, action });
+  const active = <T extends { disabled?: boolean }>(list: readonly T[] | undefined): T[] => (list ?? []).filter((one) => !one.disabled);
+  return [
+    ...active(config.firewall?.rules).map((one) => rule('firewall', 'rule', one.name, one.action)),
+    ...active(config.nat?.destination).map((one) => rule('nat-destination', 'nat-destination', one.name, 'translate')),
+    ...active(config.nat?.static).map((one) => rule('nat-static', 'nat-static', one.name, 'translate')),
+    ...active(config.nat?.source).map((one) => rule('nat-source', 'nat-source', one.name, one.translate === 'none' ? 'exempt' : 'translate')),
+  ];
+}

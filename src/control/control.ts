@@ -120,7 +120,7 @@ export class Control {
     const status = await this.engine.status();
     let facts = await this.engine.facts();
     const generation = Math.max(status.generation, this.applied?.generation ?? 0) + 1;
-    let compiled = this.compileOrThrow(facts, generation);
+    let compiled = this.compileOrThrow(facts, generation, status);
     this.watchObstacles(facts, compiled);
     for (let round = 0; round < CONFIGURE_ROUNDS_MAX; round += 1) {
       for (const warning of await this.engine.configure(compiled.plan)) this.log.warn(warning);
@@ -128,7 +128,7 @@ export class Control {
       const isSettled = deviceState(after) === deviceState(facts);
       facts = after;
       if (isSettled) break;
-      compiled = this.compileOrThrow(facts, generation);
+      compiled = this.compileOrThrow(facts, generation, status);
     }
     this.facts = facts;
     const fingerprint = fingerprintOf(compiled);
@@ -136,13 +136,14 @@ export class Control {
     if (!isInForce) {
       const result = await this.engine.apply(compiled.snapshot);
       this.applied = { compiled, fingerprint, generation: result.generation, enginePid: status.pid, at: new Date().toISOString() };
+      for (const warning of compiled.warnings) this.log.warn(warning);
       this.log.info({ generation: result.generation, rules: compiled.rules.length, microseconds: result.microseconds }, 'configuration is in force');
     }
     this.engineStatus = await this.engine.status();
   }
 
-  private compileOrThrow(facts: HostFacts, generation: number): Compiled {
-    const { problems, compiled } = this.compile(facts, generation);
+  private compileOrThrow(facts: HostFacts, generation: number, { ports }: EngineStatus): Compiled {
+    const { problems, compiled } = this.compile(facts, generation, ports);
     this.problems = problems;
     if (compiled) return compiled;
     const first = problems.find((problem) => problem.severity === 'error');

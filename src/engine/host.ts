@@ -34,7 +34,7 @@ export interface HostParts {
   prepare: typeof prepareNetdevs;
 }
 
-interface AttachedPort extends PortPlan { slot: number; attachedMode: XdpMode }
+interface AttachedPort extends PortPlan { attachedMode: XdpMode }
 interface RecordBatch { flows: number; drops: number; bytes: Uint8Array }
 
 export interface EngineStatus {
@@ -147,7 +147,7 @@ export class EngineHost {
     const facts = await this.parts.readFacts();
     const isSame = (port: PortPlan): boolean => {
       const attached = this.ports.get(port.name);
-      return attached !== undefined && attached.ifindex === port.ifindex && attached.queues === port.queues
+      return attached !== undefined && attached.ifindex === port.ifindex && attached.slot === port.slot && attached.queues === port.queues
         && attached.mode === port.mode && attached.partialChecksums === port.partialChecksums;
     };
     const fresh = plan.ports.filter((port) => !isSame(port));
@@ -167,12 +167,14 @@ export class EngineHost {
   }
 
   private attach(port: PortPlan): string[] {
-    const used = new Set([...this.ports.values()].map((one) => one.slot));
-    let slot = 0;
-    while (used.has(slot)) slot += 1;
-    const { mode } = this.parts.addon.addPort({ ...port, slot });
-    this.ports.set(port.name, { ...port, slot, attachedMode: mode });
-    this.parts.log.info({ device: port.name, mode, queues: port.queues, slot }, 'port attached');
+    const { allowGeneric, ...options } = port;
+    const { mode } = this.parts.addon.addPort(options);
+    if (mode === 'generic' && port.mode === 'native' && !allowGeneric) {
+      this.parts.addon.removePort(port.slot);
+      throw new IpcError('SLUICE_XDP_MODE', `${port.name}: its driver has no native XDP, and the configuration wants nothing else; set engine.mode to auto`);
+    }
+    this.ports.set(port.name, { ...port, attachedMode: mode });
+    this.parts.log.info({ device: port.name, mode, queues: port.queues, slot: port.slot }, 'port attached');
     return mode === 'generic' && port.mode === 'native' ? [genericWarning(port)] : [];
   }
 

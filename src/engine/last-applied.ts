@@ -3,6 +3,7 @@
 // the snapshot, SHA-256 of all before it. Whatever does not fit is treated as absent: the engine then waits, closed, for control.
 import { createHash } from 'node:crypto';
 import { readFileSync, rmSync } from 'node:fs';
+import { SL_PORTS_MAX } from './abi.generated.js';
 import { replaceFile } from '../supervisor/run-directory.js';
 import type { AddressPlan, VlanPlan } from './netdevs.js';
 import type { XdpMode } from './binding.js';
@@ -10,7 +11,11 @@ import type { XdpMode } from './binding.js';
 const MAGIC = Buffer.from('SLAPPLY1');
 const DIGEST_BYTES = 32;
 
-export interface PortPlan { name: string; ifindex: number; queues: number; mode: XdpMode; partialChecksums: boolean }
+export interface PortPlan {
+  name: string; ifindex: number; slot: number; queues: number;
+  mode: XdpMode; allowGeneric: boolean;   // generic when native does not work
+  partialChecksums: boolean;
+}
 
 /** What `configure` asks for. */
 export interface ConfigurePlan { ports: PortPlan[]; vlans: VlanPlan[]; addresses: AddressPlan[] }
@@ -58,9 +63,10 @@ export function parsePlan(value: unknown): ConfigurePlan {
   const isText = (one: unknown): one is string => typeof one === 'string' && /^[^\s/-][^\s/]{0,14}$/.test(one);
   const valid = plan && Array.isArray(plan.ports) && Array.isArray(plan.vlans) && Array.isArray(plan.addresses)
     && plan.ports.every((port) => isText(port.name) && Number.isInteger(port.ifindex) && Number.isInteger(port.queues)
-      && port.queues > 0 && (port.mode === 'native' || port.mode === 'generic') && typeof port.partialChecksums === 'boolean')
+      && port.queues > 0 && Number.isInteger(port.slot) && port.slot >= 0 && port.slot < SL_PORTS_MAX && typeof port.allowGeneric === 'boolean' && (port.mode === 'native' || port.mode === 'generic') && typeof port.partialChecksums === 'boolean')
     && plan.vlans.every((vlan) => isText(vlan.device) && isText(vlan.parent) && Number.isInteger(vlan.vlanId))
     && plan.addresses.every((one) => isText(one.device) && /^[0-9a-fA-F.:]+$/.test(one.address) && Number.isInteger(one.prefixLength));
-  if (!valid) throw new TypeError('a plan has ports {name, ifindex, queues, mode, partialChecksums}, vlans {device, parent, vlanId} and addresses {device, address, prefixLength}');
+  if (valid && new Set(plan.ports!.map((port) => port.slot)).size !== plan.ports!.length) throw new TypeError('two ports of a plan have one slot');
+  if (!valid) throw new TypeError('a plan has ports {name, ifindex, slot, queues, mode, allowGeneric, partialChecksums}, vlans {device, parent, vlanId} and addresses {device, address, prefixLength}');
   return plan as ConfigurePlan;
 }

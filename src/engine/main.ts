@@ -6,10 +6,9 @@ import { readFacts } from './facts.js';
 import { EngineHost } from './host.js';
 import { errorCode } from './ipc.js';
 import { prepareNetdevs } from './netdevs.js';
+import { FATAL_EXIT_CODE } from '../supervisor/child.js';
 import { createChildLog } from '../supervisor/log.js';
 import { runDirectory } from '../supervisor/run-directory.js';
-
-export const FATAL_EXIT_CODE = 78; // EX_CONFIG of sysexits.h
 
 export interface EngineArguments extends Omit<OpenOptions, 'pinDirectory' | 'bpfObject' | 'offline'> {
   dir: string;

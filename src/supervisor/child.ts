@@ -1,0 +1,114 @@
+// One child process of the supervisor: started, watched, started again after a delay that grows, ended. Who: src/supervisor/up.ts.
+// The child's output goes to a file in DIR, so it neither dies with us nor blocks on us. Bounds: RESTART_MS_MIN doubling to
+// RESTART_MS_MAX between starts; a child that lived for STABLE_MS starts at the minimum again; STOP_GRACE_MS from SIGTERM to SIGKILL.
+import { spawn, type ChildProcess } from 'node:child_process';
+import { closeSync, openSync, rmSync } from 'node:fs';
+import { identify, writePidFile } from './pid-file.js';
+import { LogFollower, type Log } from './log.js';
+
+const RESTART_MS_MIN = 100;
+const RESTART_MS_MAX = 5000;
+const STABLE_MS = 10_000;
+export const STOP_GRACE_MS = 5000;
+/** A child that ends so has a fault that no restart cures (EX_CONFIG of sysexits.h). */
+export const FATAL_EXIT_CODE = 78;
+
+export interface ChildPlan {
+  role: string;
+  command: string[];
+  script: string;       // what the command line holds until the title is set: identifies an orphan
+  pidFile: string;
+  logFile: string;
+}
+
+export class ManagedChild {
+  private child: ChildProcess | undefined;
+  private follower: LogFollower | undefined;
+  private startedAtMs = 0;
+  private delayMs = RESTART_MS_MIN;
+  private timer: NodeJS.Timeout | undefined;
+  private isWanted = false;
+  private exited: Promise<void> = Promise.resolve();
+  restarts = 0;
+
+  constructor(
+    private plan: ChildPlan, private readonly log: Log,
+    private readonly showLine: (line: string) => void, private readonly onFatal: (role: string) => void,
+  ) {}
+
+  get pid(): number | undefined { return this.child?.pid; }
+
+  start(): void {
+    this.isWanted = true;
+    this.launch();
+  }
+
+  signal(name: NodeJS.Signals): void { this.child?.kill(name); }
+
+  /** Ends it and starts it by another command. */
+  async replace(plan: ChildPlan): Promise<void> {
+    await this.stop();
+    this.plan = plan;
+    this.start();
+  }
+
+  async stop(graceMs = STOP_GRACE_MS): Promise<void> {
+    this.isWanted = false;
+    clearTimeout(this.timer);
+    const child = this.child;
+    if (child) {
+      child.kill('SIGTERM');
+      const timer = setTimeout(() => {
+        this.log.warn({ pid: child.pid }, `${this.plan.role} does not end; killing it`);
+        child.kill('SIGKILL');
+      }, graceMs);
+      await this.exited;
+      clearTimeout(timer);
+    }
+    this.follower?.close();
+    this.follower = undefined;
+    rmSync(this.plan.pidFile, { force: true });
+  }
+
+  private launch(): void {
+    const file = openSync(this.plan.logFile, 'a', 0o600);
+    this.follower ??= new LogFollower(this.plan.logFile, this.plan.role, this.showLine);
+    const [program = '', ...args] = this.plan.command;
+    const child = spawn(program, args, { stdio: ['ignore', file, file] });
+    closeSync(file);
+    this.child = child;
+    this.startedAtMs = performance.now();
+    this.exited = new Promise((resolve) => {
+      child.once('error', (error) => {
+        this.log.error({ err: error }, `${this.plan.role} cannot be started`);
+        if (child.pid === undefined) {
+          this.onExit(null, null);
+          resolve();
+        }
+      });
+      child.once('exit', (code, signal) => {
+        this.onExit(code, signal);
+        resolve();
+      });
+    });
+    const identity = child.pid === undefined ? undefined : identify(child.pid, this.plan.role, this.plan.script);
+    if (identity) writePidFile(this.plan.pidFile, identity);
+  }
+
+  private onExit(code: number | null, signal: NodeJS.Signals | null): void {
+    this.child = undefined;
+    this.follower?.read();
+    if (!this.isWanted) return;
+    const how = signal ? `was killed by ${signal}` : `ended with code ${code}`;
+    if (code === FATAL_EXIT_CODE) {
+      this.log.error(`${this.plan.role} ${how}; a restart would not help`);
+      this.onFatal(this.plan.role);
+      return;
+    }
+    if (performance.now() - this.startedAtMs > STABLE_MS) this.delayMs = RESTART_MS_MIN;
+    this.log.warn({ restartMs: this.delayMs }, `${this.plan.role} ${how}; starting it again`);
+    this.restarts += 1;
+    this.timer = setTimeout(() => this.launch(), this.delayMs);
+    this.delayMs = Math.min(RESTART_MS_MAX, this.delayMs * 2);
+  }
+}

@@ -1,0 +1,268 @@
+// `sluice up`: checks, prepares the run directory, runs engine and control, and takes everything away at the end. Who: src/cli/commands/up.ts.
+// Order of a start: 1 preflight (touches nothing), 2 lock, 3 orphans of a killed supervisor are ended, 4 bpffs, 5 running configuration,
+// 6 engine, 7 control, 8 ready. Order of the end: control, engine, pins and mount, addresses and links, files, lock.
+// Engine and control never depend on this process being alive: it may be killed, and a second `up` takes over.
+import { chownSync, existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, rmSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { ApiClient } from '../api/client.js';
+import { engineOptions } from '../config/defaults.js';
+import type { Config } from '../config/schema.js';
+import type { ControlArguments } from '../control/main.js';
+import { chooseControlUser, type ControlUser } from '../control/privileges.js';
+import type { StatusView } from '../control/status.js';
+import { run } from '../engine/command.js';
+import type { EngineArguments } from '../engine/main.js';
+import { ensureBpfMount, removeBpfMount, removeMountPoint, type BpfMount } from './bpffs.js';
+import { ManagedChild, STOP_GRACE_MS, type ChildPlan } from './child.js';
+import { CleanupJournal, undoAll } from './cleanup.js';
+import { createLog, createLogWriter, type Log } from './log.js';
+import { endProcess, identify, isAlive, readPidFile, takeLock, type ProcessIdentity } from './pid-file.js';
+import { describeConfig, describePreflight, isRefused, preflight, type Preflight } from './preflight.js';
+import { packageRoot, packageVersion, replaceFile, runDirectory, type RunDirectory } from './run-directory.js';
+
+const READY_SECONDS = 30;
+const REFUSAL_SECONDS = 5;       // a failure of the first apply that lasts this long will not pass by itself
+const WORKERS_AUTO_MAX = 16;
+const XDP_DETACH_MS_MAX = 2000;  // the kernel releases links from a work queue
+const HOST_DEVICE = 'sluice0';
+const SCRIPTS = { supervisor: 'sluice', engine: 'src/engine/main.js', control: 'src/control/main.js' } as const;
+/** What the engine needs beside being uid 0: netdevs and netlink, raw sockets, BPF, and locked packet memory. */
+const ENGINE_CAPABILITIES = ['net_admin', 'net_raw', 'bpf', 'perfmon', 'ipc_lock'];
+
+export interface UpOptions { config: string; dir: string; logJson: boolean }
+
+export async function up(options: UpOptions): Promise<number> {
+  const paths = runDirectory(options.dir);
+  const orphans = findOrphans(paths);
+  const isOwn = (device: string): boolean => orphans.length > 0 || existsSync(join(paths.bpf, `link-${device}`));
+  const checked = await preflight(options.config, isOwn);
+  process.stderr.write(describePreflight(checked));
+  if (isRefused(checked)) return 1;
+  const supervisor = new Supervisor(options, paths, checked);
+  return supervisor.run();
+}
+
+function findOrphans(paths: RunDirectory): ProcessIdentity[] {
+  return [paths.controlPid, paths.enginePid].flatMap((file) => {
+    const identity = readPidFile(file);
+    return identity && isAlive(identity) ? [identity] : [];
+  });
+}
+
+class Supervisor {
+  private readonly writeLine: (line: string) => void;
+  private readonly log: Log;
+  private readonly user: ControlUser | undefined = chooseControlUser();
+  private readonly startedAtMs = performance.now();
+  private readonly existed: boolean;
+  private engine: ManagedChild | undefined;
+  private control: ManagedChild | undefined;
+  private mount: BpfMount | undefined;
+  private config: Config;
+  private isTakeover = false;
+  private hasten = false;
+  private ending: ((code: number) => void) | undefined;
+  private readonly end: Promise<number>;
+
+  constructor(private readonly options: UpOptions, private readonly paths: RunDirectory, private readonly checked: Preflight) {
+    this.writeLine = createLogWriter(options.logJson);
+    this.log = createLog('supervisor', this.writeLine);
+    this.config = checked.config!;
+    this.existed = existsSync(paths.dir);
+    this.end = new Promise((resolve) => { this.ending = resolve; });
+  }
+
+  async run(): Promise<number> {
+    mkdirSync(this.paths.dir, { recursive: true, mode: 0o755 });
+    const holder = takeLock(this.paths.supervisorPid, identify(process.pid, 'supervisor', SCRIPTS.supervisor)!);
+    if (holder) {
+      process.stderr.write(`error: another sluice runs in ${this.paths.dir} (process ${holder.pid})\n    stop it first, or choose another --dir\n`);
+      return 1;
+    }
+    process.title = 'sluice: supervisor';
+    this.catchSignals();
+    let code: number;
+    try {
+      await this.start();
+      code = await Promise.race([this.end, this.reportReady()]).then((early) => early ?? this.end);
+    } catch (error) {
+      this.log.error({ err: error }, 'cannot start');
+      code = 1;
+    }
+    return Math.max(code, await this.stop(code));
+  }
+
+  // ---- start ------------------------------------------------------------------------------------------------------
+
+  private async start(): Promise<void> {
+    const { paths } = this;
+    this.say(`Sluice ${packageVersion()} with ${this.options.config} in ${paths.dir}`);
+    for (const line of describeConfig(this.config, this.checked.facts!)) this.say(line);
+    mkdirSync(paths.state, { recursive: true, mode: 0o700 });
+    const journal = CleanupJournal.load(paths.cleanup);
+    const orphans = findOrphans(paths);
+    this.mount = await ensureBpfMount(paths.bpf, orphans.map((orphan) => orphan.pid), journal);
+    this.isTakeover = orphans.length > 0 || !this.mount.isFresh;
+    if (this.isTakeover) this.say('  taking over what an earlier sluice left running; its forwarding state stays in force meanwhile');
+    else rmSync(paths.lastApplied, { force: true });
+    for (const orphan of orphans) {
+      if (!await endProcess(orphan, STOP_GRACE_MS)) throw new Error(`${orphan.role} process ${orphan.pid} of an earlier sluice cannot be ended`);
+      this.log.info({ pid: orphan.pid }, `ended the ${orphan.role} of an earlier sluice`);
+    }
+    this.publishConfig();
+    const fatal = (role: string): void => {
+      this.log.error(`${role} cannot run; ending`);
+      this.ending?.(1);
+    };
+    this.engine = new ManagedChild(this.enginePlan(), this.log, this.writeLine, fatal);
+    this.control = new ManagedChild(this.controlPlan(), this.log, this.writeLine, fatal);
+    this.engine.start();
+    this.control.start();
+  }
+
+  private publishConfig(): void {
+    replaceFile(this.paths.runningConfig, readFileSync(this.options.config), 0o640);
+    if (this.user) chownSync(this.paths.runningConfig, -1, this.user.gid);
+  }
+
+  private enginePlan(): ChildPlan {
+    const { workers, framesPerWorker, busyPoll, txBudget, sessionsMax } = engineOptions(this.config);
+    const options: EngineArguments = {
+      dir: this.paths.dir, framesPerWorker, busyPoll, txBudget, sessionsMax, hostDevice: HOST_DEVICE,
+      workers: workers === 'auto' ? Math.min(availableParallelism(), WORKERS_AUTO_MAX) : workers,
+      ...(this.user ? { socketGid: this.user.gid } : {}),
+    };
+    const limits = ['setpriv', `--bounding-set=-all,${ENGINE_CAPABILITIES.map((name) => `+${name}`).join(',')}`];
+    if (this.user) limits.push('--groups', `0,${this.user.gid}`); // a group of its own is all that chown needs
+    return {
+      role: 'engine', script: SCRIPTS.engine, pidFile: this.paths.enginePid, logFile: this.paths.engineLog,
+      command: [...this.mount!.enter, ...limits, '--', process.execPath, scriptPath(SCRIPTS.engine), JSON.stringify(options)],
+    };
+  }
+
+  private controlPlan(): ChildPlan {
+    const options: ControlArguments = { dir: this.paths.dir, ...(this.user ? { user: this.user } : {}) };
+    return {
+      role: 'control', script: SCRIPTS.control, pidFile: this.paths.controlPid, logFile: this.paths.controlLog,
+      command: [...this.mount!.enter, process.execPath, scriptPath(SCRIPTS.control), JSON.stringify(options)],
+    };
+  }
+
+  /** Says when the data plane is ready. Resolves to an exit code when it refuses to become so, to undefined otherwise. */
+  private async reportReady(): Promise<number | undefined> {
+    const client = new ApiClient(this.paths.apiSocket);
+    let status: StatusView | undefined;
+    let failingSince: number | undefined;
+    for (let seconds = 0; seconds < READY_SECONDS; seconds = (performance.now() - this.startedAtMs) / 1000) {
+      if (this.hasten) return undefined;
+      status = await client.get<StatusView>('/api/v1/status').catch(() => undefined);
+      if (status?.ready) {
+        this.say(`  ${'API'.padEnd(9)}  ${this.paths.apiSocket} (sluice status --dir ${this.paths.dir})`);
+        this.say(`Ready in ${((performance.now() - this.startedAtMs) / 1000).toFixed(1)} s. Ctrl-C ends it and takes everything away.`);
+        return undefined;
+      }
+      failingSince = status?.failure ? failingSince ?? performance.now() : undefined;
+      if (failingSince !== undefined && performance.now() - failingSince > REFUSAL_SECONDS * 1000) break;
+      await delay(50, undefined, { ref: false });
+    }
+    const reasons = status?.missing ?? ['control does not answer'];
+    this.log.error(`not ready: ${reasons.join('; ')}`);
+    return this.isTakeover ? undefined : 1;
+  }
+
+  private say(line: string): void {
+    if (this.options.logJson) this.log.info(line.trim());
+    else process.stdout.write(`${line}\n`);
+  }
+
+  // ---- signals ----------------------------------------------------------------------------------------------------
+
+  private catchSignals(): void {
+    const onEnd = (signal: NodeJS.Signals): void => {
+      if (this.hasten) {
+        this.log.warn('killing the processes');
+        this.control?.signal('SIGKILL');
+        this.engine?.signal('SIGKILL');
+        return;
+      }
+      this.hasten = true;
+      this.log.info(`${signal}: ending`);
+      this.ending?.(0);
+    };
+    process.on('SIGINT', onEnd);
+    process.on('SIGTERM', onEnd);
+    process.on('SIGHUP', () => void this.reload().catch((error: unknown) => this.log.error({ err: error }, 'reload failed')));
+    // A reader that went away (`sluice up | head`) is no reason to stop forwarding.
+    for (const stream of [process.stdout, process.stderr]) stream.on('error', () => { /* see above */ });
+  }
+
+  private async reload(): Promise<void> {
+    this.log.info(`reading ${this.options.config} again`);
+    const checked = await preflight(this.options.config, () => true);
+    process.stderr.write(describePreflight(checked));
+    if (isRefused(checked)) {
+      this.log.error('the configuration is refused; the one in force stays');
+      return;
+    }
+    const before = JSON.stringify(engineOptions(this.config));
+    this.config = checked.config!;
+    this.publishConfig();
+    if (JSON.stringify(engineOptions(this.config)) !== before) {
+      this.log.warn('engine settings changed; starting the engine again');
+      await this.engine?.replace(this.enginePlan());
+    }
+    this.control?.signal('SIGHUP');
+  }
+
+  // ---- end --------------------------------------------------------------------------------------------------------
+
+  private async stop(code: number): Promise<number> {
+    const { paths } = this;
+    this.hasten = true; // from here on a signal kills
+    await this.control?.stop();
+    await this.engine?.stop();
+    const failures: string[] = [];
+    const attempt = async (what: string, work: () => Promise<unknown> | unknown): Promise<void> => {
+      try {
+        await work();
+      } catch (error) {
+        failures.push(`${what}: ${(error as Error).message}`);
+      }
+    };
+    const journal = CleanupJournal.load(paths.cleanup);
+    if (this.mount) await attempt('pins', () => removeBpfMount(paths.bpf, this.mount!));
+    failures.push(...await undoAll(journal));
+    await attempt('XDP programs', () => this.xdpIsGone());
+    for (const failure of failures) this.log.error(`not taken away: ${failure}`);
+    await attempt('files', () => this.removeFiles(code === 0 && failures.length === 0));
+    if (failures.length === 0) this.say('Ended; nothing is left.');
+    return failures.length === 0 ? 0 : 1;
+  }
+
+  private async xdpIsGone(): Promise<void> {
+    const devices = new Set(Object.values(this.config.interfaces ?? {}).map((one) => one.device));
+    for (const end = performance.now() + XDP_DETACH_MS_MAX; ;) {
+      const links = JSON.parse(await run('ip', '-j', 'link', 'show')) as { ifname: string; xdp?: unknown }[];
+      const left = links.filter((link) => link.xdp !== undefined && devices.has(link.ifname)).map((link) => link.ifname);
+      if (left.length === 0) return;
+      if (performance.now() > end) throw new Error(`still attached to ${left.join(', ')}`);
+      await delay(20);
+    }
+  }
+
+  /** Logs stay when something went wrong; a directory that was there before stays. */
+  private removeFiles(isClean: boolean): void {
+    const { paths } = this;
+    removeMountPoint(paths.bpf);
+    const files = [paths.apiSocket, paths.engineSocket, paths.runningConfig, paths.lastApplied];
+    if (isClean) files.push(paths.cleanup, paths.engineLog, paths.controlLog);
+    for (const file of [...files, paths.supervisorPid]) rmSync(file, { force: true });
+    for (const directory of [paths.state, ...(this.existed ? [] : [paths.dir])]) {
+      if (existsSync(directory) && readdirSync(directory).length === 0) rmdirSync(directory);
+    }
+  }
+}
+
+function scriptPath(script: string): string { return join(packageRoot(), 'dist', script); }
