@@ -2,6 +2,7 @@
 
 import { execFileSync } from 'node:child_process';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { get } from 'node:http';
 import { join } from 'node:path';
 import type { DropRecordView, FlowRecordView } from '../src/engine/records.js';
 import type { Lab, Result } from './lab.js';
@@ -136,6 +137,20 @@ export class Appliance {
 
   async drops(): Promise<DropRecordView[]> {
     return recordsOf<DropRecordView>(await this.json('drops'));
+  }
+
+  /** Asks its REST API. */
+  async api<T>(path: string): Promise<T> {
+    const text = await new Promise<string>((resolve, reject) => {
+      get({ socketPath: join(this.directory, 'api.sock'), path, headers: { host: 'sluice' } }, (response) => {
+        let body = '';
+        response.setEncoding('utf8').on('data', (chunk: string) => (body += chunk));
+        response.on('end', () =>
+          response.statusCode === 200 ? resolve(body) : reject(new Error(`${path}: ${response.statusCode} ${body}`)),
+        );
+      }).on('error', reject);
+    });
+    return JSON.parse(text) as T;
   }
 
   logs(): string {

@@ -10,7 +10,7 @@ import { describeNetns, useLab } from './fixture.js';
 
 const FOREIGN_SOURCE = `
   __attribute__((section("xdp"), used)) int someone_elses(void *context) { return 2; /* XDP_PASS */ }
-  char license[] __attribute__((section("license"), used)) = "GPL";
+  char _license[] __attribute__((section("license"), used)) = "GPL";
 `;
 
 describeNetns('up refuses', () => {
