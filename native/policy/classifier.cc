@@ -23,7 +23,7 @@ namespace {
 constexpr unsigned ipv4_length_base = 96;
 constexpr std::size_t prune_tables_min = 4;    // fewer tables are probed sooner than pruned
 constexpr unsigned probes_together = 8;        // tables whose cache misses overlap
-constexpr uint32_t run_max = 8;                // entries verified a probe, while tables last
+constexpr uint32_t run_max = 4;                // entries verified a probe, while tables last
 constexpr std::size_t leftover_max = 16;       // so few entries are one more table's whatever their shape
 constexpr std::size_t full_expansion_max = 64; // a rule's product up to which nothing is left to lists
 constexpr std::size_t sample_max = 1024;       // entries that rank the candidates for a table

@@ -1,0 +1,648 @@
+// SPDX-License-Identifier: Apache-2.0
+// engine.cc: see engine.h. Order: open and close → ports → apply → clock and netlink → listings → offline mode.
+#include "engine.h"
+
+#include <sys/random.h>
+#include <sys/resource.h>
+#include <time.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+
+namespace sluice {
+namespace {
+
+constexpr uint32_t offline_frames = 1024;
+constexpr uint32_t neighbour_refresh_ticks = 112;  // next hops used in the last 30 s are kept fresh
+constexpr unsigned warn_interval_s = 10;
+
+uint64_t random_seed() {
+  uint64_t seed = 0;
+  if (getrandom(&seed, sizeof seed, 0) != sizeof seed) __builtin_trap();
+  return seed;
+}
+
+int64_t wall_offset_now() {
+  timespec wall;
+  clock_gettime(CLOCK_REALTIME, &wall);
+  return static_cast<int64_t>(wall.tv_sec) * 1'000'000'000ll + wall.tv_nsec - static_cast<int64_t>(monotonic_ns());
+}
+
+const char* const drop_names[] = {
+#define SL_X_TEXT(name, text, help) text,
+    SL_DROP_REASONS(SL_X_TEXT)
+#undef SL_X_TEXT
+};
+
+}  // namespace
+
+// ---- open, close ---------------------------------------------------------------------------------------------------
+
+engine::~engine() { close(); }
+
+bool engine::open(const engine_options& options, std::function<void(const engine_event&)> on_event, std::string* error) {
+  if (shared_) { *error = "the engine is open already"; return false; }
+  if (options.workers < 1 || options.workers > workers_max) { *error = "engine.workers must be between 1 and " + std::to_string(workers_max); return false; }
+  options_ = options;
+  on_event_ = std::move(on_event);
+  shared_ = std::make_unique<dataplane>(random_seed());
+  shared_->workers = options_.workers;
+  shared_->epoch.set_workers(options_.workers);
+  shared_->wall_offset_ns = options_.offline ? 0 : wall_offset_now();
+  bool ok = shared_->sessions.open(options_.sessions_max, options_.workers, shared_->seed, &shared_->epoch, error);
+  if (ok) shared_->mappings.open(options_.sessions_max, random_seed());
+  for (unsigned i = 0; ok && i < options_.workers; ++i) {
+    auto w = worker::create(*shared_, i, options_.offline ? offline_frames : options_.frames_per_worker, error);
+    if (w) workers_.push_back(std::move(w)); else ok = false;
+  }
+  if (ok && options_.offline) {
+    offline_port_words_ = std::vector<std::atomic<uint64_t>>(SL_NAT_PORT_WORDS);
+    shared_->nat_port_words = offline_port_words_.data();
+    shared_->to_host = [this](const uint8_t* p, unsigned n) { offline_host_.emplace_back(p, p + n); return true; };
+  } else if (ok) {
+    ok = start_kernel_side(error);
+  }
+  if (!ok) close();
+  return ok;
+}
+
+bool engine::start_kernel_side(std::string* error) {
+  rlimit unlimited{RLIM_INFINITY, RLIM_INFINITY};
+  setrlimit(RLIMIT_MEMLOCK, &unlimited);
+  steering_ = steering::open(options_.bpf_object, options_.pin_directory, error);
+  if (!steering_) return false;
+  shared_->nat_port_words = reinterpret_cast<std::atomic<uint64_t>*>(steering_->nat_port_words());
+  std::string warning;
+  host_device_ = host_device::open(options_.host_device, error, &warning);
+  if (!host_device_) return false;
+  if (!warning.empty()) emit_event("log", "warn", warning);
+  shared_->to_host = [this](const uint8_t* p, unsigned n) { return host_device_->write(p, n); };
+  netlink_callbacks callbacks;
+  callbacks.on_link = [this](const link_event& e) { on_link(e); };
+  callbacks.on_neighbour = [this](const neighbour_event& e) {
+    shared_->adjacencies.update(shared_->interfaces, e.ifindex, e.address, e.mac, e.usable && !e.removed, e.failed);
+  };
+  callbacks.on_address = [this](const address_event& e) {
+    std::lock_guard guard(mutex_);
+    for (const interface_state& i : shared_->interfaces)
+      if (i.id.load() && (i.kernel_ifindex.load() == e.ifindex)) { emit_event("addresses-changed"); return; }
+  };
+  callbacks.on_warning = [this](const std::string& text) { emit_event("log", "warn", text); };
+  netlink_ = netlink_monitor::start(callbacks, {}, error);
+  if (!netlink_) return false;
+  shared_->resolve = [this](uint32_t ifindex, const sl_address& address) { return netlink_->resolve(ifindex, address); };
+  for (auto& w : workers_) w->start();
+  clock_stop_ = false;
+  clock_ = std::thread([this] { routine_clock(); });
+  pthread_setname_np(clock_.native_handle(), "sl-clock");
+  return true;
+}
+
+void engine::close() {
+  if (clock_.joinable()) {
+    { std::lock_guard guard(clock_mutex_); clock_stop_ = true; }
+    clock_wake_.notify_all();
+    clock_.join();
+  }
+  for (auto& w : workers_) w->stop();
+  netlink_.reset();
+  for (unsigned slot = 0; slot < SL_PORTS_MAX; ++slot) {
+    if (!ports_[slot].in_use || !steering_) continue;
+    for (auto& w : workers_) w->remove_sockets(slot);
+    ports_[slot] = {};
+  }
+  workers_.clear();
+  if (shared_) shared_->current = nullptr;
+  retired_.clear();
+  current_.reset();
+  pools_.clear();
+  reserved_.clear();
+  published_.clear();
+  rule_counters_.clear();
+  links_.clear();
+  steering_.reset();     // pins stay: without sockets the steering program drops what it would send to us
+  host_device_.reset();
+  shared_.reset();
+}
+
+void engine::emit_event(const char* type, const char* level, std::string text) {
+  if (on_event_) on_event_({type, level, std::move(text)});
+}
+
+// ---- ports -----------------------------------------------------------------------------------------------------------
+
+bool engine::add_port(const port_options& p, bool* generic, std::string* error) {
+  if (p.slot >= SL_PORTS_MAX || p.queues < 1 || p.queues > SL_QUEUES_MAX) { *error = "port slot or queue count out of range"; return false; }
+  if (ports_[p.slot].in_use) remove_port(p.slot);
+  steering_->set_port(p.ifindex, static_cast<uint16_t>(p.slot), 0);
+  std::string warning;
+  xdp_mode mode = p.generic ? xdp_mode::generic : xdp_mode::native;
+  if (!steering_->attach(p.ifindex, p.name, p.slot, &mode, &warning, error)) return false;
+  if (!warning.empty()) emit_event("log", "warn", warning);
+  *generic = mode == xdp_mode::generic;
+  for (unsigned queue = 0; queue < p.queues; ++queue) {
+    worker& w = *workers_[queue % workers_.size()];
+    xsk_options o;
+    o.ifindex = p.ifindex;
+    o.queue = queue;
+    o.mode = xsk_mode::automatic;
+    o.tx_budget = options_.tx_budget ? options_.tx_budget : 32;
+    o.busy_poll_us = options_.busy_poll ? 20 : 0;
+    bool added = false;
+    w.run_on([&] {
+      auto socket = xsk::open(w.area(), o, error);
+      if (!socket) return;
+      int fd = socket->fd();
+      w.add_socket(p.slot, p.partial_checksums, std::move(socket));
+      added = steering_->set_xsk(p.slot, queue, fd, error);
+    });
+    if (!added) {
+      ports_[p.slot].in_use = true;
+      remove_port(p.slot);
+      *error = "port " + p.name + ", queue " + std::to_string(queue) + ": " + *error;
+      return false;
+    }
+  }
+  { std::lock_guard guard(mutex_); ports_[p.slot] = {p, true}; }
+  return true;
+}
+
+void engine::remove_port(unsigned slot) {
+  if (slot >= SL_PORTS_MAX || !ports_[slot].in_use) return;
+  for (unsigned queue = 0; queue < SL_QUEUES_MAX; ++queue) steering_->clear_xsk(slot, queue);
+  for (auto& w : workers_) w->run_on([&] { w->remove_sockets(slot); });
+  steering_->detach(slot);
+  std::lock_guard guard(mutex_);
+  for (auto& i : shared_->interfaces) if (i.port_slot.load() == slot) i.port_slot = port_slot_none;
+  ports_[slot] = {};
+}
+
+// ---- apply -----------------------------------------------------------------------------------------------------------
+
+bool engine::apply(const uint8_t* buffer, size_t bytes, uint64_t* generation, uint64_t* microseconds, std::string* error) {
+  uint64_t began = monotonic_ns();
+  std::shared_ptr<snapshot> next = compile_snapshot(buffer, bytes, error);
+  if (!next) return false;
+  {
+    std::lock_guard guard(mutex_);
+    bind_interfaces(*next);
+    bind_pools(*next);
+    bind_counters(*next);
+    shared_->fragments.configure(next->settings.fragments_max, next->settings.fragment_s);
+    if (current_ && current_->settings.sessions_per_source_max == 0 && next->settings.sessions_per_source_max) emit_event("log", "info", "limits.sessionsPerSource counts sessions from now on");
+    std::shared_ptr<const snapshot> old = std::move(current_);
+    current_ = next;
+    shared_->current.store(next.get(), std::memory_order_release);
+    if (old) retired_.push_back({std::move(old), shared_->epoch.advance()});
+    publish_steering(*next);
+  }
+  free_retired(false);
+  *generation = next->generation;
+  *microseconds = (monotonic_ns() - began) / 1000;
+  return true;
+}
+
+void engine::bind_interfaces(snapshot& s) {
+  s.slot_interfaces.assign(interface_slots, index_none);
+  s.interface_slots.resize(s.interfaces.size());
+  s.ports.assign(SL_PORTS_MAX, {});
+  bool keep[interface_slots] = {};
+  auto place = [&](size_t index, unsigned slot) {
+    s.interface_slots[index] = static_cast<uint8_t>(slot);
+    s.slot_interfaces[slot] = static_cast<uint16_t>(index);
+    keep[slot] = true;
+  };
+  std::vector<size_t> fresh;
+  for (size_t i = 0; i < s.interfaces.size(); ++i) {
+    unsigned slot = 0;
+    while (slot < interface_slots && shared_->interfaces[slot].id.load() != s.interfaces[i].id) ++slot;
+    if (slot < interface_slots) place(i, slot); else fresh.push_back(i);
+  }
+  for (unsigned slot = 0; slot < interface_slots; ++slot) {
+    if (keep[slot] || !shared_->interfaces[slot].id.load()) continue;
+    shared_->interfaces[slot].id = 0;
+    shared_->interfaces[slot].port_slot = port_slot_none;
+    shared_->interfaces[slot].up = false;
+    shared_->adjacencies.forget_interface(slot);
+  }
+  unsigned slot = 0;
+  for (size_t i : fresh) {
+    while (keep[slot]) ++slot;  // there are as many slots as interfaces can be
+    place(i, slot);
+  }
+  for (size_t i = 0; i < s.interfaces.size(); ++i) {
+    const sl_interface& n = s.interfaces[i];
+    unsigned at = s.interface_slots[i];
+    interface_state& state = shared_->interfaces[at];
+    state.ifindex = n.ifindex;
+    state.kernel_ifindex = n.kernel_ifindex;
+    state.vlan_id = n.vlan_id;
+    state.mtu_limit_bytes = n.mtu_bytes;
+    state.id = n.id;
+    uint8_t port_slot = port_slot_none;
+    for (unsigned p = 0; p < SL_PORTS_MAX; ++p) {
+      bool mine = options_.offline ? (p == i % SL_PORTS_MAX && n.vlan_id == SL_VLAN_NONE) || (ports_[p].in_use && ports_[p].options.ifindex == n.ifindex)
+                                   : ports_[p].in_use && ports_[p].options.ifindex == n.ifindex;
+      if (!mine) continue;
+      port_slot = static_cast<uint8_t>(p);
+      if (options_.offline) ports_[p] = {{"memory", n.ifindex, p}, true};
+      break;
+    }
+    state.port_slot = port_slot;
+    if (port_slot != port_slot_none) {
+      if (n.vlan_id == SL_VLAN_NONE) s.ports[port_slot].untagged = static_cast<uint16_t>(at);
+      else s.ports[port_slot].tagged.push_back({n.vlan_id, static_cast<uint16_t>(at)});
+    }
+    refresh_interface(at);
+  }
+}
+
+// Live link state of a slot; under mutex_.
+void engine::refresh_interface(unsigned slot) {
+  interface_state& state = shared_->interfaces[slot];
+  uint32_t limit = state.mtu_limit_bytes.load();
+  if (options_.offline) {
+    state.up = true;
+    state.mtu_bytes = limit ? limit : 1500;
+    const uint8_t mac[8] = {2, 0, 0, 0, 0, static_cast<uint8_t>(slot + 1), 0, 0};
+    state.mac = load64_raw(mac);
+    return;
+  }
+  auto it = links_.find(state.ifindex.load());
+  if (it == links_.end()) { state.up = false; return; }
+  state.mtu_bytes = limit && limit < it->second.mtu_bytes ? limit : it->second.mtu_bytes;
+  state.mac = it->second.mac;
+  state.up = it->second.up;
+}
+
+void engine::bind_pools(snapshot& s) {
+  for (const sl_nat_address& a : s.nat_addresses) {
+    pool_key k{a.address, a.port_lo, a.port_hi, a.nat_slot, s.settings.nat_port_reuse_s};
+    std::shared_ptr<nat_pool> pool = pools_[k].lock();
+    if (!pool) {
+      pool = std::make_shared<nat_pool>(a, options_.workers, k.reuse_s, shared_->nat_port_words);
+      pools_[k] = pool;
+    }
+    s.pools.push_back(std::move(pool));
+  }
+  std::erase_if(pools_, [](const auto& entry) { return entry.second.expired(); });
+}
+
+void engine::bind_counters(snapshot& s) {
+  for (const sl_rule& rule : s.rules) {
+    auto& counter = rule_counters_[rule.id];
+    if (!counter) counter = std::make_shared<rule_counter>();
+    s.rule_counters.push_back(counter);
+    s.counters_by_id.emplace(rule.id, counter);
+  }
+  // Counters of rules that are gone stay until nobody holds them: sessions they allowed may still end.
+  std::erase_if(rule_counters_, [&](const auto& entry) { return !s.counters_by_id.contains(entry.first) && entry.second->sessions.load() <= 0; });
+}
+
+void engine::publish_steering(const snapshot& s) {
+  // Ports that destination NAT publishes on addresses shared with the host.
+  std::set<std::tuple<uint16_t, int, uint16_t>> wanted;
+  for (uint32_t index : s.destination_rules) {
+    const sl_nat_rule& n = s.nat_rules[index];
+    for (const sl_interface_address& a : s.addresses) {
+      if (a.nat_slot == SL_NAT_SLOT_NONE) continue;
+      bool covered = false;
+      for (uint32_t i = 0; i < n.destinations.count && !covered; ++i) {
+        const sl_prefix& p = s.prefixes[n.destinations.first + i];
+        covered = in_prefix(a.address, p.address, p.length);
+      }
+      if (!covered) continue;
+      auto publish = [&](int protocol_class, uint32_t lo, uint32_t hi) { for (uint32_t port = lo; port <= hi; ++port) wanted.emplace(a.nat_slot, protocol_class, static_cast<uint16_t>(port)); };
+      for (uint32_t i = 0; i < n.services.count; ++i) {
+        const sl_service& v = s.services[n.services.first + i];
+        bool any = v.protocol == SL_PROTOCOL_ANY;
+        for (uint8_t protocol : {protocol_tcp, protocol_udp}) if (any || v.protocol == protocol) publish(nat_protocol_class(protocol), v.dst_lo, v.dst_hi);
+      }
+      if (n.services.count == 0) { publish(0, 1, 65535); publish(1, 1, 65535); }
+    }
+  }
+  auto each_pool = [&](uint16_t nat_slot, auto&& visit) { for (const auto& pool : s.pools) if (pool->address.nat_slot == nat_slot) visit(*pool); };
+  auto word = [&](const std::tuple<uint16_t, int, uint16_t>& t) -> std::atomic<uint64_t>& {
+    return shared_->nat_port_words[(std::get<0>(t) * SL_NAT_PROTOCOLS + static_cast<unsigned>(std::get<1>(t))) * 1024u + std::get<2>(t) / 64u];
+  };
+  for (const auto& t : published_) {
+    if (wanted.contains(t)) continue;
+    word(t).fetch_and(~(1ull << (std::get<2>(t) & 63)));
+    each_pool(std::get<0>(t), [&](nat_pool& pool) { pool.space(std::get<1>(t)).unreserve(std::get<2>(t)); });
+  }
+  for (const auto& t : wanted) {
+    word(t).fetch_or(1ull << (std::get<2>(t) & 63));
+    each_pool(std::get<0>(t), [&](nat_pool& pool) { pool.space(std::get<1>(t)).reserve(std::get<2>(t)); });
+  }
+  published_ = std::move(wanted);
+  if (!steering_) return;
+  for (unsigned slot = 0; slot < SL_PORTS_MAX; ++slot) {
+    if (!ports_[slot].in_use) continue;
+    steering_->set_port(ports_[slot].options.ifindex, static_cast<uint16_t>(slot), s.ports[slot].untagged != index_none ? SL_STEER_PORT_UNTAGGED : 0);
+    std::vector<uint16_t> vlans;
+    for (auto [id, interface] : s.ports[slot].tagged) vlans.push_back(id);
+    steering_->set_vlans(ports_[slot].options.ifindex, vlans);
+  }
+  std::vector<std::pair<sl_address, sl_local_address>> local;
+  for (const sl_interface_address& a : s.addresses) local.push_back({a.address, {a.nat_slot, a.flags}});
+  std::string error;
+  if (!steering_->set_local_addresses(local, &error)) emit_event("log", "error", error);
+}
+
+void engine::free_retired(bool wait) {
+  std::lock_guard guard(mutex_);
+  std::erase_if(retired_, [&](const retired& r) { return wait || shared_->epoch.passed(r.epoch); });
+}
+
+// ---- clock and netlink ---------------------------------------------------------------------------------------------------
+
+void engine::on_link(const link_event& e) {
+  bool ours = false;
+  {
+    std::lock_guard guard(mutex_);
+    link& l = links_[e.ifindex];
+    uint64_t mac = 0;
+    std::memcpy(&mac, e.mac, 6);
+    l = {e.up && !e.removed, e.mtu_bytes, mac, e.name};
+    for (unsigned slot = 0; slot < interface_slots; ++slot) {
+      if (!shared_->interfaces[slot].id.load() || shared_->interfaces[slot].ifindex.load() != e.ifindex) continue;
+      refresh_interface(slot);
+      ours = true;
+    }
+    if (e.removed) links_.erase(e.ifindex);
+  }
+  (void)ours;
+  emit_event("links-changed");
+}
+
+void engine::routine_clock() {
+  warned_.assign(SL_DROP_REASON_COUNT, 0);
+  for (unsigned second = 0;; ++second) {
+    std::unique_lock lock(clock_mutex_);
+    if (clock_wake_.wait_for(lock, std::chrono::seconds(1), [&] { return clock_stop_; })) return;
+    lock.unlock();
+    shared_->wall_offset_ns = wall_offset_now();
+    free_retired(false);
+    refresh_neighbours(ticks_of_ns(monotonic_ns()));
+    if (second % 2 == 0) reserve_local_ports();
+    if (second % warn_interval_s == 0) warn_of_exhaustion();
+  }
+}
+
+void engine::refresh_neighbours(uint32_t now_ticks) {
+  shared_->adjacencies.each([&](adjacency& a) {
+    if (now_ticks - a.used_ticks.load(std::memory_order_relaxed) > neighbour_refresh_ticks) return;
+    // The kernel never sees our traffic; asked now and then, it probes a stale neighbour before its address is wrong.
+    uint32_t ifindex = shared_->interfaces[a.interface_slot].kernel_ifindex.load();
+    if (ifindex && shared_->interfaces[a.interface_slot].up.load()) netlink_->resolve(ifindex, a.address);
+  });
+}
+
+// Ports of shared addresses that local sockets use now are not given out by source NAT.
+void engine::reserve_local_ports() {
+  std::set<uint16_t> used[2];
+  const char* files[2][2] = {{"/proc/self/net/tcp", "/proc/self/net/tcp6"}, {"/proc/self/net/udp", "/proc/self/net/udp6"}};
+  for (int c = 0; c < 2; ++c) {
+    for (const char* path : files[c]) {
+      FILE* f = std::fopen(path, "re");
+      if (!f) continue;
+      char line[512];
+      while (std::fgets(line, sizeof line, f)) {
+        char address[40];
+        unsigned port, state;
+        if (std::sscanf(line, " %*u: %39[0-9A-Fa-f]:%x %*[0-9A-Fa-f]:%*x %x", address, &port, &state) == 3 && port && (c == 1 || state == 0x0a)) used[c].insert(static_cast<uint16_t>(port));
+      }
+      std::fclose(f);
+    }
+  }
+  std::lock_guard guard(mutex_);
+  if (!current_) return;
+  decltype(reserved_) next;
+  for (const auto& pool : current_->pools) {
+    if (pool->address.nat_slot == SL_NAT_SLOT_NONE) continue;
+    for (int c = 0; c < 2; ++c) {
+      auto& before = reserved_[{pool.get(), c}];
+      for (uint16_t port : before) if (!used[c].contains(port) && !published_.contains({pool->address.nat_slot, c, port})) pool->space(c).unreserve(port);
+      for (uint16_t port : used[c]) if (!before.contains(port)) pool->space(c).reserve(port);
+      next[{pool.get(), c}] = used[c];
+    }
+  }
+  reserved_ = std::move(next);
+}
+
+void engine::warn_of_exhaustion() {
+  static constexpr sl_drop_reason watched[] = {SL_DROP_SESSION_TABLE_FULL, SL_DROP_NAT_PORTS_EXHAUSTED, SL_DROP_UMEM_EXHAUSTED, SL_DROP_NEIGHBOUR_QUEUE_FULL,
+                                               SL_DROP_NEIGHBOUR_UNRESOLVED, SL_DROP_FRAGMENT_TABLE_FULL, SL_DROP_TX_RING_FULL, SL_DROP_HOST_QUEUE_FULL};
+  for (sl_drop_reason reason : watched) {
+    uint64_t total = 0;
+    for (auto& w : workers_) total += w->path().counters().drop[reason].load(std::memory_order_relaxed);
+    if (total != warned_[reason]) {
+      emit_event("log", "warn", std::to_string(total - warned_[reason]) + " packets dropped in the last " + std::to_string(warn_interval_s) + " s: " + drop_names[reason]);
+      warned_[reason] = total;
+    }
+  }
+}
+
+// ---- listings ----------------------------------------------------------------------------------------------------------------
+
+std::vector<uint64_t> engine::counters() {
+  std::vector<uint64_t> out;
+  auto sum = [&](auto&& of) { uint64_t total = 0; for (auto& w : workers_) total += of(*w); return total; };
+  for (unsigned i = 0; i < SL_COUNTER_COUNT; ++i) out.push_back(sum([&](worker& w) { return w.path().counters().counter[i].load(std::memory_order_relaxed); }));
+  for (unsigned i = 0; i < SL_DROP_REASON_COUNT; ++i) out.push_back(sum([&](worker& w) { return w.path().counters().drop[i].load(std::memory_order_relaxed); }));
+  const snapshot* snap = shared_->current.load();
+  out.push_back(shared_->sessions.live());
+  out.push_back(options_.sessions_max);
+  out.push_back(sum([](worker& w) { return static_cast<uint64_t>(w.frames_free()); }));
+  out.push_back(sum([](worker& w) { return static_cast<uint64_t>(w.frames_total()); }));
+  out.push_back(shared_->mappings.live());
+  out.push_back(shared_->fragments.live());
+  out.push_back(snap ? snap->generation : 0);
+  out.push_back(workers_.size());
+  out.push_back(sum([](worker& w) { return static_cast<uint64_t>(w.held()); }));
+  size_t states_at = out.size();
+  out.resize(states_at + SL_SESSION_STATE_COUNT);
+  for (uint32_t i = 0, end = shared_->sessions.high_water(); i < end; ++i)
+    if (shared_->sessions.deadline(i).load(std::memory_order_relaxed)) ++out[states_at + shared_->sessions.at(i).state.load(std::memory_order_relaxed) % SL_SESSION_STATE_COUNT];
+  size_t steer_at = out.size();
+  out.resize(steer_at + SL_PORTS_MAX * SL_STEER_KEYS);
+  if (steering_) for (unsigned slot = 0; slot < SL_PORTS_MAX; ++slot) if (ports_[slot].in_use) steering_->read_counters(slot, &out[steer_at + slot * SL_STEER_KEYS]);
+  return out;
+}
+
+void engine::records(uint8_t* into, size_t bytes, uint32_t* flows, uint32_t* drops) {
+  *flows = *drops = 0;
+  for (auto& w : workers_) {
+    uint32_t room = static_cast<uint32_t>(bytes / sizeof(sl_flow_record)), n = w->path().flows().drain(reinterpret_cast<sl_flow_record*>(into), room);
+    *flows += n;
+    into += n * sizeof(sl_flow_record);
+    bytes -= n * sizeof(sl_flow_record);
+  }
+  for (auto& w : workers_) {
+    uint32_t room = static_cast<uint32_t>(bytes / sizeof(sl_drop_record)), n = w->path().drops().drain(reinterpret_cast<sl_drop_record*>(into), room);
+    *drops += n;
+    into += n * sizeof(sl_drop_record);
+    bytes -= n * sizeof(sl_drop_record);
+  }
+}
+
+uint32_t engine::sessions(uint32_t* cursor, sl_flow_record* into, uint32_t max) {
+  uint64_t now = options_.offline ? offline_now_ns_ : monotonic_ns();
+  uint32_t count = 0, at = *cursor, end = shared_->sessions.high_water();
+  const snapshot* snap = current_.get();
+  for (; at < end && count < max; ++at) {
+    if (!shared_->sessions.deadline(at).load(std::memory_order_relaxed)) continue;
+    pipeline::fill_record(*shared_, snap, shared_->sessions.at(at), at, now, &into[count++]);
+  }
+  *cursor = at < end ? at : 0;
+  return count;
+}
+
+bool engine::kill_session(uint64_t id) {
+  bool done = false;
+  workers_[0]->run_on([&] { done = workers_[0]->path().kill(id); });
+  return done;
+}
+
+bool engine::simulate(const sl_simulate_request& q, sl_simulate_result* r, std::string* error) {
+  if (!current_) { *error = "no forwarding state is loaded yet"; return false; }
+  const snapshot& s = *current_;
+  if (q.interface >= s.interfaces.size()) { *error = "unknown ingress interface"; return false; }
+  flow_key k{};
+  k.src = q.src;
+  k.dst = q.dst;
+  k.src_port = q.src_port;
+  k.dst_port = q.dst_port;
+  k.protocol = q.protocol;
+  uint8_t type = 0, code = 0;
+  if (q.protocol == protocol_icmp || q.protocol == protocol_icmpv6) {
+    type = static_cast<uint8_t>(q.dst_port >> 8);
+    code = static_cast<uint8_t>(q.dst_port);
+    k.dst_port = k.src_port;
+  }
+  *r = {};
+  if (is_ipv4(k.src) != is_ipv4(k.dst)) { *error = "source and destination are of different address families"; return false; }
+  r->from_zone = s.interfaces[q.interface].zone;
+  r->to_interface = index_none;
+  if (is_martian_source(k.src) || is_martian_destination(k.dst)) {
+    r->reason = is_martian_source(k.src) ? SL_DROP_MARTIAN_SOURCE : SL_DROP_MARTIAN_DESTINATION;
+    return true;
+  }
+  decision d = pipeline::decide(*shared_, s, k, type, code, q.interface);
+  if (d.inbound_mapping != mapping_none) shared_->mappings.release(d.inbound_mapping, 0, false);
+  r->verdict = d.reason == SL_DROP_NONE ? static_cast<uint8_t>(SL_ACTION_ALLOW) : d.reason == SL_DROP_POLICY_REJECT ? static_cast<uint8_t>(SL_ACTION_REJECT) : static_cast<uint8_t>(SL_ACTION_DENY);
+  r->reason = static_cast<uint8_t>(d.reason);
+  r->host = d.to_host;
+  r->to_interface = d.to;
+  if (d.to != index_none) r->to_zone = s.interfaces[d.to].zone;
+  if (d.rule != classifier::no_rule) r->rule_id = s.rules[d.rule].id;
+  r->nat_src = k.src;
+  r->nat_dst = d.translated.dst;
+  r->nat_src_port_lo = r->nat_src_port_hi = k.src_port;
+  r->nat_dst_port = d.translated.dst_port;
+  r->next_hop = d.next_hop;
+  if (d.destination_rule) r->nat_destination_id = d.destination_rule->id;
+  if (!d.source_rule) return true;
+  r->nat_source_id = d.source_rule->id;
+  if (d.source_rule->kind == SL_NAT_STATIC) { r->nat_src = d.static_source; return true; }
+  for (uint32_t i = 0; i < d.source_rule->pool.count; ++i) {
+    const sl_nat_address& a = s.nat_addresses[d.source_rule->pool.first + i];
+    if (is_ipv4(a.address) != is_ipv4(k.src)) continue;
+    r->nat_src = a.address;
+    r->nat_src_port_lo = a.port_lo;
+    r->nat_src_port_hi = a.port_hi;
+    break;
+  }
+  return true;
+}
+
+std::vector<sl_rule_hits> engine::rule_hits() {
+  std::lock_guard guard(mutex_);
+  std::vector<sl_rule_hits> out;
+  if (current_) for (const sl_rule& rule : current_->rules) out.push_back({rule.id, 0, current_->counters_by_id.at(rule.id)->hits.load()});
+  return out;
+}
+
+std::vector<sl_neighbour_record> engine::neighbours() {
+  std::vector<sl_neighbour_record> out;
+  shared_->adjacencies.each([&](adjacency& a) {
+    sl_neighbour_record r{};
+    uint64_t mac = a.mac.load();
+    r.address = a.address;
+    r.interface = shared_->interfaces[a.interface_slot].id.load();
+    std::memcpy(r.mac, &mac, 6);
+    r.resolved = (mac & adjacency::resolved_bit) != 0;
+    r.waiting = a.waiting.load();
+    out.push_back(r);
+  });
+  return out;
+}
+
+// ---- offline mode ----------------------------------------------------------------------------------------------------------------
+
+bool engine::inject(uint16_t interface, const uint8_t* bytes, size_t length, uint64_t now_ns, injected* out, std::string* error) {
+  if (!options_.offline) { *error = "inject is for offline mode"; return false; }
+  if (!current_ || interface >= current_->interfaces.size()) { *error = "unknown interface, or no snapshot applied"; return false; }
+  if (length > umem_frame_bytes - umem_headroom_bytes) { *error = "frame is larger than a packet buffer"; return false; }
+  offline_now_ns_ = now_ns;
+  worker& w = *workers_[0];
+  shared_->epoch.quiescent(0);
+  uint64_t address;
+  if (!w.pool().get(&address)) { *error = "no free packet buffer"; return false; }
+  address += umem_headroom_bytes;
+  if (length) std::memcpy(w.area().at(address), bytes, length);
+  uint64_t before[SL_DROP_REASON_COUNT];
+  for (unsigned i = 0; i < SL_DROP_REASON_COUNT; ++i) before[i] = w.path().counters().drop[i].load();
+  rx_frame frame{address, w.area().at(address), static_cast<uint32_t>(length)};
+  unsigned port_slot = shared_->interfaces[current_->interface_slots[interface]].port_slot.load();
+  if (port_slot >= SL_PORTS_MAX) { *error = "the interface has no port"; w.pool().put(address); return false; }
+  w.path().process(&frame, 1, port_slot, true, now_ns);
+  out->reason = SL_DROP_NONE;
+  for (unsigned i = 1; i < SL_DROP_REASON_COUNT; ++i) if (w.path().counters().drop[i].load() != before[i]) out->reason = static_cast<sl_drop_reason>(i);
+  collect(out);
+  out->verdict = out->reason != SL_DROP_NONE ? "drop" : !out->host.empty() ? "host" : !out->frames.empty() ? "forward" : "hold";
+  return true;
+}
+
+void engine::advance(uint64_t now_ns, injected* out) {
+  offline_now_ns_ = now_ns;
+  shared_->epoch.quiescent(0);
+  worker& w = *workers_[0];
+  // A sweep looks at a bounded part of the table; here the whole of it is due.
+  for (uint32_t swept = 0; swept <= shared_->sessions.high_water(); swept += 65536) w.path().housekeeping(now_ns);
+  shared_->epoch.quiescent(0);
+  w.path().housekeeping(now_ns);
+  free_retired(false);
+  collect(out);
+  out->reason = SL_DROP_NONE;
+  out->verdict = "advance";
+}
+
+void engine::collect(injected* out) {
+  worker& w = *workers_[0];
+  for (const tx_item& item : w.path().output()) {
+    const uint8_t* data = w.area().at(item.address);
+    uint16_t interface = index_none;
+    if (item.port_slot < SL_PORTS_MAX) {
+      uint16_t vlan_id = item.length >= 18 && load16(data + 12) == 0x8100 ? load16(data + 14) & 0xfff : SL_VLAN_NONE;
+      uint16_t slot = current_->ports[item.port_slot].find(vlan_id);
+      if (slot != index_none) interface = current_->slot_interfaces[slot];
+    }
+    out->frames.push_back({interface, std::vector<uint8_t>(data, data + item.length)});
+    w.pool().put(item.address);
+  }
+  w.path().output().clear();
+  out->host = std::move(offline_host_);
+  offline_host_.clear();
+}
+
+void engine::set_neighbour(uint16_t interface, const sl_address& address, const uint8_t* mac) {
+  if (!current_ || interface >= current_->interfaces.size()) return;
+  bool created;
+  unsigned slot = current_->interface_slots[interface];
+  shared_->adjacencies.find_or_create(slot, address, ticks_of_ns(offline_now_ns_), &created);
+  shared_->adjacencies.update(shared_->interfaces, shared_->interfaces[slot].kernel_ifindex.load(), address, mac, mac != nullptr, mac == nullptr);
+}
+
+}  // namespace sluice

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+// worker.cc: a round of a worker: receive → process → transmit → flush, reclaim, refill; timers now and then; and sleep
+// when nothing comes. An idle worker wakes ten times a second.
+#include "worker.h"
+
+#include <poll.h>
+#include <pthread.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+namespace sluice {
+namespace {
+
+constexpr uint64_t housekeeping_ns = 100'000'000;
+constexpr uint64_t housekeeping_held_ns = 5'000'000;  // while packets wait for a next hop
+constexpr int sleep_ms_max = 100, sleep_ms_busy_tx = 1, sleep_ms_held = 5;
+constexpr unsigned idle_rounds_before_sleep = 8;      // a spinning worker starves the others of a small machine
+
+}  // namespace
+
+uint64_t monotonic_ns() {
+  timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return static_cast<uint64_t>(t.tv_sec) * 1'000'000'000ull + static_cast<uint64_t>(t.tv_nsec);
+}
+
+std::unique_ptr<worker> worker::create(dataplane& shared, unsigned index, uint32_t frames, std::string* error) {
+  std::unique_ptr<worker> w(new worker(shared, index));
+  w->area_ = umem_area::create(frames, error);
+  if (!w->area_) return nullptr;
+  w->pool_ = std::make_unique<frame_pool>(*w->area_);
+  w->pipeline_ = std::make_unique<pipeline>(shared, index, *w->area_, *w->pool_);
+  w->wake_fd_ = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+  if (w->wake_fd_ < 0) { *error = std::string("eventfd: ") + std::strerror(errno); return nullptr; }
+  w->frames_free_.store(w->pool_->count(), std::memory_order_relaxed);
+  return w;
+}
+
+worker::~worker() {
+  stop();
+  for (port_socket& s : sockets_) s.socket->close(*pool_);
+  sockets_.clear();
+  if (wake_fd_ >= 0) close(wake_fd_);
+}
+
+void worker::start() {
+  stopping_ = false;
+  thread_ = std::thread([this] { routine_worker(); });
+  pthread_setname_np(thread_.native_handle(), ("sl-worker-" + std::to_string(index_)).c_str());
+}
+
+void worker::stop() {
+  if (!thread_.joinable()) return;
+  stopping_ = true;
+  uint64_t one = 1;
+  (void)!write(wake_fd_, &one, sizeof one);
+  thread_.join();
+}
+
+void worker::run_on(const std::function<void()>& task) {
+  if (!thread_.joinable()) { task(); return; }
+  std::unique_lock lock(tasks_mutex_);
+  tasks_.push_back(&task);
+  has_tasks_.store(true, std::memory_order_release);
+  uint64_t one = 1;
+  (void)!write(wake_fd_, &one, sizeof one);
+  tasks_done_.wait(lock, [&] { for (auto* t : tasks_) if (t == &task) return false; return true; });
+}
+
+void worker::run_tasks() {
+  std::lock_guard lock(tasks_mutex_);
+  for (const auto* task : tasks_) (*task)();
+  tasks_.clear();
+  has_tasks_.store(false, std::memory_order_release);
+  tasks_done_.notify_all();
+}
+
+void worker::add_socket(unsigned port_slot, bool partial_checksums, std::unique_ptr<xsk> socket) {
+  socket->refill(*pool_);
+  if (!transmit_[port_slot]) transmit_[port_slot] = socket.get();
+  sockets_.push_back({port_slot, partial_checksums, std::move(socket)});
+}
+
+void worker::remove_sockets(unsigned port_slot) {
+  transmit_[port_slot] = nullptr;
+  for (auto it = sockets_.begin(); it != sockets_.end();) {
+    if (it->port_slot != port_slot) { ++it; continue; }
+    it->socket->close(*pool_);
+    it = sockets_.erase(it);
+  }
+}
+
+void worker::routine_worker() {
+  unsigned idle_rounds = 0;
+  while (!stopping_.load(std::memory_order_relaxed)) {
+    shared_.epoch.quiescent(index_);
+    if (has_tasks_.load(std::memory_order_acquire)) [[unlikely]] run_tasks();
+    uint64_t now = monotonic_ns();
+    bool worked = round(now);
+    uint64_t interval = pipeline_->holds_packets() ? housekeeping_held_ns : housekeeping_ns;
+    if (now - housekept_ns_ >= interval) {
+      housekept_ns_ = now;
+      pipeline_->housekeeping(now);
+      transmit_output();
+      frames_free_.store(pool_->count(), std::memory_order_relaxed);
+      held_.store(pipeline_->holds_packets(), std::memory_order_relaxed);
+    }
+    idle_rounds = worked ? 0 : idle_rounds + 1;
+    if (idle_rounds > idle_rounds_before_sleep) sleep_until_work(now);
+  }
+  shared_.epoch.sleep(index_);
+}
+
+// One batch from each socket. Returns whether anything was received.
+bool worker::round(uint64_t now_ns) {
+  rx_frame frames[batch_max];
+  bool worked = false;
+  for (port_socket& s : sockets_) {
+    unsigned n = s.socket->receive(frames, batch_max);
+    if (n) {
+      worked = true;
+      pipeline_->process(frames, n, s.port_slot, s.partial_checksums, now_ns);
+      transmit_output();
+    }
+  }
+  uint64_t kicks = 0;
+  for (port_socket& s : sockets_) {
+    s.socket->flush();
+    s.socket->reclaim(*pool_);
+    s.socket->refill(*pool_);
+    kicks += s.socket->kicks();
+  }
+  if (kicks != kicks_) {
+    if (kicks > kicks_) pipeline_->counters().add(SL_COUNTER_TX_KICKS, kicks - kicks_);
+    kicks_ = kicks;
+  }
+  return worked;
+}
+
+void worker::transmit_output() {
+  auto& output = pipeline_->output();
+  if (output.empty()) return;
+  uint64_t packets = 0, bytes = 0;
+  for (const tx_item& item : output) {
+    xsk* socket = item.port_slot < SL_PORTS_MAX ? transmit_[item.port_slot] : nullptr;
+    if (socket && socket->transmit(item.address, item.length)) {
+      ++packets;
+      bytes += item.length;
+      continue;
+    }
+    bump(pipeline_->counters().drop[socket ? SL_DROP_TX_RING_FULL : SL_DROP_LINK_DOWN]);
+    pool_->put(item.address);
+  }
+  output.clear();
+  pipeline_->counters().add(SL_COUNTER_TX_PACKETS, packets);
+  pipeline_->counters().add(SL_COUNTER_TX_BYTES, bytes);
+}
+
+void worker::sleep_until_work(uint64_t) {
+  pollfd fds[1 + SL_XSKS_MAX / 8];
+  nfds_t count = 0;
+  fds[count++] = {wake_fd_, POLLIN, 0};
+  int timeout_ms = pipeline_->holds_packets() ? sleep_ms_held : sleep_ms_max;
+  for (port_socket& s : sockets_) {
+    if (s.socket->rx_ready()) return;
+    if (s.socket->outstanding_tx()) timeout_ms = sleep_ms_busy_tx;
+    if (count < sizeof fds / sizeof *fds) fds[count++] = {s.socket->fd(), POLLIN, 0};
+  }
+  pipeline_->counters().add(SL_COUNTER_POLLS);
+  shared_.epoch.sleep(index_);
+  poll(fds, count, timeout_ms);
+  shared_.epoch.quiescent(index_);
+  if (fds[0].revents) {
+    uint64_t value;
+    (void)!read(wake_fd_, &value, sizeof value);
+  }
+}
+
+}  // namespace sluice
