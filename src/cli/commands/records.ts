@@ -1,0 +1,118 @@
+// `sluice flows`, `sluice drops`, `sluice observe`: what passed and what did not. Who: src/cli/main.ts.
+import type { Command } from 'commander';
+import { ApiClient, type Query } from '../../api/client.js';
+import type { AnyRecord } from '../../control/filter.js';
+import { DROP_REASONS } from '../../engine/abi.generated.js';
+import type { DropRecordView, FlowRecordView } from '../../engine/records.js';
+import { runDirectory } from '../../supervisor/run-directory.js';
+import { followRecords, type RecordPage, type RecordPath } from '../follow.js';
+import { DROP_COLUMNS, FLOW_COLUMNS, recordLine } from '../lines.js';
+import { addCommon, addFilters, choiceOption, directoryOf, filterQuery, wholeNumber, type CommonOptions, type FilterOptions } from '../options.js';
+import { formatTable, print, printJson, printJsonLine } from '../output.js';
+
+const LIMIT_MAX = 10_000;
+const clientOf = (options: CommonOptions): ApiClient => new ApiClient(runDirectory(directoryOf(options)).apiSocket);
+const byTime = (a: AnyRecord, b: AnyRecord): number => (a.time < b.time ? -1 : a.time > b.time ? 1 : 0);
+
+async function follow(options: CommonOptions, paths: readonly RecordPath[], query: Query): Promise<void> {
+  const show = (record: AnyRecord): void => (options.json ? printJsonLine(record) : print(recordLine(record)));
+  const missed = (count: number): void => void process.stderr.write(`… ${count} records came faster than they could be shown\n`);
+  await followRecords(clientOf(options), paths, query, show, missed);
+}
+
+// ---- flows --------------------------------------------------------------------------------------------------------
+
+interface FlowsOptions extends CommonOptions, FilterOptions { limit: number; live?: boolean; follow?: boolean }
+
+export function addFlowsCommand(program: Command): void {
+  const command = program.command('flows').description('sessions that live, and the records of those that ended; newest last');
+  addFilters(addCommon(command))
+    .option('--limit <N>', 'at most so many', wholeNumber(1, LIMIT_MAX), 200)
+    .option('--live', 'only sessions that live now')
+    .option('--follow', 'show records as they come, until Ctrl-C')
+    .action((options: FlowsOptions) => showFlows(options));
+}
+
+async function showFlows(options: FlowsOptions): Promise<void> {
+  const query = filterQuery(options);
+  if (options.follow) return follow(options, ['/api/v1/flows'], query);
+  const client = clientOf(options);
+  const live = await readSessions(client, query, options.limit);
+  const recent = options.live ? [] : (await client.get<RecordPage<FlowRecordView>>('/api/v1/flows', { ...query, last: options.limit })).records;
+  const records = mergeFlows(live.sessions, recent).slice(-options.limit);
+  if (options.json) return printJson({ records, more: live.more });
+  print(records.length === 0 ? 'No flows.' : formatTable(FLOW_COLUMNS, records));
+  if (live.more) print(`There are more; raise --limit (${options.limit}) or filter.`);
+}
+
+async function readSessions(client: ApiClient, query: Query, limit: number): Promise<{ sessions: FlowRecordView[]; more: boolean }> {
+  const sessions: FlowRecordView[] = [];
+  let cursor = 0;
+  do {
+    const page = await client.get<{ sessions: FlowRecordView[]; cursor: number }>('/api/v1/sessions', { ...query, limit: limit - sessions.length, cursor });
+    sessions.push(...page.sessions);
+    cursor = page.cursor;
+  } while (cursor !== 0 && sessions.length < limit);
+  return { sessions, more: cursor !== 0 };
+}
+
+/** One entry a session: its end if it ended, else how it lives now, else its start (a session that ended without a record). */
+export function mergeFlows(live: readonly FlowRecordView[], recent: readonly FlowRecordView[]): FlowRecordView[] {
+  const merged = new Map<string, FlowRecordView>();
+  for (const record of [...recent.filter((one) => one.event !== 'end'), ...live, ...recent.filter((one) => one.event === 'end')]) merged.set(record.sessionId, record);
+  return [...merged.values()].sort(byTime);
+}
+
+// ---- drops --------------------------------------------------------------------------------------------------------
+
+interface DropsOptions extends CommonOptions, FilterOptions { last: number; reason?: string; follow?: boolean }
+
+export function addDropsCommand(program: Command): void {
+  const command = program.command('drops').description('packets dropped: how many for which reason, and the last of them');
+  addFilters(addCommon(command))
+    .option('--last <N>', 'at most so many of the last dropped packets', wholeNumber(1, LIMIT_MAX), 20)
+    .addOption(choiceOption('--reason <REASON>', 'only this reason', DROP_REASONS.slice(1).map((entry) => entry.name)))
+    .option('--follow', 'show dropped packets as they come, until Ctrl-C')
+    .action((options: DropsOptions) => showDrops(options));
+}
+
+async function showDrops(options: DropsOptions): Promise<void> {
+  const query = { ...filterQuery(options), reason: options.reason };
+  if (options.follow) return follow(options, ['/api/v1/drops'], query);
+  const client = clientOf(options);
+  const { drops } = await client.get<{ drops: Record<string, number> }>('/api/v1/counters');
+  const { records } = await client.get<RecordPage<DropRecordView>>('/api/v1/drops', { ...query, last: options.last });
+  if (options.json) return printJson({ drops, records });
+  const counts = DROP_REASONS.filter(({ name }) => (drops[name] ?? 0) > 0);
+  if (counts.length === 0) return print('Nothing was dropped.');
+  print(formatTable([
+    { title: 'PACKETS', of: ({ name }) => drops[name] ?? 0, right: true },
+    { title: 'REASON', of: ({ name }) => name },
+    { title: '', of: ({ help }) => help },
+  ], counts));
+  if (records.length > 0) print(`\n${formatTable(DROP_COLUMNS, records)}`);
+}
+
+// ---- observe ------------------------------------------------------------------------------------------------------
+
+interface ObserveOptions extends CommonOptions, FilterOptions { last: number; verdict?: string; follow?: boolean }
+
+export function addObserveCommand(program: Command): void {
+  const command = program.command('observe').description('records of flows and dropped packets together, newest last');
+  addFilters(addCommon(command))
+    .option('--last <N>', 'at most so many', wholeNumber(1, LIMIT_MAX), 50)
+    .addOption(choiceOption('--verdict <VERDICT>', 'only what was allowed, or dropped', ['allowed', 'dropped']))
+    .option('--follow', 'show records as they come, until Ctrl-C')
+    .action((options: ObserveOptions) => observe(options));
+}
+
+async function observe(options: ObserveOptions): Promise<void> {
+  const query = { ...filterQuery(options), verdict: options.verdict };
+  if (options.follow) return follow(options, ['/api/v1/flows', '/api/v1/drops'], query);
+  const client = clientOf(options);
+  const flows = await client.get<RecordPage<AnyRecord>>('/api/v1/flows', { ...query, last: options.last });
+  const drops = await client.get<RecordPage<AnyRecord>>('/api/v1/drops', { ...query, last: options.last });
+  const records = [...flows.records, ...drops.records].sort(byTime).slice(-options.last);
+  if (options.json) return printJson({ records });
+  print(records.length === 0 ? 'No records.' : records.map(recordLine).join('\n'));
+}

@@ -1,0 +1,18 @@
+// `sluice up`: runs the appliance in the foreground. Who: src/cli/main.ts; the work is src/supervisor/up.ts's.
+import type { Command } from 'commander';
+import { up } from '../../supervisor/up.js';
+import { chosenDirectory } from '../../supervisor/run-directory.js';
+
+interface UpOptions { config: string; dir?: string; logJson?: boolean; json?: boolean }
+
+export function addUpCommand(program: Command): void {
+  program.command('up').description('run the appliance until Ctrl-C or SIGTERM; SIGHUP reads the configuration again')
+    .requiredOption('--config <FILE>', 'the configuration')
+    .option('--dir <DIR>', 'run directory (default: $SLUICE_DIR, else /run/sluice)')
+    .option('--log-json', 'write logs as JSON lines')
+    .option('--json', 'the same as --log-json')
+    .action(async (options: UpOptions) => {
+      const code = await up({ config: options.config, dir: chosenDirectory(options.dir), logJson: options.logJson ?? options.json ?? false });
+      process.exit(code);
+    });
+}
