@@ -3,6 +3,7 @@
 
 import { availableParallelism } from "node:os";
 import { InvalidArgumentError } from "commander";
+import { waitForQuiet } from "./machine.js";
 import { benchCommand, parseCount } from "./options.js";
 import { measureCeiling, measurePeer, type Measurement, type TrafficOptions } from "./packets.js";
 import { peers, type PeerName } from "./peers.js";
@@ -27,6 +28,7 @@ interface Options {
   peers: PeerName[];
   decoyRules: number;
   workers: number;
+  patience: number;
   pin: boolean;
   json: boolean;
 }
@@ -48,6 +50,7 @@ function readOptions(argv: readonly string[]): Options {
     .option("--peers <list>", `devices under test, of ${Object.keys(peers).join(",")}`, parsePeers, hasSluice() ? ["bare", "sluice"] : ["bare"])
     .option("--decoy-rules <n>", "firewall rules of sluice in front of the one that matches", parseCount, 0)
     .option("--workers <n>", "worker threads of sluice; the bare forwarder has one", parseCount, 1)
+    .option("--patience <seconds>", "before each measurement, wait so long at most for a quiet machine", parseCount, 60)
     .option("--no-pin", "let the scheduler place generator and device, instead of one core for the generator and the rest for the device")
     .parse(argv, { from: "user" })
     .opts<Options>();
@@ -72,6 +75,7 @@ export async function main(argv: readonly string[]): Promise<void> {
     for (let round = 1; round <= options.rounds; round++) {
       for (const [name, results] of rounds) {
         for (let repeat = 0; ; repeat++) {
+          await waitForQuiet(options.patience, FOREIGN_CORES_MAX);
           const result = name === "ceiling" ? await measureCeiling(bench, traffic) : await measurePeer(bench, peers[name], traffic, { decoyRules: options.decoyRules, workers: options.workers });
           const noisy = result.cores.foreign > FOREIGN_CORES_MAX;
           progress(

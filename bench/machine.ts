@@ -4,12 +4,14 @@ import { execFileSync } from "node:child_process";
 import { readdirSync, readFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { fileURLToPath } from "node:url";
+import { pause } from "../lab/until.js";
 
 /** Root of the checkout; the compiled benches stand in dist/bench. */
 export const projectDirectory = fileURLToPath(new URL("../../", import.meta.url));
 
 /** USER_HZ: what /proc counts CPU time in, on every architecture that Node runs on. */
 const TICKS_PER_SECOND = 100;
+const QUIET_WINDOW_MS = 1000;
 
 export interface Machine {
   kernel: string;
@@ -91,6 +93,16 @@ export function processSeconds(pids: readonly number[]): number {
 /** The kernel's softirq threads: their work belongs to the traffic that runs, whoever's it is. */
 export function softirqThreads(): number[] {
   return [...allProcesses()].filter(([, times]) => times.name.startsWith("ksoftirqd/")).map(([pid]) => pid);
+}
+
+/** Waits until other people's processes leave the machine alone for a second; false: they did not in time. */
+export async function waitForQuiet(seconds: number, coresMax: number): Promise<boolean> {
+  for (const end = Date.now() + seconds * 1000; ; ) {
+    const before = readCpuTimes().busy;
+    await pause(QUIET_WINDOW_MS);
+    if ((readCpuTimes().busy - before) / (QUIET_WINDOW_MS / 1000) <= coresMax) return true;
+    if (Date.now() > end) return false;
+  }
 }
 
 /** Resident memory of a process in bytes. */

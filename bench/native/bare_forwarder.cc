@@ -21,12 +21,13 @@ static const char help[] =
     "  --frames N              packet buffers (8192)\n"
     "  --ring N                entries a ring (2048)\n"
     "  --tx-budget N           descriptors a system call (256)\n"
-    "  --idle-rounds N         empty rounds before it sleeps in poll (64)\n"
+    "  --idle-rounds N         empty rounds before it sleeps in poll (8)\n"
     "  --no-need-wakeup        kick on each flush\n"
     "  --bpf FILE              BPF object (build/bench/forwarders.bpf.o)\n";
 
 constexpr unsigned BATCH_MAX = 256;
-constexpr int SLEEP_MS = 100; // so that the end of the process is noticed
+constexpr int SLEEP_MS = 100;       // so that the end of the process is noticed
+constexpr int SLEEP_BUSY_TX_MS = 1; // while transmissions are under way
 
 struct Counters {
   std::atomic<uint64_t> received{0}, transmitted{0}, dropped{0}, sleeps{0};
@@ -68,9 +69,9 @@ struct Worker {
     while (!stopping.load(std::memory_order_relaxed)) {
       unsigned received = forward(*sockets[0], *sockets[1]) + forward(*sockets[1], *sockets[0]);
       empty_rounds = received ? 0 : empty_rounds + 1;
-      if (empty_rounds > idle_rounds && !sockets[0]->tx_waiting() && !sockets[1]->tx_waiting()) {
+      if (empty_rounds > idle_rounds && !sockets[0]->rx_ready() && !sockets[1]->rx_ready()) {
         pollfd wait[2] = {{sockets[0]->fd(), POLLIN, 0}, {sockets[1]->fd(), POLLIN, 0}};
-        poll(wait, 2, SLEEP_MS);
+        poll(wait, 2, sockets[0]->outstanding_tx() || sockets[1]->outstanding_tx() ? SLEEP_BUSY_TX_MS : SLEEP_MS);
         Counters::add(counters.sleeps, 1);
         empty_rounds = 0;
       }
@@ -99,7 +100,7 @@ int main(int count, char **words) {
 
   Worker worker{*area, frame_pool(*area)};
   worker.batch = options.number("batch", 64);
-  worker.idle_rounds = options.number("idle-rounds", 64);
+  worker.idle_rounds = options.number("idle-rounds", 8);
   if (worker.batch < 1 || worker.batch > BATCH_MAX)
     fail("--batch must be 1 to %u", BATCH_MAX);
   options.mac("destination-mac", worker.macs);
