@@ -9,7 +9,8 @@ import { Composer, isAlias, isMap, isScalar, isSeq, Lexer, LineCounter, Parser, 
 import { Problems, printable, quote, suggest, type At, type Path, type Position, type Problem } from './problem.js';
 import { ConfigSchema, type Config } from './schema.js';
 
-export const CONFIG_BYTES_MAX = 8 * 1024 * 1024;
+/** Room for SL_RULES_MAX rules of 128 bytes. */
+export const CONFIG_BYTES_MAX = 16 * 1024 * 1024;
 /** The schema nests 8 deep; a parser's stack entry is at most three a level. */
 export const CONFIG_DEPTH_MAX = 64;
 export const CONFIG_ALIASES_MAX = 100;

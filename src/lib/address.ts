@@ -1,9 +1,10 @@
 // Addresses, prefixes and ranges: text ↔ the 128-bit space of the data plane, where IPv4 is ::ffff:a.b.c.d.
 //
 // Called by src/config (parsing what people wrote), and by whoever shows addresses of records (API, CLI, metrics).
-// Pure functions over bigint (arithmetic) and 16-byte arrays (what crosses to the engine). ipaddr.js parses and prints;
-// this file adds what it leaves open: strict IPv4 (four decimal parts), no zone identifiers, no mapped form from people.
+// Pure functions over bigint (arithmetic) and 16-byte arrays (what crosses to the engine). node:net judges (strictly: four
+// decimal parts), ipaddr.js parses and prints IPv6; zone identifiers and the mapped form are not taken from people.
 // Bounds: a range splits into at most 254 prefixes.
+import { isIPv4, isIPv6 } from 'node:net';
 import ipaddr from 'ipaddr.js';
 
 export type Family = 'ipv4' | 'ipv6';
@@ -37,6 +38,11 @@ export function prefixFamily(prefix: Prefix): Family {
 export function bytesOf(address: bigint): Uint8Array {
   const bytes = new Uint8Array(16);
   const view = new DataView(bytes.buffer);
+  if (isIpv4(address)) {
+    view.setUint16(10, 0xffff);
+    view.setUint32(12, Number(address - MAPPED_BASE));
+    return bytes;
+  }
   view.setBigUint64(0, address >> 64n);
   view.setBigUint64(8, address & 0xffff_ffff_ffff_ffffn);
   return bytes;
@@ -49,11 +55,12 @@ export function addressOfBytes(bytes: Uint8Array): bigint {
 
 /** "10.0.1.4" or "2001:db8::1" → its place in the 128-bit space. Throws AddressError. */
 export function parseAddress(text: string): bigint {
-  if (ipaddr.IPv4.isValidFourPartDecimal(text)) {
-    const parts = ipaddr.IPv4.parse(text).octets;
-    return MAPPED_BASE + BigInt(parts[0]! * 0x1000000 + parts[1]! * 0x10000 + parts[2]! * 0x100 + parts[3]!);
+  if (isIPv4(text)) {
+    let address = 0;
+    for (const part of text.split('.')) address = address * 256 + Number(part);
+    return MAPPED_BASE + BigInt(address);
   }
-  if (text.includes(':') && !text.includes('%') && ipaddr.IPv6.isValid(text)) {
+  if (!text.includes('%') && isIPv6(text)) {
     let address = 0n;
     for (const part of ipaddr.IPv6.parse(text).parts) address = (address << 16n) | BigInt(part);
     if (isIpv4(address)) throw new AddressError(`'${text}' is an IPv4 address in IPv6 clothes`, `write ${formatAddress(address)}`);
