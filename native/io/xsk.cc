@@ -277,11 +277,13 @@ void xsk::close(frame_pool& pool) {
   outstanding_tx_ = 0;
 }
 
-// The mapped rings hold the socket as well as its descriptor does: unmap first.
+// The mapped rings hold the socket as well as its descriptor does: unmap first. Empty rings of no size take their place.
 void xsk::release() {
+  gone_ = true;
   for (ring* r : {&rx_, &tx_, &fill_, &completion_}) {
     if (r->map != nullptr) munmap(r->map, r->map_bytes);
     *r = {};
+    r->producer = r->consumer = r->flags = &ended_;
   }
   if (fd_ >= 0) {
     ::close(fd_);

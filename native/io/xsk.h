@@ -207,8 +207,8 @@ class xsk {
   }
 
   // Ends the socket and puts every frame that it holds into the pool: fill ring, RX ring, TX and completion ring, and
-  // what the kernel keeps between them. Waits for transmissions under way, xsk_close_drain_ms at most. After it only
-  // the destructor and the plain accessors are allowed. Call it when the steering map no longer names the socket.
+  // what the kernel keeps between them. Waits for transmissions under way, xsk_close_drain_ms at most. After it the
+  // socket receives nothing and transmits nothing. Call it when the steering map no longer names the socket.
   void close(frame_pool& pool);
 
   int fd() const { return fd_; }
@@ -217,7 +217,7 @@ class xsk {
   bool zero_copy() const { return zero_copy_; }
   bool busy_polling() const { return busy_polling_; }
   uint32_t tx_budget() const { return tx_budget_; }           // 32 where the kernel has no such option
-  bool gone() const { return gone_; }                         // the netdev was removed: close and forget
+  bool gone() const { return gone_; }                         // closed, or the netdev was removed: close and forget
   uint32_t outstanding_tx() const { return outstanding_tx_; } // transmitted, not yet reclaimed
   bool tx_waiting() const {                                   // flushed, not yet taken by the kernel
     return __atomic_load_n(tx_.consumer, __ATOMIC_ACQUIRE) != tx_.cached_producer;
@@ -269,6 +269,7 @@ class xsk {
   // cold
   uint32_t ifindex_ = 0, queue_ = 0, tx_budget_ = 32;
   bool zero_copy_ = false;
+  uint32_t ended_ = 0;  // index of the empty rings after close
 };
 
 }  // namespace sluice
