@@ -195,9 +195,18 @@ std::optional<uint16_t> port_space::reuse_early(uint64_t wanted, generator& rand
         uint64_t* const held = epoch_bits(ring) + word;
         if ((load(held) & bit) == 0 || (word_ref(*held).fetch_and(~bit) & bit) == 0)
           continue;
-        word_ref(clean_[word]).fetch_and(~bit);
-        word_ref(quarantined_[word]).fetch_and(~bit);
-        return static_cast<uint16_t>((word + word_base_) * 64 + n);
+        // The port is ours. It may have lived a whole life since we looked at clean_, and a listener may have come.
+        const bool is_clean = (load(clean_ + word) & bit) != 0;
+        if (is_clean) {
+          word_ref(quarantined_[word]).fetch_and(~bit);
+          if ((word_ref(reserved_[word]).load() & bit) == 0) {
+            word_ref(clean_[word]).fetch_and(~bit);
+            return static_cast<uint16_t>((word + word_base_) * 64 + n);
+          }
+          word_ref(quarantined_[word]).fetch_or(bit);
+        }
+        word_ref(*held).fetch_or(bit); // a drain that was just here leaves it for one round of the rings more
+        break;
       }
     }
   }

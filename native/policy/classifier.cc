@@ -24,6 +24,7 @@ constexpr unsigned ipv4_length_base = 96;
 constexpr std::size_t prune_tables_min = 4;    // fewer tables are probed sooner than pruned
 constexpr unsigned probes_together = 8;        // tables whose cache misses overlap
 constexpr uint32_t run_max = 4;                // entries verified a probe, while tables last
+constexpr double run_penalty = 0.02;            // worth of a table's entry lost by each one before it in its run
 constexpr std::size_t leftover_max = 16;       // so few entries are one more table's whatever their shape
 constexpr std::size_t full_expansion_max = 64; // a rule's product up to which nothing is left to lists
 constexpr std::size_t sample_max = 1024;       // entries that rank the candidates for a table
@@ -254,7 +255,7 @@ struct classifier_builder {
   std::vector<shape> shapes;      // of entries
   std::vector<wide_key> keys;     // of entries
   std::vector<std::pair<shape, std::vector<uint32_t>>> tables;
-  std::vector<std::pair<uint32_t, uint32_t>> counts; // scratch of evaluate(): hash, entries with it
+  std::vector<std::pair<uint32_t, uint32_t>> counts; // scratch: hash, entries with it
 
   // -- 1 check ----
 
@@ -564,18 +565,20 @@ struct classifier_builder {
         tables.emplace_back(all, std::move(left));
         return;
       }
-      const std::vector<shape> candidates = rank(left);
+      std::vector<judged> candidates;
+      for (const shape& candidate : rank(left))
+        candidates.push_back({candidate, run_lengths(candidate, left)});
       uint32_t limit = run_max;
       shape chosen;
       for (;; limit *= 2) {
         std::size_t placed_most = 0;
         double score_most = -1;
-        for (const shape& candidate : candidates) {
-          const auto [placed, score] = evaluate(candidate, left, limit);
+        for (const judged& candidate : candidates) {
+          const auto [placed, score] = candidate.evaluate(limit);
           if (score > score_most) {
             score_most = score;
             placed_most = placed;
-            chosen = candidate;
+            chosen = candidate.candidate;
           }
         }
         if (placed_most * tables_left >= left.size() || limit >= left.size())
@@ -664,26 +667,41 @@ struct classifier_builder {
     return placed + alone * (step * (1 - doubt) + std::min<double>(run_max, step) * doubt);
   }
 
-  static double run_score(uint32_t run) { return run * (1 - 0.02 * (std::min(run, run_max) - 1)); }
+  // A candidate with the runs it would make: (length, how many).
+  struct judged {
+    shape candidate;
+    std::vector<std::pair<uint32_t, uint32_t>> runs;
 
-  std::pair<std::size_t, double> evaluate(const shape& candidate, const std::vector<uint32_t>& left, uint32_t limit) {
-    count_runs(candidate, left);
-    std::size_t placed = 0;
-    double score = 0;
-    for (const auto& [hashed, run] : counts) {
-      placed += std::min(run, limit);
-      score += run_score(std::min(run, limit));
+    // Entries placed in runs of at most limit, and the same weighed: short runs are worth a little more.
+    std::pair<std::size_t, double> evaluate(uint32_t limit) const {
+      std::size_t placed = 0;
+      double score = 0;
+      for (const auto& [length, count] : runs) {
+        const std::size_t entries = std::size_t{std::min(length, limit)} * count;
+        placed += entries;
+        score += static_cast<double>(entries) * (1 - run_penalty * (std::min({length, limit, run_max}) - 1));
+      }
+      return {placed, score};
     }
-    return {placed, score};
-  }
+  };
 
-  void count_runs(const shape& candidate, const std::vector<uint32_t>& left) {
-    const std::size_t size = std::bit_ceil(left.size() * 2);
-    counts.assign(size, {0, 0});
+  std::vector<std::pair<uint32_t, uint32_t>> run_lengths(const shape& candidate, const std::vector<uint32_t>& left) {
+    counts.assign(std::bit_ceil(left.size() * 2), {0, 0});
     const wide_key mask = candidate.mask();
     for (const uint32_t i : left)
       if (shapes[i].fits(candidate))
         ++counts[find(classifier::hash(keys[i], mask))].second;
+    std::vector<uint32_t> number(1); // by length
+    for (const auto& [hashed, length] : counts) {
+      if (length >= number.size())
+        number.resize(length + 1);
+      ++number[length];
+    }
+    std::vector<std::pair<uint32_t, uint32_t>> runs;
+    for (uint32_t length = 1; length < number.size(); ++length)
+      if (number[length] != 0)
+        runs.emplace_back(length, number[length]);
+    return runs;
   }
 
   std::size_t find(uint32_t hashed) {
