@@ -219,7 +219,14 @@ function reportSchemaError(error: ErrorObject, problems: Problems): void {
     case 'minItems':
       problems.error('SLUICE_CONFIG_VALUE', path, 'the list is empty', 'leave the key out when it shall not restrict, or name at least one');
       return;
+    case 'minProperties':
+      problems.error('SLUICE_CONFIG_VALUE', path, 'nothing stands here', write);
+      return;
     case 'maxItems': case 'maxProperties': case 'maxLength':
+      if ((error.params as { limit: number }).limit === 1) {
+        problems.error('SLUICE_CONFIG_VALUE', path, 'only one of these can hold', write);
+        return;
+      }
       problems.error('SLUICE_CONFIG_TOO_LARGE', path, `longer than ${(error.params as { limit: number }).limit}`, write);
       return;
     case 'minimum': case 'maximum':
