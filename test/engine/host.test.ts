@@ -1,0 +1,187 @@
+// The engine process over an addon of plain JavaScript: order of changes, what survives a crash, bounded records.
+import { existsSync } from 'node:fs';
+import { describe, expect, onTestFinished, test } from 'vitest';
+import { DROP_RECORD_BYTES, FLOW_RECORD_BYTES, SNAPSHOT_HEADER_BYTES, SL_SNAPSHOT_MAGIC } from '../../src/engine/abi.generated.js';
+import { EngineHost } from '../../src/engine/host.js';
+import { connectIpc, type IpcConnection, type Message } from '../../src/engine/ipc.js';
+import type { ConfigurePlan } from '../../src/engine/last-applied.js';
+import type { NetdevPlan } from '../../src/engine/netdevs.js';
+import type { RunDirectory } from '../../src/supervisor/run-directory.js';
+import { makeFacts, makeFakeAddon, makeRunDirectory, silentLog, type FakeAddon } from './fake-addon.js';
+
+const port = (name: string, ifindex: number, slot: number): ConfigurePlan['ports'][number] => ({ name, ifindex, slot, queues: 1, mode: 'native', allowGeneric: true, partialChecksums: true });
+const PLAN: ConfigurePlan = { ports: [port('eth1', 2, 0), port('eth2', 3, 1)], vlans: [], addresses: [] };
+
+function makeSnapshot(generation: number): Uint8Array {
+  const bytes = new Uint8Array(SNAPSHOT_HEADER_BYTES);
+  const view = new DataView(bytes.buffer);
+  view.setUint32(0, SL_SNAPSHOT_MAGIC, true);
+  view.setBigUint64(16, BigInt(generation), true);
+  return bytes;
+}
+
+interface Running { addon: FakeAddon; host: EngineHost; prepared: NetdevPlan[] }
+
+async function startHost(paths: RunDirectory, facts = makeFacts(), addon = makeFakeAddon()): Promise<Running> {
+  const prepared: NetdevPlan[] = [];
+  const host = new EngineHost({
+    paths, open: { pinDirectory: paths.bpf, bpfObject: '', workers: 2, sessionsMax: 1024, framesPerWorker: 512, txBudget: 32, busyPoll: false, offline: false, hostDevice: 'sluice0' },
+  }, {
+    addon, log: silentLog, readFacts: () => Promise.resolve(facts),
+    prepare: (plan) => {
+      prepared.push(plan);
+      addon.calls.push('prepare');
+      return Promise.resolve([]);
+    },
+  });
+  await host.start();
+  onTestFinished(() => host.stop());
+  return { addon, host, prepared };
+}
+
+async function connect(paths: RunDirectory, onEvent?: (name: string, message: Message) => void): Promise<IpcConnection> {
+  const connection = await connectIpc(paths.engineSocket, onEvent ? { onEvent } : {});
+  onTestFinished(() => connection.close());
+  return connection;
+}
+
+const configure = (connection: IpcConnection, plan: ConfigurePlan): Promise<Message> => connection.request('configure', {}, Buffer.from(JSON.stringify(plan)));
+
+describe('changes', () => {
+  test('netdevs are prepared before XDP is attached, ports before a snapshot is applied', async () => {
+    const paths = makeRunDirectory();
+    const { addon, prepared } = await startHost(paths);
+    const connection = await connect(paths);
+    await configure(connection, PLAN);
+    const { head } = await connection.request('apply', {}, makeSnapshot(1));
+    expect(head).toEqual({ generation: 1, microseconds: 7 });
+    expect(addon.calls).toEqual(['open', 'prepare', 'addPort eth1 slot 0', 'addPort eth2 slot 1', 'apply 1']);
+    expect(prepared[0]).toMatchObject({ devices: ['eth1', 'eth2'], raise: ['eth1', 'eth2'] });
+    expect((await connection.request('status')).head).toMatchObject({ generation: 1, restored: false, ports: [{ name: 'eth1', slot: 0, mode: 'native' }, { name: 'eth2', slot: 1 }] });
+  });
+
+  test('a port that stays is neither attached again nor set up again', async () => {
+    const paths = makeRunDirectory();
+    const { addon, prepared } = await startHost(paths);
+    const connection = await connect(paths);
+    await configure(connection, PLAN);
+    await configure(connection, PLAN);
+    expect(addon.calls.filter((call) => call.startsWith('addPort'))).toHaveLength(2);
+    expect(prepared[1]!.raise).toEqual([]);
+  });
+
+  test('a netdev that came back with another index is attached anew; one that is not planned any more is let go', async () => {
+    const paths = makeRunDirectory();
+    const { addon } = await startHost(paths);
+    const connection = await connect(paths);
+    await configure(connection, PLAN);
+    await configure(connection, { ...PLAN, ports: [port('eth1', 12, 0)] });
+    expect(addon.calls.slice(-3)).toEqual(['removePort 0', 'removePort 1', 'addPort eth1 slot 0']);
+    expect([...addon.ports.values()]).toMatchObject([{ name: 'eth1', ifindex: 12 }]);
+  });
+
+  test('generic XDP is a warning, or refused where the configuration wants native', async () => {
+    const paths = makeRunDirectory();
+    const { addon } = await startHost(paths);
+    addon.attachMode = 'generic';
+    const connection = await connect(paths);
+    expect((await configure(connection, { ...PLAN, ports: [port('eth1', 2, 0)] })).head['warnings']).toEqual([expect.stringContaining('no native XDP')]);
+    await expect(configure(connection, { ...PLAN, ports: [{ ...port('eth2', 3, 1), allowGeneric: false }] })).rejects.toMatchObject({ code: 'SLUICE_XDP_MODE' });
+    expect(addon.ports.has(1)).toBe(false);
+  });
+
+  test('what the addon refuses comes back with its code', async () => {
+    const paths = makeRunDirectory();
+    const { addon } = await startHost(paths);
+    addon.refusePort = Object.assign(new Error('eth1: busy'), { code: 'SLUICE_PORT' });
+    await expect(configure(await connect(paths), PLAN)).rejects.toMatchObject({ code: 'SLUICE_PORT', message: 'eth1: busy' });
+  });
+
+  test('requests that are none are refused', async () => {
+    const paths = makeRunDirectory();
+    await startHost(paths);
+    const connection = await connect(paths);
+    await expect(connection.request('reboot')).rejects.toMatchObject({ code: 'SLUICE_IPC_METHOD' });
+    await expect(connection.request('kill', { sessionId: 'all' })).rejects.toMatchObject({ code: 'SLUICE_IPC_ARGUMENT' });
+    await expect(connection.request('sessions', { cursor: -1 })).rejects.toMatchObject({ code: 'SLUICE_IPC_ARGUMENT' });
+    await expect(connection.request('configure', {}, Buffer.from('{}'))).rejects.toThrow(/a plan has/);
+    expect((await connection.request('kill', { sessionId: '42' })).head).toEqual({ killed: true });
+  });
+});
+
+describe('after a crash', () => {
+  async function applied(): Promise<RunDirectory> {
+    const paths = makeRunDirectory();
+    const { host } = await startHost(paths);
+    const connection = await connect(paths);
+    await configure(connection, PLAN);
+    await connection.request('apply', {}, makeSnapshot(5));
+    host.stop();
+    return paths;
+  }
+
+  test('the state in force is applied again before anybody connects', async () => {
+    const { addon, host } = await startHost(await applied());
+    expect(addon.calls).toEqual(['open', 'prepare', 'addPort eth1 slot 0', 'addPort eth2 slot 1', 'apply 5']);
+    expect(host.status()).toMatchObject({ generation: 5, restored: true });
+  });
+
+  test('not when a netdev was replaced meanwhile: the engine waits, closed', async () => {
+    const facts = makeFacts();
+    facts.devices[1]!.ifindex = 77;
+    const { addon } = await startHost(await applied(), facts);
+    expect(addon.calls).toEqual(['open']);
+  });
+
+  test('an engine that cannot restore still serves', async () => {
+    const paths = await applied();
+    const addon = makeFakeAddon();
+    addon.refusePort = new Error('busy');
+    await startHost(paths, makeFacts(), addon);
+    expect((await (await connect(paths)).request('status')).head).toMatchObject({ generation: 0, ports: [] });
+  });
+});
+
+describe('records and events', () => {
+  test('records that came while nobody was connected are delivered', async () => {
+    const paths = makeRunDirectory();
+    const { addon } = await startHost(paths);
+    addon.pendingRecords = { flows: [new Uint8Array(FLOW_RECORD_BYTES).fill(1)], drops: [new Uint8Array(DROP_RECORD_BYTES).fill(2)] };
+    await expect.poll(() => addon.pendingRecords.flows.length).toBe(0);
+    const seen: Message[] = [];
+    await connect(paths, (name, message) => { if (name === 'records') seen.push(message); });
+    await expect.poll(() => seen.length).toBe(1);
+    expect(seen[0]!.head).toMatchObject({ flows: 1, drops: 1 });
+    expect(seen[0]!.tail).toHaveLength(FLOW_RECORD_BYTES + DROP_RECORD_BYTES);
+  });
+
+  test('memory for them is bounded: the oldest go first, and are counted', async () => {
+    const paths = makeRunDirectory();
+    const { addon, host } = await startHost(paths);
+    for (let turn = 0; host.status().recordsShed === 0; turn += 1) {
+      expect(turn).toBeLessThan(100);
+      addon.pendingRecords = { flows: Array.from({ length: 5000 }, () => new Uint8Array(FLOW_RECORD_BYTES)), drops: [] };
+      await expect.poll(() => addon.pendingRecords.flows.length, { interval: 5 }).toBe(0);
+    }
+    expect(host.status().recordsShed).toBe(5000);
+  });
+
+  test('changes of the machine are told once for many, log lines each', async () => {
+    const paths = makeRunDirectory();
+    const { addon } = await startHost(paths);
+    const seen: string[] = [];
+    const connection = await connect(paths, (name, { head }) => seen.push(name === 'log' ? String(head['text']) : name));
+    await connection.request('status');
+    for (let n = 0; n < 5; n += 1) addon.emit({ type: 'links-changed', level: '', text: '' });
+    addon.emit({ type: 'log', level: 'warn', text: 'something' });
+    await expect.poll(() => seen).toEqual(['something', 'changed']);
+  });
+
+  test('stopping closes the addon and the socket', async () => {
+    const paths = makeRunDirectory();
+    const { addon, host } = await startHost(paths);
+    host.stop();
+    expect(addon.calls.at(-1)).toBe('close');
+    await expect.poll(() => existsSync(paths.engineSocket)).toBe(false);
+  });
+});
