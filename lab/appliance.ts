@@ -130,13 +130,13 @@ export class Appliance {
     return JSON.parse(result.stdout) as T;
   }
 
-  /** Sessions and the records of ended ones, newest last. */
-  async flows(): Promise<FlowRecordView[]> {
-    return recordsOf<FlowRecordView>(await this.json('flows'));
+  /** Sessions and the records of ended ones, newest last; filters as the command takes them. */
+  async flows(...filters: string[]): Promise<FlowRecordView[]> {
+    return (await this.json<{ records: FlowRecordView[] }>('flows', ...filters)).records;
   }
 
-  async drops(): Promise<DropRecordView[]> {
-    return recordsOf<DropRecordView>(await this.json('drops'));
+  async drops(...filters: string[]): Promise<DropRecordView[]> {
+    return (await this.json<{ records: DropRecordView[] }>('drops', ...filters)).records;
   }
 
   /** Asks its REST API. */
@@ -160,10 +160,6 @@ export class Appliance {
       .map((path) => `--- ${path}\n${readFileSync(path, 'utf8').split('\n').slice(-40).join('\n')}`)
       .join('\n');
   }
-}
-
-function recordsOf<T>(answer: T[] | { records: T[] }): T[] {
-  return Array.isArray(answer) ? answer : answer.records;
 }
 
 /** `sluice check`: needs no appliance and no namespace. */

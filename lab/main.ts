@@ -2,7 +2,7 @@
 // by which rule; then it runs until Ctrl-C, so that a person can try. Leaves nothing behind.
 
 import { parseArgs } from 'node:util';
-import type { DropRecordView, FlowRecordView } from '../src/engine/records.js';
+import type { FlowRecordView } from '../src/engine/records.js';
 import { Appliance } from './appliance.js';
 import { Lab, labObstacle } from './lab.js';
 import { ADDRESSES, CONFIG, FAMILIES, PORTS, buildTopology, startServers, type Family } from './topology.js';
@@ -171,19 +171,16 @@ function describeFlow(record: FlowRecordView): string {
 
 /** What the appliance itself says about a trial. */
 async function explain(appliance: Appliance, trial: Trial): Promise<string> {
-  const isTrial = (record: FlowRecordView | DropRecordView): boolean =>
-    record.protocol === trial.protocol &&
-    record.source === trial.source &&
-    record.destination === trial.destination &&
-    (trial.port === undefined || record.destinationPort === trial.port);
+  const port = trial.port === undefined ? [] : ['--port', String(trial.port)];
+  const filters = ['--protocol', trial.protocol, '--source', trial.source, '--destination', trial.destination, ...port];
   return until(
     `the appliance has a record of "${trial.name}"`,
     async () => {
       if (trial.expect === 'flow') {
-        const flow = (await appliance.flows()).find(isTrial);
+        const flow = (await appliance.flows(...filters))[0];
         return flow && describeFlow(flow);
       }
-      const drop = (await appliance.drops()).find(isTrial);
+      const drop = (await appliance.drops(...filters))[0];
       return drop && `rule ${drop.rule}, dropped: ${drop.reason}`;
     },
     { deadlineMs: RECORD_DEADLINE_MS, intervalMs: 200 },
