@@ -231,6 +231,7 @@ struct sl_local_address {
 /* Map `steer_counters`: per-CPU array of u64, key = slot * SL_STEER_KEYS + n; n < 64: SL_DROP_*, n >= 64: 64 + SL_STEER_* */
 #define SL_STEER_KEYS 80
 #define SL_STEER_BASE 64
+#define SL_STEER_ROWS 33 /* a row a slot, and one for frames of netdevs that `ports` does not know (row SL_PORTS_MAX) */
 
 /* ---- the snapshot: one flat buffer, built by TypeScript, validated and compiled by the engine ------------------- */
 

@@ -26,6 +26,7 @@ export const SL_NAT_PROTOCOLS = 3;
 export const SL_NAT_PORT_WORDS = 196608;
 export const SL_STEER_KEYS = 80;
 export const SL_STEER_BASE = 64;
+export const SL_STEER_ROWS = 33;
 export const SL_LOG_START = 1;
 export const SL_LOG_END = 2;
 export const SL_RULE_NO_OFFLOAD = 1;
