@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0
+// steer.cc: see steer.h. Order: load and pin → attach → maps.
+#include "io/steer.h"
+
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <linux/if_link.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+namespace sluice {
+namespace {
+
+constexpr size_t nat_port_bytes = SL_NAT_PORT_WORDS * sizeof(uint64_t);
+
+std::string errno_text(int error) { return std::strerror(error < 0 ? -error : error); }
+
+int collect_log(enum libbpf_print_level level, const char* format, va_list arguments) {
+  if (level == LIBBPF_WARN) std::vfprintf(stderr, format, arguments);
+  return 0;
+}
+
+std::string program_name(uint32_t id) {
+  int fd = bpf_prog_get_fd_by_id(id);
+  if (fd < 0) return "of id " + std::to_string(id);
+  bpf_prog_info info{};
+  __u32 bytes = sizeof info;
+  std::string name = bpf_obj_get_info_by_fd(fd, &info, &bytes) == 0 ? info.name : "";
+  close(fd);
+  return "'" + name + "' (id " + std::to_string(id) + ")";
+}
+
+}  // namespace
+
+// ---- load ---------------------------------------------------------------------------------------------------------------
+
+std::unique_ptr<steering> steering::open(const std::string& object_path, const std::string& pin_directory, std::string* error) {
+  libbpf_set_print(collect_log);
+  libbpf_set_strict_mode(LIBBPF_STRICT_ALL);
+  std::unique_ptr<steering> s(new steering);
+  s->pin_directory_ = pin_directory;
+  s->object_ = bpf_object__open_file(object_path.c_str(), nullptr);
+  if (!s->object_) { *error = "cannot open the steering program " + object_path + " (" + errno_text(errno) + "); run `npm run build`"; return nullptr; }
+  if (int result = bpf_object__load(s->object_); result != 0) {
+    *error = "the kernel refused the steering program (" + errno_text(result) + "); root or CAP_BPF and CAP_NET_ADMIN are needed, and Linux 5.15 or later";
+    return nullptr;
+  }
+  bpf_program* program = bpf_object__find_program_by_name(s->object_, "sluice_steer");
+  s->program_fd_ = program ? bpf_program__fd(program) : -1;
+  const std::pair<const char*, int steering::*> maps[] = {{"xsks", &steering::xsks_}, {"ports", &steering::ports_}, {"vlans", &steering::vlans_},
+                                                         {"local_addresses", &steering::local_}, {"nat_ports", &steering::nat_ports_}, {"steer_counters", &steering::counters_}};
+  for (auto [name, field] : maps) {
+    (*s).*field = bpf_object__find_map_fd_by_name(s->object_, name);
+    if ((*s).*field < 0 || s->program_fd_ < 0) { *error = object_path + " lacks its program or the map '" + name + "'; run `npm run build`"; return nullptr; }
+    if (pin_directory.empty()) continue;
+    std::string path = s->pin_path(std::string("map-") + name);
+    unlink(path.c_str());
+    if (bpf_obj_pin((*s).*field, path.c_str()) != 0) { *error = "cannot pin " + path + " (" + errno_text(errno) + "); is the directory a bpffs?"; return nullptr; }
+  }
+  void* words = mmap(nullptr, nat_port_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, s->nat_ports_, 0);
+  if (words == MAP_FAILED) { *error = "cannot map nat_ports (" + errno_text(errno) + ")"; return nullptr; }
+  s->nat_port_words_ = static_cast<uint64_t*>(words);
+  s->cpus_ = std::max(1, libbpf_num_possible_cpus());
+  return s;
+}
+
+steering::~steering() {
+  if (nat_port_words_) munmap(nat_port_words_, nat_port_bytes);
+  for (attached& a : attached_) if (a.link_fd >= 0) close(a.link_fd);
+  if (object_) bpf_object__close(object_);
+}
+
+int steering::map_fd(const char* name) const { return bpf_object__find_map_fd_by_name(object_, name); }
+
+// ---- attach ---------------------------------------------------------------------------------------------------------------
+
+// A link that an engine before us left: the program in it is exchanged in one step. -1: none, or of a netdev that is gone.
+int steering::take_over(uint32_t ifindex, const std::string& name) {
+  if (pin_directory_.empty()) return -1;
+  std::string path = pin_path("link-" + name);
+  int fd = bpf_obj_get(path.c_str());
+  if (fd < 0) return -1;
+  bpf_link_info info{};
+  __u32 bytes = sizeof info;
+  if (bpf_obj_get_info_by_fd(fd, &info, &bytes) == 0 && info.type == BPF_LINK_TYPE_XDP && info.xdp.ifindex == ifindex &&
+      bpf_link_update(fd, program_fd_, nullptr) == 0)
+    return fd;
+  close(fd);
+  unlink(path.c_str());
+  return -1;
+}
+
+bool steering::attach(uint32_t ifindex, const std::string& name, unsigned slot, xdp_mode* mode, std::string* warning, std::string* error) {
+  if (slot >= SL_PORTS_MAX) { *error = "port slot out of range"; return false; }
+  LIBBPF_OPTS(bpf_xdp_query_opts, query);
+  int fd = take_over(ifindex, name);
+  if (fd < 0) {
+    if (int result = bpf_xdp_query(static_cast<int>(ifindex), 0, &query); result != 0) { *error = "cannot ask for XDP on " + name + ": " + errno_text(result); return false; }
+    if (uint32_t foreign = query.prog_id ? query.prog_id : query.drv_prog_id ? query.drv_prog_id : query.skb_prog_id) {
+      *error = name + " carries a foreign XDP program " + program_name(foreign) + "; remove it (`ip link set dev " + name + " xdp off`) or leave the interface out of the configuration";
+      return false;
+    }
+    LIBBPF_OPTS(bpf_link_create_opts, options);
+    if (*mode == xdp_mode::native) {
+      options.flags = XDP_FLAGS_DRV_MODE;
+      fd = bpf_link_create(program_fd_, static_cast<int>(ifindex), BPF_XDP, &options);
+      if (fd < 0) *warning = name + " takes no native XDP program (" + errno_text(errno) + "): generic mode, which is slower; check MTU, LRO and driver";
+    }
+    if (fd < 0) {
+      options.flags = XDP_FLAGS_SKB_MODE;
+      fd = bpf_link_create(program_fd_, static_cast<int>(ifindex), BPF_XDP, &options);
+    }
+    if (fd < 0) { *error = "cannot attach the steering program to " + name + ": " + errno_text(errno) + "; another program may have been attached meanwhile"; return false; }
+    if (!pin_directory_.empty()) {
+      std::string path = pin_path("link-" + name);
+      unlink(path.c_str());
+      if (bpf_obj_pin(fd, path.c_str()) != 0) {
+        *error = "cannot pin " + path + " (" + errno_text(errno) + "); is the directory a bpffs?";
+        close(fd);
+        return false;
+      }
+    }
+  }
+  if (bpf_xdp_query(static_cast<int>(ifindex), 0, &query) == 0) *mode = query.attach_mode == XDP_ATTACHED_SKB ? xdp_mode::generic : xdp_mode::native;
+  if (attached_[slot].link_fd >= 0) close(attached_[slot].link_fd);
+  attached_[slot] = {name, ifindex, fd};
+  return true;
+}
+
+void steering::detach(unsigned slot) {
+  attached& a = attached_[slot];
+  if (a.link_fd < 0) return;
+  bpf_link_detach(a.link_fd);
+  if (!pin_directory_.empty()) unlink(pin_path("link-" + a.name).c_str());
+  close(a.link_fd);
+  set_vlans(a.ifindex, {});
+  bpf_map_delete_elem(ports_, &a.ifindex);
+  a = {};
+}
+
+// ---- maps -------------------------------------------------------------------------------------------------------------------
+
+bool steering::set_port(uint32_t ifindex, uint16_t slot, uint16_t flags) {
+  sl_steer_port value{slot, flags};
+  return bpf_map_update_elem(ports_, &ifindex, &value, BPF_ANY) == 0;
+}
+
+bool steering::set_vlans(uint32_t ifindex, const std::vector<uint16_t>& vlan_ids) {
+  bool ok = true;
+  uint8_t one = 1;
+  for (uint16_t id : vlan_ids) {
+    sl_steer_vlan key{ifindex, id};
+    ok = bpf_map_update_elem(vlans_, &key, &one, BPF_ANY) == 0 && ok;
+  }
+  std::vector<sl_steer_vlan> gone;
+  sl_steer_vlan key{};
+  for (sl_steer_vlan* previous = nullptr; bpf_map_get_next_key(vlans_, previous, &key) == 0; previous = &key)
+    if (key.ifindex == ifindex && std::find(vlan_ids.begin(), vlan_ids.end(), key.vlan_id) == vlan_ids.end()) gone.push_back(key);
+  for (const sl_steer_vlan& k : gone) bpf_map_delete_elem(vlans_, &k);
+  return ok;
+}
+
+bool steering::set_xsk(unsigned slot, unsigned queue, int fd, std::string* error) {
+  uint32_t key = slot * SL_QUEUES_MAX + queue;
+  if (bpf_map_update_elem(xsks_, &key, &fd, BPF_ANY) == 0) return true;
+  *error = "cannot steer a queue to its socket: " + errno_text(errno);
+  return false;
+}
+
+void steering::clear_xsk(unsigned slot, unsigned queue) {
+  uint32_t key = slot * SL_QUEUES_MAX + queue;
+  bpf_map_delete_elem(xsks_, &key);
+}
+
+bool steering::set_local_addresses(const std::vector<std::pair<sl_address, sl_local_address>>& addresses, std::string* error) {
+  for (const auto& [address, value] : addresses) {
+    if (bpf_map_update_elem(local_, &address, &value, BPF_ANY) == 0) continue;
+    *error = "cannot tell the steering program an address of ours: " + errno_text(errno);
+    return false;
+  }
+  std::vector<sl_address> gone;
+  sl_address key{};
+  for (sl_address* previous = nullptr; bpf_map_get_next_key(local_, previous, &key) == 0; previous = &key) {
+    bool wanted = std::any_of(addresses.begin(), addresses.end(), [&](const auto& a) { return std::memcmp(a.first.bytes, key.bytes, 16) == 0; });
+    if (!wanted) gone.push_back(key);
+  }
+  for (const sl_address& k : gone) bpf_map_delete_elem(local_, &k);
+  return true;
+}
+
+void steering::read_counters(unsigned slot, uint64_t* out) const {
+  std::vector<uint64_t> values(static_cast<size_t>(cpus_));
+  for (uint32_t n = 0; n < SL_STEER_KEYS; ++n) {
+    uint32_t key = slot * SL_STEER_KEYS + n;
+    out[n] = 0;
+    if (bpf_map_lookup_elem(counters_, &key, values.data()) != 0) continue;
+    for (uint64_t v : values) out[n] += v;
+  }
+}
+
+}  // namespace sluice

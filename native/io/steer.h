@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * steer: loads the steering program (bpf/steer.bpf.c), attaches it to netdevs and writes its maps.
+ *
+ * Who calls it: `engine`, from its one thread; set_xsk and clear_xsk also from a worker's thread while that thread runs
+ * the engine's task. nat_port_words() is memory shared with the program: any thread, atomic operations.
+ *
+ * Pins, in a directory on a bpffs: `link-IFNAME` keeps the program attached when this process dies, so that a dead
+ * engine means closed. The next engine finds the link and exchanges the program in it, atomically: there is no moment
+ * without one. `map-NAME` are for people who look. Without a pin directory everything ends with the object.
+ *
+ * Errors: false or nullptr and a text that says what was wrong and what to do.
+ */
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "abi/dataplane.h"
+
+struct bpf_object;
+
+namespace sluice {
+
+enum class xdp_mode { native, generic };
+
+class steering {
+ public:
+  static std::unique_ptr<steering> open(const std::string& object_path, const std::string& pin_directory, std::string* error);
+  ~steering();
+  steering(const steering&) = delete;
+  steering& operator=(const steering&) = delete;
+
+  // Attaches to a netdev, or takes over the link that an earlier engine pinned. *mode: wanted, then what it became;
+  // *warning: why it became generic. A foreign program on the netdev is refused by its name.
+  bool attach(uint32_t ifindex, const std::string& name, unsigned slot, xdp_mode* mode, std::string* warning, std::string* error);
+  // Detaches and unpins; the netdev's own traffic then reaches the host unsteered.
+  void detach(unsigned slot);
+
+  // flags: SL_STEER_PORT_*.
+  bool set_port(uint32_t ifindex, uint16_t slot, uint16_t flags);
+  // The VLAN ids of a netdev, all of them: others are removed.
+  bool set_vlans(uint32_t ifindex, const std::vector<uint16_t>& vlan_ids);
+  bool set_xsk(unsigned slot, unsigned queue, int fd, std::string* error);
+  void clear_xsk(unsigned slot, unsigned queue);
+  // The appliance's addresses, all of them: what is missing is added first, what is gone removed after.
+  bool set_local_addresses(const std::vector<std::pair<sl_address, sl_local_address>>& addresses, std::string* error);
+  // SL_NAT_PORT_WORDS words, mapped until the object goes.
+  uint64_t* nat_port_words() { return nat_port_words_; }
+  // Adds up a port's counters over all CPUs into out[SL_STEER_KEYS].
+  void read_counters(unsigned slot, uint64_t* out) const;
+  int program_fd() const { return program_fd_; }
+  int map_fd(const char* name) const;
+
+ private:
+  steering() = default;
+  struct attached { std::string name; uint32_t ifindex = 0; int link_fd = -1; };
+  std::string pin_path(const std::string& name) const { return pin_directory_ + "/" + name; }
+  int take_over(uint32_t ifindex, const std::string& name);
+
+  bpf_object* object_ = nullptr;
+  std::string pin_directory_;
+  int program_fd_ = -1, xsks_ = -1, ports_ = -1, vlans_ = -1, local_ = -1, nat_ports_ = -1, counters_ = -1;
+  uint64_t* nat_port_words_ = nullptr;
+  int cpus_ = 1;
+  attached attached_[SL_PORTS_MAX];
+};
+
+}  // namespace sluice
