@@ -3,12 +3,12 @@
 // Called by compile.ts. A source rule with {interface: true} becomes one entry for each egress interface, with that
 // interface's first address as its pool, so the address of an interface is never used on another.
 import { NatFiltering, NatKind, SL_LOCAL_ADDRESSES_MAX, SL_NAT_RULE_ENDPOINT_DEPENDENT, SL_NAT_RULE_IPV4, SL_NAT_RULE_IPV6, SL_NAT_SLOT_NONE, SL_NAT_SLOTS_MAX, type NatAddress, type NatRule } from '../engine/abi.generated.js';
-import { bytesOf, formatAddress, formatRange, isIpv4, type AddressRange } from '../lib/address.js';
+import { ANY_IPV4, ANY_IPV6, bytesOf, formatAddress, formatRange, isIpv4, prefixFamily, type AddressRange, type Family } from '../lib/address.js';
 import type { CompileContext } from './compile.js';
 import { fnv1a32 } from './names.js';
 import { NAT_ADDRESSES_MAX, poolRanges, rangeSize, ruleFamilies, sharedAddresses } from './nat-claims.js';
 import { sharedPortRange, splitPorts } from './nat-ports.js';
-import { ANY_ADDRESS, plainAddress, plainPrefix } from './objects.js';
+import { ANY_ADDRESS, plainAddress, plainPrefix, type AddressSet } from './objects.js';
 import { ConfigError, quote } from './problem.js';
 import type { SourceNatRule } from './schema.js';
 import { parsePorts } from './services.js';
@@ -76,6 +76,8 @@ function compileSource(context: CompileContext, rule: SourceNatRule, slots: Read
   const { topology, objects, writer, ids, facts } = context;
   const toZones = zoneMask(topology, rule.to);
   const families = ruleFamilies(rule);
+  const destinations = ofFamilies(objects.addressList(rule.destination), families);
+  if (destinations === undefined) return;
   const base: NatRule = {
     fromZones: zoneMask(topology, rule.from),
     toZones,
@@ -84,7 +86,7 @@ function compileSource(context: CompileContext, rule: SourceNatRule, slots: Read
     filtering: FILTERINGS[rule.filtering ?? 'address-and-port-dependent'],
     flags: (rule.mapping === 'endpoint-dependent' ? SL_NAT_RULE_ENDPOINT_DEPENDENT : 0) | familyFlags(families.includes('ipv4'), families.includes('ipv6')),
     sources: writer.prefixes(objects.addressList(rule.source)),
-    destinations: writer.prefixes(objects.addressList(rule.destination)),
+    destinations: writer.prefixes(destinations),
     services: writer.services(objects.serviceList(rule.service)),
     pool: NO_SPAN, toAddress: NO_ADDRESS, toPort: 0, toPrefixLength: 0, interface: NO_INTERFACE,
   };
@@ -112,6 +114,20 @@ function compileSource(context: CompileContext, rule: SourceNatRule, slots: Read
     const flags = (base.flags & SL_NAT_RULE_ENDPOINT_DEPENDENT) | familyFlags(own.some(isIpv4), own.some((address) => !isIpv4(address)));
     writer.natRules.push({ ...base, flags, pool, interface: one.index });
   }
+}
+
+const FAMILY_SETS = {
+  ipv4: { any: false, prefixes: [ANY_IPV4], ipv4: true, ipv6: false },
+  ipv6: { any: false, prefixes: [ANY_IPV6], ipv4: false, ipv6: true },
+} as const;
+
+/** The part of a set that is of the rule's families, so that a rule for IPv4 is never the first match of IPv6. */
+function ofFamilies(set: AddressSet, families: readonly Family[]): AddressSet | undefined {
+  const [only, other] = families;
+  if (only === undefined || other !== undefined) return set;
+  if (set.any) return FAMILY_SETS[only];
+  const prefixes = set.prefixes.filter((prefix) => prefixFamily(prefix) === only);
+  return prefixes.length === 0 ? undefined : { any: false, prefixes, ipv4: only === 'ipv4', ipv6: only === 'ipv6' };
 }
 
 function poolEntries(ranges: readonly AddressRange[], portLo: number, portHi: number): NatAddress[] {

@@ -22,6 +22,7 @@ const MAPPED_BASE = 0xffff_0000_0000n;
 const MAPPED_LAST = 0xffff_ffff_ffffn;
 export const ADDRESS_MAX = (1n << 128n) - 1n;
 export const ANY_IPV4: Prefix = { address: MAPPED_BASE, length: 96 };
+export const ANY_IPV6: Prefix = { address: 0n, length: 0 };
 
 export function isIpv4(address: bigint): boolean {
   return address >= MAPPED_BASE && address <= MAPPED_LAST;

@@ -4,8 +4,7 @@ import * as abi from '../../src/engine/abi.generated.js';
 import { compileSnapshot, type Compiled } from '../../src/config/compile.js';
 import type { Facts } from '../../src/config/facts.js';
 import { fnv1a32, IdTable } from '../../src/config/names.js';
-import { formatAddress, formatPrefix } from '../../src/lib/address.js';
-import { addressOfBytes } from '../../src/lib/address.js';
+import { addressOfBytes, formatAddress, formatPrefix } from '../../src/lib/address.js';
 import { base, check, device, facts } from './support.js';
 
 function compile(text: string, withFacts: Facts = facts): Compiled {
@@ -125,6 +124,8 @@ test('source NAT: an entry for each egress interface, ports beside the kernel\'s
   const pools = s.natRules.map(({ pool }) => s.span(s.natAddresses, pool).map(({ address, portLo, portHi, natSlot }) => [formatAddress(address), portLo, portHi, natSlot === 0xffff]));
   expect(pools).toEqual([[], [['203.0.113.5', 2000, 3000, true], ['203.0.113.6', 2000, 3000, true]],
     [['203.0.113.4', 1024, 32767, false], ['2001:db8:1::4', 1024, 32767, false]], [['10.0.1.4', 1024, 32767, false], ['2001:db8:2::4', 1024, 32767, false]]]);
+  // A rule for one family must not be the first match of the other.
+  expect(s.natRules.map(({ destinations }) => s.span(s.prefixes, destinations))).toEqual([['10.0.0.0/8'], ['0.0.0.0/0'], [], []]);
   const shared = s.addresses.filter(({ natSlot }) => natSlot !== 0xffff);
   expect(new Set(shared.map(({ natSlot }) => natSlot)).size).toBe(4);
   for (const { address, natSlot } of s.natAddresses.slice(2)) expect(shared.find((one) => formatAddress(one.address) === formatAddress(address))?.natSlot).toBe(natSlot);
