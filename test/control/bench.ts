@@ -1,0 +1,86 @@
+// The real control over a real engine socket, with an addon of plain JavaScript behind it. For tests of control, API and CLI.
+import { writeFileSync } from 'node:fs';
+import type { FastifyInstance } from 'fastify';
+import { onTestFinished } from 'vitest';
+import { buildApi } from '../../src/api/server.js';
+import { compileFile } from '../../src/control/compiled.js';
+import { Control } from '../../src/control/control.js';
+import { DROP_RECORD_BYTES, DropReason, EndReason, FLOW_RECORD_BYTES, FlowEvent, SessionState, writeDropRecord, writeFlowRecord, type DropRecord, type FlowRecord } from '../../src/engine/abi.generated.js';
+import type { HostFacts } from '../../src/engine/facts.js';
+import { EngineHost } from '../../src/engine/host.js';
+import { fnv1a32 } from '../../src/config/names.js';
+import { bytesOf, parseAddress } from '../../src/lib/address.js';
+import type { RunDirectory } from '../../src/supervisor/run-directory.js';
+import { makeFacts, makeFakeAddon, makeRunDirectory, silentLog, type FakeAddon } from '../engine/fake-addon.js';
+
+export const CONFIG = `version: 1
+hostname: nva-test
+interfaces:
+  untrust: { device: eth1, zone: untrust, addresses: [203.0.113.4/24] }
+  trust: { device: eth2, zone: trust, addresses: [10.0.1.4/24] }
+routes:
+  - { to: 0.0.0.0/0, via: 203.0.113.1 }
+  - { to: 192.0.2.0/24, blackhole: true }
+firewall:
+  rules:
+    - { name: outbound, from: [trust], to: [untrust], action: allow, log: both }
+    - { name: telnet, service: [tcp/23], action: reject }
+nat:
+  source:
+    - { name: egress, from: [trust], to: [untrust], translate: { interface: true } }
+`;
+
+export interface ControlBench {
+  paths: RunDirectory; addon: FakeAddon; host: EngineHost; control: Control; api: FastifyInstance; facts: HostFacts;
+  restartEngine(): Promise<void>;
+}
+
+export async function startBench(config = CONFIG): Promise<ControlBench> {
+  const paths = makeRunDirectory();
+  writeFileSync(paths.runningConfig, config);
+  const bench = { paths, facts: makeFacts() } as ControlBench;
+  bench.restartEngine = async () => {
+    bench.host?.stop();
+    bench.addon = makeFakeAddon();
+    bench.host = new EngineHost({
+      paths, open: { pinDirectory: '', bpfObject: '', workers: 2, sessionsMax: 1024, framesPerWorker: 512, txBudget: 32, busyPoll: false, offline: false, hostDevice: '' },
+    }, { addon: bench.addon, log: silentLog, readFacts: () => Promise.resolve(structuredClone(bench.facts)), prepare: () => Promise.resolve([]) });
+    await bench.host.start();
+  };
+  await bench.restartEngine();
+  bench.control = new Control(paths.engineSocket, (facts, generation, slots) => compileFile(paths.runningConfig, facts, generation, slots), silentLog);
+  bench.api = buildApi(bench.control, paths, silentLog);
+  onTestFinished(async () => {
+    bench.control.stop();
+    await bench.api.close();
+    bench.host.stop();
+  });
+  bench.control.start();
+  return bench;
+}
+
+export const id = (kind: string, name: string): number => fnv1a32(`${kind}:${name}`);
+const address = (text: string): Uint8Array => bytesOf(parseAddress(text));
+
+export function makeFlow(over: Partial<Omit<FlowRecord, 'src' | 'dst' | 'natSrc'>> & { source?: string; destination?: string; natSource?: string } = {}): Uint8Array {
+  const { source = '10.0.1.10', destination = '198.51.100.7', natSource = '203.0.113.4', ...rest } = over;
+  const bytes = new Uint8Array(FLOW_RECORD_BYTES);
+  writeFlowRecord(new DataView(bytes.buffer), 0, {
+    sessionId: 1n, startNs: 1_700_000_000_000_000_000n, lastNs: 1_700_000_001_000_000_000n, packets: [3n, 2n], bytes: [300n, 2000n],
+    src: address(source), dst: address(destination), natSrc: address(natSource), natDst: address(destination),
+    srcPort: 40000, dstPort: 443, natSrcPort: 50123, natDstPort: 443, ruleId: id('rule', 'outbound'), natSourceId: id('nat-source', 'egress'), natDestinationId: 0,
+    fromInterface: id('interface', 'trust'), toInterface: id('interface', 'untrust'), expiresS: 60, fromZone: 1, toZone: 0,
+    protocol: 6, state: SessionState.ESTABLISHED, event: FlowEvent.START, endReason: EndReason.NONE, tcpFlags: Uint8Array.of(0x12, 0x10), ...rest,
+  });
+  return bytes;
+}
+
+export function makeDrop(over: Partial<Omit<DropRecord, 'src' | 'dst'>> & { source?: string } = {}): Uint8Array {
+  const { source = '198.51.100.9', ...rest } = over;
+  const bytes = new Uint8Array(DROP_RECORD_BYTES);
+  writeDropRecord(new DataView(bytes.buffer), 0, {
+    timeNs: 1_700_000_000_500_000_000n, src: address(source), dst: address('203.0.113.4'), srcPort: 55555, dstPort: 23, ruleId: 0,
+    interface: id('interface', 'untrust'), bytes: 60, reason: DropReason.POLICY_DENY, protocol: 6, ...rest,
+  });
+  return bytes;
+}

@@ -1,0 +1,97 @@
+// Control over the engine's socket: the engine comes to what configuration and machine ask for, and back to it after anything.
+import { writeFileSync } from 'node:fs';
+import { describe, expect, test } from 'vitest';
+import { findMissing } from '../../src/control/status.js';
+import { CONFIG, makeDrop, makeFlow, startBench, type ControlBench } from './bench.js';
+
+const ready = (bench: ControlBench): Promise<void> => expect.poll(() => findMissing(bench.control), { timeout: 5000 }).toEqual([]);
+
+describe('control', () => {
+  test('configures ports, then applies', async () => {
+    const bench = await startBench();
+    await ready(bench);
+    expect(bench.addon.calls).toEqual(['open', 'addPort eth1 slot 0', 'addPort eth2 slot 1', 'apply 1']);
+    expect([...bench.addon.ports.values()]).toMatchObject([{ name: 'eth1', ifindex: 2, queues: 1, mode: 'native', partialChecksums: true }, { name: 'eth2' }]);
+  });
+
+  test('applies again when the machine changed, and not when nothing that matters did', async () => {
+    const bench = await startBench();
+    await ready(bench);
+    bench.addon.emit({ type: 'links-changed' });
+    bench.facts.devices[1]!.ifindex = 30;
+    await expect.poll(() => bench.addon.calls.at(-1), { timeout: 5000 }).toBe('apply 2');
+    expect(bench.addon.calls).toContain('addPort eth2 slot 1');
+    const { length } = bench.addon.calls;
+    const { at } = bench.control.applied!;
+    bench.facts.carriers = ['eth1'];
+    bench.addon.emit({ type: 'links-changed' });
+    await expect.poll(() => bench.control.facts?.carriers, { timeout: 5000 }).toEqual(['eth1']);
+    expect(bench.addon.calls).toHaveLength(length);
+    expect(bench.control.applied!.at).toBe(at);
+  });
+
+  test('connects to a restarted engine and applies a later generation', async () => {
+    const bench = await startBench();
+    await ready(bench);
+    await bench.restartEngine();
+    expect(bench.addon.calls).toContain('apply 1'); // restored by the engine itself
+    await expect.poll(() => bench.control.engine.isConnected, { timeout: 5000 }).toBe(true);
+    await ready(bench);
+    expect(bench.host.status().generation).toBeGreaterThanOrEqual(1);
+  });
+
+  test('a reload takes the new file over; a broken one changes nothing', async () => {
+    const bench = await startBench();
+    await ready(bench);
+    writeFileSync(bench.paths.runningConfig, CONFIG.replace('action: reject', 'action: rejekt'));
+    bench.control.reload();
+    await expect.poll(() => bench.control.failure?.code, { timeout: 5000 }).toBe('SLUICE_CONFIG_VALUE');
+    expect(bench.addon.calls.at(-1)).toBe('apply 1');
+    writeFileSync(bench.paths.runningConfig, CONFIG.replace('name: telnet', 'name: old-telnet'));
+    bench.control.reload();
+    await expect.poll(() => bench.addon.calls.at(-1), { timeout: 8000 }).toBe('apply 2');
+    await ready(bench);
+    expect(bench.control.failure).toBeUndefined();
+    expect(bench.control.applied!.compiled.rules.map((rule) => rule.name)).toEqual(['outbound', 'old-telnet', 'egress']);
+  });
+
+  test('what the engine refuses is told, and tried again', async () => {
+    const bench = await startBench();
+    bench.addon.refusePort = Object.assign(new Error('eth1: another program is attached'), { code: 'SLUICE_PORT' });
+    await expect.poll(() => bench.control.failure, { timeout: 5000 }).toMatchObject({ code: 'SLUICE_PORT', message: 'eth1: another program is attached' });
+    expect(findMissing(bench.control)).toContain('eth1: another program is attached');
+    bench.addon.refusePort = undefined;
+    await ready(bench);
+  });
+
+  test('a firewall that somebody loads meanwhile is noticed', async () => {
+    const bench = await startBench();
+    await ready(bench);
+    bench.facts.conflicts = [{ kind: 'nftables-forward', name: 'inet guard f' }];
+    bench.addon.emit({ type: 'links-changed' });
+    await expect.poll(() => bench.control.obstacles, { timeout: 5000 }).toMatchObject([{ code: 'SLUICE_FOREIGN_FIREWALL' }]);
+    expect(findMissing(bench.control)).toEqual([]);
+  });
+
+  test('keeps records and decodes them with names', async () => {
+    const bench = await startBench();
+    await ready(bench);
+    bench.addon.pendingRecords = { flows: [makeFlow()], drops: [makeDrop(), makeDrop()] };
+    await expect.poll(() => [bench.control.flows.last, bench.control.drops.last], { timeout: 5000 }).toEqual([1, 2]);
+  });
+
+  test('pages sessions without losing or repeating one, however filtered', async () => {
+    const bench = await startBench();
+    await ready(bench);
+    bench.addon.sessionRecords = Array.from({ length: 25 }, (_, n) => makeFlow({ sessionId: BigInt(n), protocol: n % 2 === 0 ? 6 : 17 }));
+    const seen: string[] = [];
+    let cursor = 0;
+    do {
+      const page = await bench.control.sessions(cursor, 4, (record) => record.protocol === 'udp');
+      expect(page.sessions.length).toBeLessThanOrEqual(4);
+      seen.push(...page.sessions.map((session) => session.sessionId));
+      cursor = page.cursor;
+    } while (cursor !== 0);
+    expect(seen).toEqual(Array.from({ length: 12 }, (_, n) => String(2 * n + 1)));
+  });
+});

@@ -1,0 +1,83 @@
+// A child of the supervisor: restarted when it dies, not when it says that this is no use, ended within its time.
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, expect, onTestFinished, test } from 'vitest';
+import { FATAL_EXIT_CODE, ManagedChild } from '../../src/supervisor/child.js';
+import { isAlive, readPidFile } from '../../src/supervisor/pid-file.js';
+import { makeRunDirectory, silentLog } from '../engine/fake-addon.js';
+
+interface Managed { child: ManagedChild; lines: string[]; fatal: string[]; pidFile: string }
+
+function manage(script: string): Managed {
+  const paths = makeRunDirectory();
+  const lines: string[] = [];
+  const fatal: string[] = [];
+  const child = new ManagedChild({
+    role: 'engine', script: 'sluice-test-child', pidFile: paths.enginePid, logFile: paths.engineLog,
+    command: [process.execPath, '-e', `/* sluice-test-child */ ${script}`],
+  }, silentLog, (line) => lines.push(line), (role) => fatal.push(role));
+  onTestFinished(() => child.stop(100));
+  return { child, lines, fatal, pidFile: paths.enginePid };
+}
+
+const LIVE = "console.error('up ' + process.pid); setInterval(() => {}, 1000);";
+
+describe('a child', () => {
+  test('is written down, heard, and ended', async () => {
+    const { child, lines, pidFile } = manage(LIVE);
+    child.start();
+    await expect.poll(() => lines.length).toBe(1);
+    const identity = readPidFile(pidFile)!;
+    expect(identity.pid).toBe(child.pid);
+    expect(isAlive(identity)).toBe(true);
+    await child.stop();
+    expect(isAlive(identity)).toBe(false);
+    expect(readPidFile(pidFile)).toBeUndefined();
+    expect(child.restarts).toBe(0);
+  });
+
+  test('that is killed comes back, with another pid in its file', async () => {
+    const { child, lines, pidFile } = manage(LIVE);
+    child.start();
+    await expect.poll(() => lines.length).toBe(1);
+    const first = child.pid!;
+    process.kill(first, 'SIGKILL');
+    await expect.poll(() => lines.length, { timeout: 5000 }).toBe(2);
+    expect(child.restarts).toBe(1);
+    expect(readPidFile(pidFile)!.pid).not.toBe(first);
+  });
+
+  test('that dies again and again comes back more and more slowly', async () => {
+    const { child } = manage('process.exit(1)');
+    child.start();
+    await expect.poll(() => child.restarts, { timeout: 5000 }).toBe(3);
+    const started = performance.now();
+    await expect.poll(() => child.restarts, { timeout: 5000 }).toBe(4);
+    expect(performance.now() - started).toBeGreaterThan(300);
+  });
+
+  test('with a fault that no restart cures is not started again', async () => {
+    const { child, fatal } = manage(`process.exit(${FATAL_EXIT_CODE})`);
+    child.start();
+    await expect.poll(() => fatal).toEqual(['engine']);
+    expect(child.restarts).toBe(0);
+  });
+
+  test('that ignores SIGTERM is killed after its grace', async () => {
+    const { child, lines } = manage(`process.on('SIGTERM', () => {}); ${LIVE}`);
+    child.start();
+    await expect.poll(() => lines.length).toBe(1);
+    const { pid } = child;
+    await child.stop(100);
+    expect(() => process.kill(pid!, 0)).toThrow();
+  });
+
+  test('a program that does not exist is tried again, not a crash', async () => {
+    const paths = makeRunDirectory();
+    const child = new ManagedChild({ role: 'engine', script: 'x', pidFile: paths.enginePid, logFile: join(paths.dir, 'log'), command: ['/nonexistent/program'] }, silentLog, () => undefined, () => undefined);
+    child.start();
+    await expect.poll(() => child.restarts, { timeout: 5000 }).toBeGreaterThan(0);
+    await child.stop();
+    expect(readFileSync(join(paths.dir, 'log'), 'utf8')).toBe('');
+  });
+});

@@ -1,0 +1,37 @@
+// Logs: one line for people, JSON for machines, and a file that is followed while another process writes it.
+import { appendFileSync, truncateSync, writeFileSync } from 'node:fs';
+import { expect, onTestFinished, test } from 'vitest';
+import { createLog, formatLogLine, LogFollower } from '../../src/supervisor/log.js';
+import { makeRunDirectory } from '../engine/fake-addon.js';
+
+test('a line for people has time, level, process, message and fields', () => {
+  const lines: string[] = [];
+  createLog('engine', (line) => lines.push(line)).warn({ device: 'eth1', queues: 2 }, 'port attached');
+  expect(formatLogLine(lines[0]!)).toMatch(/^\d\d:\d\d:\d\d\.\d{3} warn {2}engine {5}port attached device=eth1 queues=2\n$/);
+});
+
+test('an error shows its message; the stack stays in the JSON', () => {
+  const lines: string[] = [];
+  createLog('engine', (line) => lines.push(line)).error({ err: new Error('no such device') }, 'attach failed');
+  expect(formatLogLine(lines[0]!)).toMatch(/attach failed: no such device\n$/);
+  expect(lines[0]).toContain('"stack"');
+});
+
+test('what is no JSON is shown as it is', () => expect(formatLogLine('Segmentation fault')).toBe('Segmentation fault\n'));
+
+test('a followed file gives whole lines, also across a cut, and crash output as warnings', async () => {
+  const { engineLog } = makeRunDirectory();
+  writeFileSync(engineLog, '{"msg":"from before"}\n');
+  const lines: string[] = [];
+  const follower = new LogFollower(engineLog, 'engine', (line) => lines.push(line));
+  onTestFinished(() => follower.close());
+  appendFileSync(engineLog, '{"msg":"on');
+  appendFileSync(engineLog, 'e"}\nfree(): invalid pointer\n');
+  await expect.poll(() => lines.length).toBe(2);
+  expect(lines[0]).toBe('{"msg":"one"}\n');
+  expect(JSON.parse(lines[1]!)).toMatchObject({ level: 'warn', process: 'engine', msg: 'free(): invalid pointer' });
+  truncateSync(engineLog, 0);
+  follower.read();
+  appendFileSync(engineLog, '{"msg":"after"}\n');
+  await expect.poll(() => lines[2]).toBe('{"msg":"after"}\n');
+});
