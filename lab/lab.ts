@@ -36,7 +36,7 @@ export function labObstacle(): string | undefined {
     const name = `sl-probe-${process.pid}`;
     execFileSync('ip', ['netns', 'add', name], { stdio: 'pipe' });
     try {
-      execFileSync('ip', ['-n', name, 'link', 'add', 'a', 'type', 'veth', 'peer', 'name', 'b'], { stdio: 'pipe' });
+      execFileSync('ip', ['-n', name, 'link', 'add', 'name', 'probe0', 'type', 'veth', 'peer', 'name', 'probe1'], { stdio: 'pipe' });
     } finally {
       execFileSync('ip', ['netns', 'delete', name], { stdio: 'pipe' });
     }
@@ -83,7 +83,7 @@ export class Lab {
   /** A veth pair between two nodes, up, with addresses. */
   addLink(a: LinkEnd, b: LinkEnd): void {
     const [nsA, nsB] = [this.namespace(a.node), this.namespace(b.node)];
-    execFileSync('ip', ['link', 'add', a.device, 'netns', nsA, 'type', 'veth', 'peer', 'name', b.device, 'netns', nsB], { stdio: 'pipe' });
+    execFileSync('ip', ['link', 'add', 'name', a.device, 'netns', nsA, 'type', 'veth', 'peer', 'name', b.device, 'netns', nsB], { stdio: 'pipe' });
     for (const end of [a, b]) {
       if (!end.checksumOffload) this.runSync(end.node, ['ethtool', '-K', end.device, 'tx', 'off']);
       this.ip(end.node, `link set ${end.device} up`, ...(end.addresses ?? []).map((address) => this.addressLine(address, end.device)));
