@@ -43,7 +43,7 @@ unsigned nth_set_bit(uint64_t bits, unsigned n) {
 // ---- random choice -------------------------------------------------------------------------------------------------
 
 // RFC 8439 section 2.3, the block function; words 12 and 13 count, 14 and 15 are the worker.
-uint32_t port_space::generator::next() noexcept {
+uint32_t port_space::worker_state::next() noexcept {
   if (used == block.size()) {
     auto x = input;
     const auto quarter = [&x](unsigned a, unsigned b, unsigned c, unsigned d) {
@@ -65,7 +65,7 @@ uint32_t port_space::generator::next() noexcept {
 }
 
 // Multiply-shift; its bias is below bound / 2^32, at most 2^-16 here.
-uint32_t port_space::generator::below(uint32_t bound) noexcept {
+uint32_t port_space::worker_state::below(uint32_t bound) noexcept {
   return static_cast<uint32_t>((uint64_t{next()} * bound) >> 32);
 }
 
@@ -95,13 +95,13 @@ port_space::port_space(uint16_t lo, uint16_t hi, unsigned workers, const secret&
     if (port != SL_NAT_PORT_RESERVED)
       excluded_[port / 64 - word_base_] &= ~(uint64_t{1} << (port % 64));
 
-  generators_ = std::make_unique<generator[]>(workers_);
+  workers_state_ = std::make_unique<worker_state[]>(workers_);
   for (unsigned worker = 0; worker < workers_; ++worker) {
-    auto& input = generators_[worker].input;
+    auto& input = workers_state_[worker].input;
     input = {0x61707865, 0x3320646e, 0x79622d32, 0x6b206574}; // "expand 32-byte k"
     std::memcpy(&input[4], key.data(), key.size());
     input[14] = worker;
-    generators_[worker].used = static_cast<uint32_t>(generators_[worker].block.size());
+    workers_state_[worker].used = static_cast<uint32_t>(input.size());
   }
 }
 
@@ -115,21 +115,20 @@ std::optional<uint16_t> port_space::allocate(unsigned worker, uint32_t now_s, po
 
   // A flood against an exhausted space must not cost a search a packet.
   const uint64_t freed = freed_.load(std::memory_order_acquire);
-  if (exhausted_at_.load(std::memory_order_relaxed) == freed)
+  const uint64_t changes = freed + closed_.load(std::memory_order_acquire);
+  if (exhausted_at_.load(std::memory_order_relaxed) == changes)
     return std::nullopt;
 
-  auto& random = generators_[worker];
-  const uint64_t wanted = wanted_bits(parity);
-  constexpr uint64_t whole = ~uint64_t{0};
-  auto port = search_slices(worker, wanted, random);
-  if (!port && wanted != whole)
-    port = search_slices(worker, whole, random);
+  auto& random = workers_state_[worker];
+  auto port = search(worker, parity, freed);
+  if (!port && parity != port_parity::any)
+    port = search(worker, port_parity::any, freed);
   if (!port)
-    port = reuse_early(wanted, random);
-  if (!port && wanted != whole)
-    port = reuse_early(whole, random);
+    port = reuse_early(parity, random);
+  if (!port && parity != port_parity::any)
+    port = reuse_early(port_parity::any, random);
   if (!port)
-    exhausted_at_.store(freed, std::memory_order_relaxed);
+    exhausted_at_.store(changes, std::memory_order_relaxed);
   return port;
 }
 
@@ -149,7 +148,7 @@ bool port_space::take(unsigned word, uint64_t bit, bool reserved_too) noexcept {
   return true;
 }
 
-std::optional<uint16_t> port_space::take_from(unsigned word, uint64_t wanted, generator& random) noexcept {
+std::optional<uint16_t> port_space::take_from(unsigned word, uint64_t wanted, worker_state& random) noexcept {
   while (const uint64_t candidates = free_bits(word) & wanted) {
     const unsigned bit = nth_set_bit(candidates, random.below(static_cast<uint32_t>(std::popcount(candidates))));
     if (take(word, uint64_t{1} << bit, false))
@@ -159,31 +158,36 @@ std::optional<uint16_t> port_space::take_from(unsigned word, uint64_t wanted, ge
 }
 
 // A worker's slice is each workers_-th cache line of the bitmap, so that slices interleave over the whole range and two
-// workers meet on a line only when one of their slices is full.
-std::optional<uint16_t> port_space::search_slices(unsigned worker, uint64_t wanted, generator& random) noexcept {
-  const unsigned lines = words_ / words_per_line;
-  const unsigned own_lines = worker < lines ? (lines - worker - 1) / workers_ + 1 : 0;
-  const unsigned own_words = own_lines * words_per_line;
-  const auto own_word = [&](unsigned i) {
-    return (i / words_per_line * workers_ + worker) * words_per_line + i % words_per_line;
-  };
-  if (own_words > 0) {
+// workers meet on a line only when one of their slices is full. Then a worker draws from the whole space.
+std::optional<uint16_t> port_space::search(unsigned worker, port_parity parity, uint64_t freed) noexcept {
+  auto& state = workers_state_[worker];
+  const uint64_t wanted = wanted_bits(parity);
+  const auto look = [&](unsigned count, uint64_t& empty_at, auto&& word_at) -> std::optional<uint16_t> {
+    if (count == 0 || empty_at == freed)
+      return std::nullopt;
     for (unsigned probe = 0; probe < probes_max; ++probe)
-      if (auto port = take_from(own_word(random.below(own_words)), wanted, random))
+      if (auto port = take_from(word_at(state.below(count)), wanted, state))
         return port;
-    for (unsigned i = 0, start = random.below(own_words); i < own_words; ++i)
-      if (auto port = take_from(own_word((start + i) % own_words), wanted, random))
+    for (unsigned i = 0, start = state.below(count); i < count; ++i)
+      if (auto port = take_from(word_at((start + i) % count), wanted, state))
         return port;
-  }
-  if (own_words < words_)
-    for (unsigned i = 0, start = random.below(words_); i < words_; ++i)
-      if (auto port = take_from((start + i) % words_, wanted, random))
-        return port;
-  return std::nullopt;
+    empty_at = freed;
+    return std::nullopt;
+  };
+  const unsigned lines = words_ / words_per_line;
+  const unsigned own_words = worker < lines ? ((lines - worker - 1) / workers_ + 1) * words_per_line : 0;
+  const auto nth_parity = static_cast<std::size_t>(parity);
+  auto port = look(own_words, state.slice_empty_at[nth_parity], [&](unsigned i) {
+    return (i / words_per_line * workers_ + worker) * words_per_line + i % words_per_line;
+  });
+  if (!port)
+    port = look(words_, state.space_empty_at[nth_parity], [](unsigned i) { return i; });
+  return port;
 }
 
 // RFC 6888 REQ-8 (a): a port whose TCP session was seen to close may be used again before reuse_s is over.
-std::optional<uint16_t> port_space::reuse_early(uint64_t wanted, generator& random) noexcept {
+std::optional<uint16_t> port_space::reuse_early(port_parity parity, worker_state& random) noexcept {
+  const uint64_t wanted = wanted_bits(parity);
   for (unsigned i = 0, start = random.below(words_); i < words_; ++i) {
     const unsigned word = (start + i) % words_;
     uint64_t candidates = load(clean_ + word) & ~load(reserved_ + word) & wanted;
@@ -258,7 +262,7 @@ bool port_space::release(uint16_t port, uint32_t now_s, bool tcp_closed_cleanly)
     word_ref(clean_[word]).fetch_or(bit);
   word_ref(epoch_bits(epoch)[word]).fetch_or(bit);
   if (tcp_closed_cleanly)
-    freed_.fetch_add(1, std::memory_order_release);
+    closed_.fetch_add(1, std::memory_order_release);
   return true;
 }
 
@@ -343,7 +347,7 @@ bool port_space::is_in_use(uint16_t port) const noexcept {
 }
 
 std::size_t port_space::bytes() const noexcept {
-  return sizeof(*this) + std::size_t{words_} * 8 * (bitmaps_plain + rings) + cache_line + workers_ * sizeof(generator);
+  return sizeof(*this) + std::size_t{words_} * 8 * (bitmaps_plain + rings) + cache_line + workers_ * sizeof(worker_state);
 }
 
 } // namespace sluice

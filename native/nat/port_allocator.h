@@ -5,10 +5,11 @@
 // Who:    the slow path allocates when it creates a mapping, whoever ends the last session of a mapping releases;
 //         restarts adopt(), the netlink side reserves the ports of local listeners.
 // Thread: every call from any thread at any time, without locks; only allocate()'s `worker` must be the caller's own,
-//         because each worker has a generator of its own. No port is ever given out twice, whatever the interleaving.
+//         because each worker has a state of its own. No port is ever given out twice, whatever the interleaving.
 // Time:   now_s is monotonic; workers' clocks may differ by a batch, not by minutes.
-// Bounds: about 2.5 bytes a port, fixed at construction. allocate() is a few random probes, then one pass over the
-//         bitmap (at most 1,024 words, two with parity, three when only early reuse is left); when exhausted, it says so at once.
+// Bounds: about 2.5 bytes a port, fixed at construction. allocate() is a few random probes, then a pass over the bitmap
+//         (at most 1,024 words; with parity and early reuse up to five); a pass that found nothing is not repeated
+//         before something was freed, and an exhausted space says so at once.
 //
 // RFC 6888 REQ-15 and RFC 6056: choice by ChaCha20 under a secret key. RFC 6888 REQ-8: reuse_s before a port is used
 // again, but (a) a TCP port whose session was seen to close cleanly is given out early when no other port is left.
@@ -80,10 +81,12 @@ private:
   static constexpr uint32_t epochs_live_max = reuse_epochs + 2; // epochs that can hold quarantined ports at one time
   static constexpr uint32_t rings = epochs_live_max + 1;
 
-  struct alignas(64) generator { // ChaCha20 key stream, one a worker
-    std::array<uint32_t, 16> input;
+  struct alignas(64) worker_state { // touched by its worker only
+    std::array<uint32_t, 16> input; // of ChaCha20: the key stream is the worker's own
     std::array<uint32_t, 16> block;
     uint32_t used; // words of block already given
+    // freed_ as it was when a pass found nothing, by parity: no other pass until something was freed.
+    std::array<uint64_t, 3> slice_empty_at, space_empty_at;
     uint32_t next() noexcept;
     uint32_t below(uint32_t bound) noexcept;
   };
@@ -92,9 +95,9 @@ private:
   place place_of(uint16_t port) const noexcept { return {port / 64u - word_base_, uint64_t{1} << (port % 64)}; }
   uint64_t free_bits(unsigned word) const noexcept;
   bool take(unsigned word, uint64_t bit, bool reserved_too) noexcept;
-  std::optional<uint16_t> take_from(unsigned word, uint64_t wanted, generator& random) noexcept;
-  std::optional<uint16_t> search_slices(unsigned worker, uint64_t wanted, generator& random) noexcept;
-  std::optional<uint16_t> reuse_early(uint64_t wanted, generator& random) noexcept;
+  std::optional<uint16_t> take_from(unsigned word, uint64_t wanted, worker_state& random) noexcept;
+  std::optional<uint16_t> search(unsigned worker, port_parity parity, uint64_t freed) noexcept;
+  std::optional<uint16_t> reuse_early(port_parity parity, worker_state& random) noexcept;
   void drain(uint32_t now_s) noexcept;
   uint64_t* epoch_bits(uint32_t epoch) const noexcept { return epochs_ + std::size_t{epoch % rings} * words_; }
 
@@ -115,9 +118,10 @@ private:
   uint64_t* excluded_;    // out of range, SL_NAT_PORT_RESERVED; constant
   uint64_t* epochs_;      // rings × words_: the epoch that a quarantined port was released in
 
-  std::unique_ptr<generator[]> generators_;
+  std::unique_ptr<worker_state[]> workers_state_;
   alignas(64) std::atomic<uint64_t> freed_{1};   // grows whenever a port may have become available
-  std::atomic<uint64_t> exhausted_at_{0};        // freed_ as it was when a whole search found nothing
+  std::atomic<uint64_t> closed_{0};              // grows whenever one may have become fit for early reuse
+  std::atomic<uint64_t> exhausted_at_{0};        // freed_ + closed_ as it was when a whole search found nothing
   alignas(64) std::atomic<uint32_t> drained_{0}; // epochs below this one hold no ports
   std::atomic<bool> draining_{false};
 };
