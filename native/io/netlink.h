@@ -11,7 +11,8 @@
  *
  * Resolution is the kernel's own: RTM_NEWNEIGH with NTF_USE does what its output path does. It sends ARP or neighbour
  * solicitations for an unknown or failed neighbour, starts re-probing a stale one, and leaves a reachable one alone. So
- * calling resolve() now and then (each second, say) for next hops in use keeps them fresh.
+ * calling resolve() now and then (each second, say) for next hops in use keeps them fresh. The kernel asks for IPv6
+ * neighbours from the link's link-local address only: a netdev without one (addrgenmode none) resolves none of them.
  *
  * Bounds: resolve_ring_entries requests wait; equal ones within resolve_collapse_ms are one; neighbours_max neighbours.
  */

@@ -82,6 +82,12 @@ class record {
                          [&](const neighbour_event& e) { return e.address == wanted && condition(e); });
     });
   }
+  // Now, without waiting.
+  template <class Event, class Condition>
+  bool saw(const std::vector<Event>& events, Condition condition) {
+    const std::lock_guard lock(mutex_);
+    return std::any_of(events.begin(), events.end(), condition);
+  }
   void clear() {
     const std::lock_guard lock(mutex_);
     links.clear();
@@ -198,7 +204,7 @@ TEST_CASE("netlink: a neighbour that nobody is fails, again on each new attempt,
       p.seen.clear();
       CHECK(p.monitor->resolve(p.e0, address_of(text)));
       CHECK(p.seen.wait_neighbour(text, failed));
-      CHECK_FALSE(std::any_of(p.seen.neighbours.begin(), p.seen.neighbours.end(), usable));
+      CHECK_FALSE(p.seen.saw(p.seen.neighbours, usable));
       // Out of the time in which equal requests are one.
       std::this_thread::sleep_for(std::chrono::milliseconds(resolve_collapse_ms + 10));
     }
@@ -238,12 +244,26 @@ TEST_CASE("netlink: a known neighbour is answered at once, and a permanent one s
   CHECK(system("ip neigh show 192.0.2.50 | grep -q PERMANENT") == 0);
 }
 
-TEST_CASE("netlink: what the kernel refuses fails at once: no such link, link down") {
+TEST_CASE("netlink: what the kernel cannot ask fails: no such link, link down") {
   pair p;
   p.start();
   CHECK(p.monitor->resolve(9999, address_of("192.0.2.2")));
   CHECK(p.seen.wait_neighbour("192.0.2.2", failed));
   CHECK(p.monitor->counters().resolves_refused == 1);
+  p.seen.clear();
+  run_ip("link set e0 down");
+  CHECK(p.seen.wait_link([&](const link_event& e) { return e.ifindex == p.e0 && !e.up; }));
+  CHECK(p.monitor->resolve(p.e0, address_of("192.0.2.3")));
+  CHECK(p.seen.wait_neighbour("192.0.2.3", failed));
+}
+
+TEST_CASE("netlink: IPv6 neighbours resolve from a link-local address only: without one they fail") {
+  pair p;
+  run_ip("link set e0 addrgenmode none");
+  run_ip("-6 addr flush dev e0 scope link");
+  p.start();
+  CHECK(p.monitor->resolve(p.e0, address_of("2001:db8::2")));
+  CHECK(p.seen.wait_neighbour("2001:db8::2", failed));
 }
 
 TEST_CASE("netlink: an interface that goes away takes its neighbours and addresses along") {
@@ -274,8 +294,7 @@ TEST_CASE("netlink: leaving a bridge is not the end of a link") {
   run_ip("link set e0 nomaster");
   run_ip("link set e0 mtu 1300");
   CHECK(p.seen.wait_link([&](const link_event& e) { return e.ifindex == p.e0 && e.mtu_bytes == 1300; }));
-  CHECK_FALSE(std::any_of(p.seen.links.begin(), p.seen.links.end(),
-                          [&](const link_event& e) { return e.ifindex == p.e0 && e.removed; }));
+  CHECK_FALSE(p.seen.saw(p.seen.links, [&](const link_event& e) { return e.ifindex == p.e0 && e.removed; }));
 }
 
 TEST_CASE("netlink: a burst of requests for one neighbour is one request, and the ring refuses when full") {
@@ -337,6 +356,7 @@ TEST_CASE("netlink: lost notifications are made up for by a dump, removals inclu
   CHECK(p.seen.wait_neighbour("192.0.2.199", usable));
   CHECK(p.seen.wait_address([&](const address_event& e) { return e.address == address_of("198.51.100.1") && !e.added; }));
   CHECK(p.seen.wait_link([&](const link_event& e) { return e.ifindex == p.e0 && e.mtu_bytes == 1280; }));
+  CHECK(p.seen.wait([&] { return p.seen.synchronised >= 2; }));
   CHECK(p.monitor->counters().overruns >= 1);
   CHECK(p.monitor->counters().dumps >= 2);
 }

@@ -199,7 +199,6 @@ TEST_CASE("xsk: frames go from one netdev's socket to another's, and all of them
   CHECK(in->kicks() == 0);
   CHECK(out->kicks() >= rounds);
   CHECK(out->tx_budget() >= 32);
-  MESSAGE("kicks per burst of 40: ", double(out->kicks()) / rounds, ", budget ", out->tx_budget());
 
   steer.clear(0);
   in->close(*net.pool);
