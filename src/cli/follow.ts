@@ -15,6 +15,7 @@ export type RecordPath = '/api/v1/flows' | '/api/v1/drops';
 export async function followRecords<T extends AnyRecord>(
   client: ApiClient, paths: readonly RecordPath[], query: Query, show: (record: T) => void, showMissed: (count: number) => void,
 ): Promise<void> {
+  process.once('SIGINT', () => process.exit(0)); // the way to end it is no failure
   const positions = new Map<RecordPath, number>();
   for (const path of paths) positions.set(path, (await client.get<RecordPage<T>>(path, { last: 1 })).last);
   let awaySinceMs: number | undefined;

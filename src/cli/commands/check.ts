@@ -1,8 +1,7 @@
 // `sluice check FILE`: names each problem with file, line, path and remedy. Who: src/cli/main.ts. Touches nothing. Without --machine it
 // judges the file alone, so that it works on a laptop or in CI; `sluice up` always judges it against the machine.
+// Here and in its neighbours: what takes long to load is imported when it is needed, so that other commands start at once.
 import type { Command } from 'commander';
-import { checkFile } from '../../config/check.js';
-import { formatProblem } from '../../config/problem.js';
 import { findObstacles } from '../../engine/conflicts.js';
 import { readFacts } from '../../engine/facts.js';
 import { CliError, print, printJson } from '../output.js';
@@ -19,6 +18,7 @@ export function addCheckCommand(program: Command): void {
 }
 
 async function check(file: string, options: CheckOptions): Promise<void> {
+  const [{ checkFile }, { formatProblem }] = await Promise.all([import('../../config/check.js'), import('../../config/problem.js')]);
   const facts = options.machine ? await readFacts() : undefined;
   const { problems, config } = checkFile(file, facts);
   const devices = Object.values(config?.interfaces ?? {}).map((one) => one.device);

@@ -4,10 +4,8 @@ import type { Command } from 'commander';
 import { ApiClient } from '../../api/client.js';
 import { ApiError } from '../../api/errors.js';
 import { parseQuestion, type SimulateBody } from '../../api/routes.js';
-import { checkFile } from '../../config/check.js';
 import type { Device, Facts } from '../../config/facts.js';
-import { formatProblem } from '../../config/problem.js';
-import { compileFile } from '../../control/compiled.js';
+import type { Config } from '../../config/schema.js';
 import { loadAddon } from '../../engine/binding.js';
 import { decodeSimulate, encodeSimulate, type SimulateAnswer } from '../../engine/records.js';
 import { runDirectory } from '../../supervisor/run-directory.js';
@@ -38,13 +36,16 @@ async function simulate(options: SimulateOptions): Promise<void> {
   const question: SimulateBody = { from, source, destination, protocol, ...Object.fromEntries(given) };
   const answer = options.config === undefined
     ? (await new ApiClient(runDirectory(directoryOf(options)).apiSocket).post<{ answer: SimulateAnswer }>('/api/v1/simulate', question)).answer
-    : simulateOffline(options.config, question);
+    : await simulateOffline(options.config, question);
   if (options.json) printJson({ question, answer });
   else print(formatAnswer(question, answer));
 }
 
-function simulateOffline(file: string, body: SimulateBody): SimulateAnswer {
-  const facts = imagineFacts(file);
+async function simulateOffline(file: string, body: SimulateBody): Promise<SimulateAnswer> {
+  const { checkFile } = await import('../../config/check.js');
+  const { formatProblem } = await import('../../config/problem.js');
+  const { compileFile } = await import('../../control/compiled.js');
+  const facts = imagineFacts(checkFile(file).config);
   const { problems, compiled } = compileFile(file, facts, 1, []);
   if (!compiled) {
     const errors = problems.filter((problem) => problem.severity === 'error');
@@ -70,12 +71,10 @@ function simulateOffline(file: string, body: SimulateBody): SimulateAnswer {
 }
 
 /** A machine that has the devices which the configuration names, with nothing on them. */
-function imagineFacts(file: string): Facts {
-  const { config } = checkFile(file);
+function imagineFacts(config: Config | undefined): Facts {
   const devices = new Map<string, Device>();
   for (const { device, mtu } of Object.values(config?.interfaces ?? {})) {
-    const known = devices.get(device);
-    if (known) continue;
+    if (devices.has(device)) continue;
     devices.set(device, {
       name: device, ifindex: 1000 + devices.size, mtu: mtu ?? 1500, mac: '02:00:00:00:00:01', driver: '', up: true, queues: 1, kind: '', addresses: [],
     });

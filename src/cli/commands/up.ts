@@ -1,6 +1,5 @@
 // `sluice up`: runs the appliance in the foreground. Who: src/cli/main.ts; the work is src/supervisor/up.ts's.
 import type { Command } from 'commander';
-import { up } from '../../supervisor/up.js';
 import { chosenDirectory } from '../../supervisor/run-directory.js';
 
 interface UpOptions { config: string; dir?: string; logJson?: boolean; json?: boolean }
@@ -12,6 +11,7 @@ export function addUpCommand(program: Command): void {
     .option('--log-json', 'write logs as JSON lines')
     .option('--json', 'the same as --log-json')
     .action(async (options: UpOptions) => {
+      const { up } = await import('../../supervisor/up.js');
       const code = await up({ config: options.config, dir: chosenDirectory(options.dir), logJson: options.logJson ?? options.json ?? false });
       process.exit(code);
     });

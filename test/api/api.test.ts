@@ -1,0 +1,168 @@
+// The REST API by injection: shapes, filters, and errors as problem details that point at what is wrong.
+import { describe, expect, test } from 'vitest';
+import { Counter, DropReason, SL_COUNTER_COUNT, SL_DROP_REASON_COUNT, SL_STEER_BASE, type SimulateResult, writeSimulateResult, writeRuleHits } from '../../src/engine/abi.generated.js';
+import { COUNTER_WORDS, GAUGES } from '../../src/engine/binding.js';
+import { bytesOf, parseAddress } from '../../src/lib/address.js';
+import { findMissing, type StatusView } from '../../src/control/status.js';
+import { id, makeDrop, makeFlow, startBench, type ControlBench } from '../control/bench.js';
+
+async function startReady(): Promise<ControlBench> {
+  const bench = await startBench();
+  await expect.poll(() => findMissing(bench.control), { timeout: 5000 }).toEqual([]);
+  return bench;
+}
+
+const get = async <T>(bench: ControlBench, url: string, status = 200): Promise<T> => {
+  const response = await bench.api.inject(url);
+  expect({ status: response.statusCode, body: response.body }).toMatchObject({ status });
+  return response.json<T>();
+};
+
+describe('status', () => {
+  test('of a ready appliance', async () => {
+    const bench = await startReady();
+    bench.addon.words[SL_COUNTER_COUNT + SL_DROP_REASON_COUNT + GAUGES.indexOf('sessions')] = 12n;
+    bench.addon.words[SL_COUNTER_COUNT + DropReason.POLICY_DENY] = 4n;
+    bench.addon.words[COUNTER_WORDS - 32 * 80 + DropReason.POLICY_DENY] = 3n; // the steering program's, port 0
+    bench.addon.words[COUNTER_WORDS - 32 * 80 + SL_STEER_BASE] = 99n;
+    const status = await get<StatusView>(bench, '/api/v1/status');
+    expect(status).toMatchObject({
+      ready: true, missing: [], hostname: 'nva-test', generation: 1, rules: 3, sessions: { total: 12 }, drops: { 'policy-deny': 7 }, failure: null,
+      processes: [{ role: 'supervisor', state: 'away' }, { role: 'engine', state: 'running', pid: process.pid }, { role: 'control', state: 'running' }],
+      interfaces: [
+        { name: 'untrust', device: 'eth1', zone: 'untrust', addresses: ['203.0.113.4/24'], mtuBytes: 1500, link: 'up', xdpMode: 'native', steering: { toEngine: 99, toHost: 0, dropped: 3 } },
+        { name: 'trust', device: 'eth2', zone: 'trust', link: 'up' },
+      ],
+    });
+  });
+
+  test('of one whose engine is away', async () => {
+    const bench = await startReady();
+    bench.host.stop();
+    await expect.poll(() => bench.control.engine.isConnected).toBe(false);
+    expect(await get<StatusView>(bench, '/api/v1/status')).toMatchObject({ ready: false, missing: [expect.stringContaining('engine')], sessions: null });
+    expect(await get(bench, '/healthz', 503)).toMatchObject({ status: 'unavailable' });
+    expect(await get(bench, '/api/v1/counters', 503)).toMatchObject({ code: 'SLUICE_ENGINE_AWAY', status: 503 });
+  });
+
+  test('health', async () => expect(await get(await startReady(), '/healthz')).toEqual({ status: 'ok', missing: [] }));
+});
+
+describe('records and sessions', () => {
+  test('flows, drops and sessions with names, filtered', async () => {
+    const bench = await startReady();
+    bench.addon.pendingRecords = { flows: [makeFlow(), makeFlow({ protocol: 17, sessionId: 2n })], drops: [makeDrop()] };
+    await expect.poll(() => bench.control.drops.last).toBe(1);
+    expect(await get(bench, '/api/v1/flows?protocol=tcp')).toMatchObject({
+      last: 2, missed: 0,
+      records: [{
+        kind: 'flow', event: 'start', protocol: 'tcp', source: '10.0.1.10', sourcePort: 40000, destination: '198.51.100.7', destinationPort: 443, rule: 'outbound', natSource: 'egress', natDestination: null,
+        translated: { source: '203.0.113.4', sourcePort: 50123 }, from: { interface: 'trust', zone: 'trust' }, to: { interface: 'untrust', zone: 'untrust' }, state: 'established', packets: [3, 2], bytes: [300, 2000],
+        start: '2023-11-14T22:13:20.000Z', time: '2023-11-14T22:13:21.000Z',
+      }],
+    });
+    expect(await get(bench, '/api/v1/flows?after=1')).toMatchObject({ records: [{ protocol: 'udp' }], last: 2 });
+    expect(await get(bench, '/api/v1/drops?last=5&port=23')).toMatchObject({ records: [{ kind: 'drop', reason: 'policy-deny', help: 'a rule denies it, or no rule allows it', from: { interface: 'untrust' }, bytes: 60 }] });
+    bench.addon.sessionRecords = [makeFlow(), makeFlow({ sessionId: 9n })];
+    expect(await get(bench, '/api/v1/sessions?limit=1')).toMatchObject({ sessions: [{ sessionId: '1' }], cursor: 1 });
+    expect(await get(bench, '/api/v1/sessions?limit=1&cursor=1')).toMatchObject({ sessions: [{ sessionId: '9' }], cursor: 0 });
+  });
+
+  test.each([
+    ['/api/v1/flows?last=0', '/last'], ['/api/v1/flows?colour=red', '/colour'], ['/api/v1/drops?reason=mood', '/reason'], ['/api/v1/sessions?source=10.0.0.1/8', '/source'],
+    ['/api/v1/sessions?protocol=tpc', '/protocol'], ['/api/v1/sessions?limit=1000000', '/limit'],
+  ])('%s is refused, and says where', async (url, pointer) => {
+    const response = await (await startReady()).api.inject(url);
+    expect(response.statusCode).toBe(400);
+    expect(response.headers['content-type']).toMatch('application/problem+json');
+    expect(response.json()).toMatchObject({ type: 'about:blank#SLUICE_API_ARGUMENT', title: expect.any(String) as string, status: 400, code: 'SLUICE_API_ARGUMENT', detail: expect.any(String) as string, pointer });
+  });
+
+  test('an address that there is not', async () => {
+    expect(await get(await startReady(), '/api/v2/flows', 404)).toMatchObject({ code: 'SLUICE_API_NOT_FOUND', status: 404 });
+  });
+});
+
+describe('rules, routes, counters', () => {
+  test('rules in their order with hits', async () => {
+    const bench = await startReady();
+    bench.addon.hits = new Uint8Array(16);
+    writeRuleHits(new DataView(bench.addon.hits.buffer), 0, { ruleId: id('rule', 'outbound'), sessions: 5n });
+    expect(await get(bench, '/api/v1/rules')).toEqual({
+      rules: [
+        { kind: 'firewall', name: 'outbound', action: 'allow', sessions: 5 }, { kind: 'firewall', name: 'telnet', action: 'reject', sessions: 0 }, { kind: 'nat-source', name: 'egress', action: 'translate', sessions: 0 },
+      ],
+    });
+  });
+
+  test('routes as the engine has them', async () => {
+    expect(await get(await startReady(), '/api/v1/routes')).toEqual({
+      routes: expect.arrayContaining([
+        { to: '10.0.1.0/24', nexthops: [{ via: null, interface: 'trust', kind: 'forward' }] },
+        { to: '0.0.0.0/0', nexthops: [{ via: '203.0.113.1', interface: 'untrust', kind: 'forward' }] },
+        { to: '192.0.2.0/24', nexthops: [{ via: null, interface: null, kind: 'blackhole' }] },
+      ]) as unknown,
+    });
+  });
+
+  test('counters, neighbours', async () => {
+    const bench = await startReady();
+    bench.addon.words[Counter.FAST_PATH_HITS] = 8n;
+    expect(await get(bench, '/api/v1/counters')).toMatchObject({ counters: { 'fast-path-hits': 8 }, drops: { 'policy-deny': 0 }, gauges: { sessions: 0 }, steering: { eth1: { counters: { 'to-engine': 0 } } } });
+    expect(await get(bench, '/api/v1/neighbours')).toEqual({ neighbours: [] });
+  });
+
+  test('metrics in Prometheus\' form', async () => {
+    const bench = await startReady();
+    bench.addon.words[Counter.RX_PACKETS] = 77n;
+    bench.addon.words[SL_COUNTER_COUNT + DropReason.NO_ROUTE] = 2n;
+    const response = await bench.api.inject('/metrics');
+    expect(response.headers['content-type']).toMatch('text/plain');
+    for (const line of ['sluice_rx_packets_total 77', 'sluice_drops_total{reason="no-route"} 2', 'sluice_engine_up 1', 'sluice_ready 1', 'sluice_steered_packets_total{device="eth1",way="to-host"} 0', 'sluice_rule_sessions_total{rule="outbound",kind="firewall"} 0']) {
+      expect(response.body.split('\n')).toContain(line);
+    }
+    expect((await bench.api.inject('/metrics')).body).toContain('sluice_rx_packets_total 77\n');
+  });
+});
+
+describe('simulate', () => {
+  const question = { from: 'trust', source: '10.0.1.10', destination: '198.51.100.7', protocol: 'tcp', port: 443 };
+  const post = async (bench: ControlBench, payload: object): Promise<{ status: number; body: Record<string, unknown> }> => {
+    const response = await bench.api.inject({ method: 'POST', url: '/api/v1/simulate', payload });
+    return { status: response.statusCode, body: response.json() };
+  };
+
+  test('asks the engine and names what it answers', async () => {
+    const bench = await startReady();
+    bench.addon.simulate = (request) => {
+      const view = new DataView(request.buffer, request.byteOffset);
+      expect([view.getUint16(32, true), view.getUint16(34, true), view.getUint16(36, true), view.getUint8(38)]).toEqual([50000, 443, 1, 6]);
+      const answer = new Uint8Array(80);
+      const result: SimulateResult = {
+        verdict: 1, reason: 0, toInterface: 0, ruleId: id('rule', 'outbound'), natSourceId: id('nat-source', 'egress'), natDestinationId: 0,
+        natSrc: bytesOf(parseAddress('203.0.113.4')), natDst: bytesOf(parseAddress('198.51.100.7')), nextHop: bytesOf(parseAddress('203.0.113.1')),
+        natSrcPortLo: 1024, natSrcPortHi: 32767, natDstPort: 443, fromZone: 1, toZone: 0, host: 0,
+      };
+      writeSimulateResult(new DataView(answer.buffer), 0, result);
+      return answer;
+    };
+    expect(await post(bench, question)).toMatchObject({
+      status: 200,
+      body: { answer: { verdict: 'allow', reason: null, rule: 'outbound', natSource: 'egress', natDestination: null, from: { zone: 'trust' }, to: { interface: 'untrust', zone: 'untrust' }, nextHop: '203.0.113.1', translated: { source: '203.0.113.4', sourcePorts: [1024, 32767] } } },
+    });
+  });
+
+  test.each([
+    [{ ...question, from: 'mars' }, '/from'], [{ ...question, source: '10.0.1' }, '/source'], [{ ...question, destination: '2001:db8::1' }, '/destination'], [{ ...question, protocol: 'tpc' }, '/protocol'],
+    [{ ...question, port: undefined }, '/port'], [{ ...question, port: 70000 }, '/port'], [{ ...question, colour: 'red' }, '/colour'], [{ ...question, from: undefined }, '/from'], [{ ...question, icmpType: 8 }, '/icmpType'],
+  ])('%j is refused, and says where', async (payload, pointer) => {
+    expect(await post(await startReady(), payload)).toMatchObject({ status: 400, body: { code: 'SLUICE_API_ARGUMENT', pointer } });
+  });
+
+  test('a body that is no JSON, and one that is too large', async () => {
+    const bench = await startReady();
+    const send = async (payload: string): Promise<number> => (await bench.api.inject({ method: 'POST', url: '/api/v1/simulate', payload, headers: { 'content-type': 'application/json' } })).statusCode;
+    expect(await send('{')).toBe(400);
+    expect(await send(`"${'x'.repeat(100_000)}"`)).toBe(413);
+  });
+});
