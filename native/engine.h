@@ -61,6 +61,8 @@ class engine {
   bool inject(uint16_t interface, const uint8_t* frame, size_t bytes, uint64_t now_ns, injected* out, std::string* error);
   void advance(uint64_t now_ns, injected* out);
   void set_neighbour(uint16_t interface, const sl_address& address, const uint8_t* mac);
+  // The one worker, not running: benches and fuzzers feed its pipeline themselves.
+  worker& offline_worker() { return *workers_[0]; }
 
  private:
   struct port { port_options options; bool in_use = false; };

@@ -134,15 +134,16 @@ bool session_table::insert_key(uint32_t reference, const flow_key& k, bool* take
   *taken = find_in(first, tag, k, &other) || (first.overflow && find_in(second, tag, k, &other));
   bool done = false;
   if (!*taken) {
-    for (bucket* b : {&first, &second}) {
-      for (unsigned i = 0; i < slots && !done; ++i) {
-        if (b->tag[i] != 0) continue;
-        if (b == &second) __atomic_store_n(&first.overflow, 1, __ATOMIC_RELEASE);
-        __atomic_store_n(&b->reference[i], reference, __ATOMIC_RELEASE);
-        __atomic_store_n(&b->tag[i], tag, __ATOMIC_RELEASE);
-        done = true;
-      }
-      if (done) break;
+    // The first bucket, until it is nearly full; then the emptier one, so that both filling up stays out of reach.
+    unsigned used_first = 0, used_second = 0;
+    for (unsigned i = 0; i < slots; ++i) { used_first += first.tag[i] != 0; used_second += second.tag[i] != 0; }
+    bucket* b = used_first < crowded || used_first <= used_second ? &first : &second;
+    for (unsigned i = 0; i < slots && !done; ++i) {
+      if (b->tag[i] != 0) continue;
+      if (b == &second) __atomic_store_n(&first.overflow, 1, __ATOMIC_RELEASE);
+      __atomic_store_n(&b->reference[i], reference, __ATOMIC_RELEASE);
+      __atomic_store_n(&b->tag[i], tag, __ATOMIC_RELEASE);
+      done = true;
     }
   }
   unlock(*high);

@@ -92,6 +92,7 @@ class session_table {
 
  private:
   static constexpr unsigned slots = 10;
+  static constexpr unsigned crowded = 8;  // used slots from which on the second bucket is considered
   struct alignas(64) bucket {
     uint16_t tag[slots];      // 0 = empty
     std::atomic<uint16_t> lock;

@@ -38,6 +38,9 @@ void note_scale(session& s, unsigned d, const tcp_segment& g) {
 // What a good segment tells about its sender.
 void note_segment(session& s, unsigned d, const tcp_segment& g, bool first) {
   uint32_t end = segment_end(g);
+  // The rest of a fragmented segment is not seen here; it may reach as far as the peer allows.
+  if (unsigned r = 1 - d; g.cut && bit(s, tcp_bit_ack_seen, r) && distance(s.tcp_edge[r], end) > 0)
+    end = distance(s.tcp_edge[r], g.sequence + ipv4_bytes_reassembled_max) > 0 ? g.sequence + ipv4_bytes_reassembled_max : s.tcp_edge[r];
   if (first) s.tcp_end[d] = end; else raise(s.tcp_end[d], end);
   uint32_t window = g.window;
   if (!(g.flags & tcp_syn)) window <<= scale_of(s, d);
@@ -74,11 +77,21 @@ constexpr tcp_result pass{tcp_verdict::pass, SL_DROP_NONE};
 constexpr tcp_result drop(sl_drop_reason reason) { return {tcp_verdict::drop, reason}; }
 void set_state(session& s, sl_session_state state) { s.state.store(state, std::memory_order_relaxed); }
 
+// A SYN of the originator. Until its first acknowledgement, tcp_acked[0] holds the sequence behind the SYN itself: a
+// responder may leave the data of a SYN unacknowledged (RFC 7413 section 4.2).
+void note_syn(session& s, const tcp_segment& g) {
+  s.tcp_end[0] = segment_end(g);
+  s.tcp_acked[0] = g.sequence + 1;
+}
+bool acknowledges_syn(const session& s, const tcp_segment& g) {
+  return distance(g.acknowledgement, s.tcp_acked[0]) >= 0 && distance(g.acknowledgement, s.tcp_end[0]) <= 0;
+}
+
 // The responder's answers to a SYN, and the originator's repetitions of it.
 tcp_result update_syn_sent(session& s, unsigned d, const tcp_segment& g) {
   if (d == 0) {
     if ((g.flags & (tcp_syn | tcp_ack | tcp_rst)) == tcp_syn) {  // again, perhaps with a new initial sequence
-      s.tcp_end[0] = segment_end(g);
+      note_syn(s, g);
       note_scale(s, 0, g);
       return pass;
     }
@@ -89,12 +102,12 @@ tcp_result update_syn_sent(session& s, unsigned d, const tcp_segment& g) {
     return drop(SL_DROP_TCP_STATE);
   }
   if (g.flags & tcp_rst) {
-    if (!(g.flags & tcp_ack) || g.acknowledgement != s.tcp_end[0]) return drop(SL_DROP_TCP_RST_SEQUENCE);
+    if (!(g.flags & tcp_ack) || !acknowledges_syn(s, g)) return drop(SL_DROP_TCP_RST_SEQUENCE);
     set_state(s, SL_STATE_CLOSED);
     return pass;
   }
   if (!(g.flags & tcp_syn)) return (g.flags & tcp_ack) && g.payload == 0 ? pass : drop(SL_DROP_TCP_STATE);
-  if ((g.flags & tcp_ack) && g.acknowledgement != s.tcp_end[0]) return drop(SL_DROP_TCP_WINDOW);
+  if ((g.flags & tcp_ack) && !acknowledges_syn(s, g)) return drop(SL_DROP_TCP_WINDOW);
   note_scale(s, 1, g);
   note_segment(s, 1, g, true);
   set_state(s, SL_STATE_TCP_SYN_RECEIVED);  // a SYN without ACK: simultaneous open (RFC 5382 REQ-2)
@@ -132,6 +145,7 @@ tcp_segment read_tcp_segment(const packet& p) {
   g.payload = p.l4_length() - header;
   g.window = load16(tcp + 14);
   g.flags = p.tcp_flags;
+  g.cut = p.flags & packet_more_fragments;
   if (!(g.flags & tcp_syn)) return g;
   for (unsigned i = 20; i + 1 < header;) {
     uint8_t kind = tcp[i];
@@ -151,6 +165,7 @@ tcp_segment read_tcp_segment(const packet& p) {
 void tcp_open(session& s, const tcp_segment& g) {
   note_scale(s, 0, g);
   note_segment(s, 0, g, true);
+  note_syn(s, g);
   set_state(s, SL_STATE_TCP_SYN_SENT);
 }
 

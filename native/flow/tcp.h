@@ -17,6 +17,7 @@ struct tcp_segment {
   uint8_t flags;
   uint8_t scale;           // window scale option, only on SYN
   bool has_scale;
+  bool cut;                // more of it follows in fragments, so `payload` is only what is known
 };
 
 // Reads the segment of a parsed packet; options only on SYN.
