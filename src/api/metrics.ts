@@ -61,7 +61,9 @@ export class Metrics {
   private async takeRules(control: Control): Promise<void> {
     const hits = await control.ruleHits();
     this.ruleSessions.reset();
-    for (const rule of control.applied?.compiled.rules ?? []) this.ruleSessions.inc({ rule: rule.name, kind: rule.kind }, hits.get(rule.id) ?? 0);
+    for (const rule of control.applied?.compiled.rules ?? []) {
+      if (rule.kind === 'firewall' || hits.has(rule.id)) this.ruleSessions.inc({ rule: rule.name, kind: rule.kind }, hits.get(rule.id) ?? 0);
+    }
   }
 
   private counter(name: string, help: string, labelNames: string[] = []): Counter {

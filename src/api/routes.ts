@@ -89,7 +89,7 @@ function listDrops(control: Control, request: FastifyRequest): object {
 
 async function listRules(control: Control): Promise<object> {
   const hits = await control.ruleHits();
-  return { rules: (control.applied?.compiled.rules ?? []).map(({ id, ...rule }) => ({ ...rule, sessions: hits.get(id) ?? 0 })) };
+  return { rules: (control.applied?.compiled.rules ?? []).map(({ id, ...rule }) => ({ ...rule, sessions: hits.get(id) ?? (rule.kind === 'firewall' ? 0 : null) })) };
 }
 
 async function simulate(control: Control, body: SimulateBody): Promise<object> {

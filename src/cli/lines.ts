@@ -1,7 +1,13 @@
 // One record as one line, one way for all commands. Who: flows, drops, observe.
 import type { AnyRecord } from '../control/filter.js';
 import type { DropRecordView, FlowRecordView } from '../engine/records.js';
-import { endpoint, formatBytes, type Column } from './output.js';
+import { endpoint as portEndpoint, formatBytes, type Column } from './output.js';
+
+/** Of ICMP the port is the query's identifier; other protocols have none. */
+function endpoint(record: AnyRecord, address: string, port: number): string {
+  if (record.protocol === 'tcp' || record.protocol === 'udp' || record.protocol === 'sctp') return portEndpoint(address, port);
+  return record.protocol.startsWith('icmp') && port !== 0 ? `${address} id ${port}` : address;
+}
 
 const timeOf = (record: AnyRecord): string => record.time.slice(11, 23);
 const way = (record: { from: { interface: string | null }; to?: { interface: string | null } }): string =>
@@ -11,8 +17,8 @@ export const FLOW_COLUMNS: readonly Column<FlowRecordView>[] = [
   { title: 'TIME', of: timeOf },
   { title: 'STATE', of: (flow) => (flow.event === 'end' ? `ended: ${flow.endReason ?? '?'}` : flow.state) },
   { title: 'PROTOCOL', of: (flow) => flow.protocol },
-  { title: 'SOURCE', of: (flow) => endpoint(flow.source, flow.sourcePort) },
-  { title: 'DESTINATION', of: (flow) => endpoint(flow.destination, flow.destinationPort) },
+  { title: 'SOURCE', of: (flow) => endpoint(flow, flow.source, flow.sourcePort) },
+  { title: 'DESTINATION', of: (flow) => endpoint(flow, flow.destination, flow.destinationPort) },
   { title: 'TRANSLATED', of: translation },
   { title: 'INTERFACES', of: way },
   { title: 'RULE', of: (flow) => flow.rule },
@@ -24,8 +30,8 @@ export const DROP_COLUMNS: readonly Column<DropRecordView>[] = [
   { title: 'TIME', of: timeOf },
   { title: 'REASON', of: (drop) => drop.reason },
   { title: 'PROTOCOL', of: (drop) => drop.protocol },
-  { title: 'SOURCE', of: (drop) => endpoint(drop.source, drop.sourcePort) },
-  { title: 'DESTINATION', of: (drop) => endpoint(drop.destination, drop.destinationPort) },
+  { title: 'SOURCE', of: (drop) => endpoint(drop, drop.source, drop.sourcePort) },
+  { title: 'DESTINATION', of: (drop) => endpoint(drop, drop.destination, drop.destinationPort) },
   { title: 'INTERFACE', of: way },
   { title: 'RULE', of: (drop) => drop.rule },
   { title: 'BYTES', of: (drop) => drop.bytes, right: true },
@@ -35,14 +41,14 @@ function translation(flow: FlowRecordView): string {
   const to = flow.translated;
   if (!to) return '';
   const parts: string[] = [];
-  if (to.source !== flow.source || to.sourcePort !== flow.sourcePort) parts.push(`from ${endpoint(to.source, to.sourcePort)}`);
-  if (to.destination !== flow.destination || to.destinationPort !== flow.destinationPort) parts.push(`to ${endpoint(to.destination, to.destinationPort)}`);
+  if (to.source !== flow.source || to.sourcePort !== flow.sourcePort) parts.push(`from ${endpoint(flow, to.source, to.sourcePort)}`);
+  if (to.destination !== flow.destination || (to.destinationPort !== flow.destinationPort && !flow.protocol.startsWith('icmp'))) parts.push(`to ${endpoint(flow, to.destination, to.destinationPort)}`);
   return parts.join(' ');
 }
 
 /** For streams, where columns cannot know their width. */
 export function recordLine(record: AnyRecord): string {
-  const ends = `${record.protocol} ${endpoint(record.source, record.sourcePort)} → ${endpoint(record.destination, record.destinationPort)}`;
+  const ends = `${record.protocol} ${endpoint(record, record.source, record.sourcePort)} → ${endpoint(record, record.destination, record.destinationPort)}`;
   const rule = record.rule ? ` rule ${record.rule}` : '';
   if (record.kind === 'drop') return `${timeOf(record)} dropped ${record.reason.padEnd(20)} ${ends} on ${record.from.interface ?? '?'}${rule}`;
   const event = record.event === 'end' ? `ended ${record.endReason ?? ''}`.trim() : record.event;

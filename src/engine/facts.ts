@@ -28,10 +28,28 @@ interface IpLink {
 interface IpAddress { ifname: string; addr_info?: { local?: string; prefixlen?: number; dynamic?: boolean; scope?: string }[] }
 
 export async function readFacts(execute: Run = run): Promise<HostFacts> {
+  const [{ links, devices }, conflicts] = await Promise.all([readLinks(execute, true), readFirewallConflicts(execute)]);
+  const localPortRange = readPortRange();
+  return {
+    devices,
+    ...(localPortRange ? { localPortRange } : {}),
+    xdp: links.flatMap((link) => xdpOf(link)),
+    conflicts,
+    carriers: links.filter((link) => link.flags?.includes('LOWER_UP')).map((link) => link.ifname),
+    ipv6ForwardingAll: readSetting('/proc/sys/net/ipv6/conf/all/forwarding') === '1',
+  };
+}
+
+/** Names, indexes and addresses alone, in one go: what a restarting engine waits for. Drivers and queues are guesses. */
+export async function readDevices(execute: Run = run): Promise<Device[]> {
+  return (await readLinks(execute, false)).devices;
+}
+
+async function readLinks(execute: Run, withEthtool: boolean): Promise<{ links: IpLink[]; devices: Device[] }> {
   const [linkText, addressText] = await Promise.all([execute('ip', '-j', '-d', 'link', 'show'), execute('ip', '-j', 'address', 'show')]);
   const links = parseJsonList<IpLink>(linkText).filter((link) => typeof link.ifname === 'string');
   const addresses = new Map(parseJsonList<IpAddress>(addressText).map((entry) => [entry.ifname, entry.addr_info ?? []]));
-  const details = await readEthtool(links, execute);
+  const details = withEthtool ? await readEthtool(links, execute) : new Map<string, EthtoolDetails>();
   const devices = links.map((link): Device => {
     const kind = link.linkinfo?.info_kind ?? '';
     const vlanId = kind === 'vlan' ? link.linkinfo?.info_data?.id : undefined;
@@ -50,15 +68,7 @@ export async function readFacts(execute: Run = run): Promise<HostFacts> {
         .map((entry) => ({ address: entry.local!, prefixLength: entry.prefixlen!, dynamic: entry.dynamic === true })),
     };
   });
-  const localPortRange = readPortRange();
-  return {
-    devices,
-    ...(localPortRange ? { localPortRange } : {}),
-    xdp: links.flatMap((link) => xdpOf(link)),
-    conflicts: await readFirewallConflicts(execute),
-    carriers: links.filter((link) => link.flags?.includes('LOWER_UP')).map((link) => link.ifname),
-    ipv6ForwardingAll: readSetting('/proc/sys/net/ipv6/conf/all/forwarding') === '1',
-  };
+  return { links, devices };
 }
 
 function parseJsonList<T>(text: string): T[] {

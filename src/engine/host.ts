@@ -6,6 +6,7 @@
 import type { Server } from 'node:net';
 import { DROP_RECORD_BYTES, FLOW_RECORD_BYTES, SL_PORTS_MAX } from './abi.generated.js';
 import type { Addon, OpenOptions, XdpMode } from './binding.js';
+import type { Device } from '../config/facts.js';
 import type { HostFacts } from './facts.js';
 import { IpcConnection, IpcError, listenIpc, type Head, type Message } from './ipc.js';
 import { loadLastApplied, parsePlan, saveLastApplied, type ConfigurePlan, type PortPlan } from './last-applied.js';
@@ -31,6 +32,7 @@ export interface HostParts {
   addon: Addon;
   log: Log;
   readFacts(): Promise<HostFacts>;
+  readDevices(): Promise<Device[]>;
   prepare: typeof prepareNetdevs;
 }
 
@@ -144,7 +146,7 @@ export class EngineHost {
 
   private async configure(plan: ConfigurePlan): Promise<string[]> {
     if (plan.ports.length > SL_PORTS_MAX) throw new IpcError('SLUICE_PORTS', `${plan.ports.length} netdevs; ${SL_PORTS_MAX} at most`);
-    const facts = await this.parts.readFacts();
+    const devices = await this.parts.readDevices();
     const isSame = (port: PortPlan): boolean => {
       const attached = this.ports.get(port.name);
       return attached !== undefined && attached.ifindex === port.ifindex && attached.slot === port.slot && attached.queues === port.queues
@@ -153,7 +155,7 @@ export class EngineHost {
     const fresh = plan.ports.filter((port) => !isSame(port));
     const warnings = await this.parts.prepare({
       devices: plan.ports.map((port) => port.name), raise: fresh.map((port) => port.name), vlans: plan.vlans, addresses: plan.addresses,
-    }, facts.devices, this.journal);
+    }, devices, this.journal);
     for (const attached of [...this.ports.values()]) {
       if (!plan.ports.some((port) => port.name === attached.name && isSame(port))) this.detach(attached);
     }
@@ -198,7 +200,7 @@ export class EngineHost {
     const last = loadLastApplied(this.options.paths.lastApplied);
     if (!last) return;
     try {
-      const { devices } = await this.parts.readFacts();
+      const devices = await this.parts.readDevices();
       const changed = last.plan.ports.filter((port) => !devices.some((device) => device.name === port.name && device.ifindex === port.ifindex));
       if (changed.length > 0) {
         this.parts.log.warn({ devices: changed.map((port) => port.name) }, 'netdevs were replaced; waiting for control instead of restoring');

@@ -2,7 +2,7 @@
 // SIGTERM ends it; SIGINT and SIGHUP are the supervisor's business (a terminal sends them to the whole group). Exit codes: 0 ended as
 // asked, 1 a fault that a restart may cure, FATAL_EXIT_CODE a fault that it cannot.
 import { bpfObjectPath, loadAddon, type OpenOptions } from './binding.js';
-import { readFacts } from './facts.js';
+import { readDevices, readFacts } from './facts.js';
 import { EngineHost } from './host.js';
 import { errorCode } from './ipc.js';
 import { prepareNetdevs } from './netdevs.js';
@@ -30,7 +30,7 @@ try {
   const host = new EngineHost({
     paths, ...(socketGid === undefined ? {} : { socketGid }),
     open: { ...tuning, pinDirectory: paths.bpf, bpfObject: bpfObjectPath(), offline: false },
-  }, { addon: loadAddon(), log, readFacts: () => readFacts(), prepare: prepareNetdevs });
+  }, { addon: loadAddon(), log, readFacts: () => readFacts(), readDevices: () => readDevices(), prepare: prepareNetdevs });
   process.on('SIGTERM', () => {
     host.stop();
     process.exit(0);

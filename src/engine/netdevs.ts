@@ -9,7 +9,8 @@ import type { Device } from '../config/facts.js';
 import { formatAddress, parseAddress } from '../lib/address.js';
 import { CommandError, run, tryRun, type Run } from './command.js';
 
-export interface AddressPlan { device: string; address: string; prefixLength: number }
+/** nat: the kernel answers neighbours for it, and never chooses it as a source of its own. */
+export interface AddressPlan { device: string; address: string; prefixLength: number; purpose?: 'interface' | 'nat' }
 export interface VlanPlan { device: string; parent: string; vlanId: number }
 export interface NetdevPlan {
   devices: string[];        // that carry XDP
@@ -24,9 +25,11 @@ export async function prepareNetdevs(
 ): Promise<string[]> {
   const warnings: string[] = [];
   const existing = new Map(present.map((device) => [device.name, device]));
-  for (const device of plan.devices) {
-    stopKernelForwarding(device);
-    if (await switchOffLro(device, journal, execute)) warnings.push(`${device}: large receive offload switched off; XDP cannot work beside it`);
+  plan.devices.forEach(stopKernelForwarding);
+  for (const device of await devicesWithLro(plan.raise, execute)) {
+    journal.add({ kind: 'offload', device, feature: 'lro' });
+    await execute('ethtool', '-K', device, 'lro', 'off');
+    warnings.push(`${device}: large receive offload switched off; XDP cannot work beside it`);
   }
   for (const vlan of plan.vlans) {
     const warning = existing.has(vlan.device) ? undefined : await createVlan(vlan, journal, execute);
@@ -56,12 +59,9 @@ function stopKernelForwarding(device: string): void {
   }
 }
 
-async function switchOffLro(device: string, journal: CleanupJournal, execute: Run): Promise<boolean> {
-  const features = await tryRun(execute, 'ethtool', '-k', device);
-  if (!/^large-receive-offload: on(?! \[fixed\])/m.test(features ?? '')) return false;
-  journal.add({ kind: 'offload', device, feature: 'lro' });
-  await execute('ethtool', '-K', device, 'lro', 'off');
-  return true;
+async function devicesWithLro(devices: readonly string[], execute: Run): Promise<string[]> {
+  const features = await Promise.all(devices.map((device) => tryRun(execute, 'ethtool', '-k', device)));
+  return devices.filter((_, index) => /^large-receive-offload: on(?! \[fixed\])/m.test(features[index] ?? ''));
 }
 
 async function createVlan(vlan: VlanPlan, journal: CleanupJournal, execute: Run): Promise<string | undefined> {
@@ -99,6 +99,7 @@ async function setAddress(plan: AddressPlan, device: Device | undefined, journal
   if (!deviceExists(plan.device)) return; // the VLAN device that could not be created; createVlan warned
   journal.add({ kind: 'address', device: plan.device, address: plan.address, prefixLength: plan.prefixLength });
   // nodad: the address was assigned to us; a tentative one would leave neighbours unanswered for the first seconds.
-  const flags = plan.address.includes(':') ? ['nodad'] : [];
+  // preferred_lft 0: NAT's addresses are no source of the host's own connections. IPv4 chooses by the gateway's subnet.
+  const flags = plan.address.includes(':') ? ['nodad', ...(plan.purpose === 'nat' ? ['preferred_lft', '0'] : [])] : [];
   await execute('ip', 'address', 'replace', `${plan.address}/${plan.prefixLength}`, 'dev', plan.device, ...flags);
 }

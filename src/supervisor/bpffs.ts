@@ -60,7 +60,7 @@ function isHostReachable(path: string): boolean {
 
 /** Unpins everything, so that XDP programs are detached even where another mount namespace keeps a copy of the mount; then unmounts. */
 export async function removeBpfMount(path: string, mount: BpfMount, execute: Run = run): Promise<void> {
-  const [program = '', ...args] = [...mount.enter, 'find', path, '-xdev', '-mindepth', '1', '-maxdepth', '1', '-type', 'f', '-delete'];
+  const [program = '', ...args] = [...mount.enter, 'find', path, '-xdev', '-mindepth', '1', '-maxdepth', '1', '-type', 'f', '!', '-name', '*.debug', '-delete']; // the kernel's own two cannot be deleted
   await execute(program, ...args);
   if (mount.enter.length > 0) {
     const [nsenter = '', ...rest] = [...mount.enter, 'umount', '--lazy', path];

@@ -90,7 +90,7 @@ describe('rules, routes, counters', () => {
     writeRuleHits(new DataView(bench.addon.hits.buffer), 0, { ruleId: id('rule', 'outbound'), sessions: 5n });
     expect(await get(bench, '/api/v1/rules')).toEqual({
       rules: [
-        { kind: 'firewall', name: 'outbound', action: 'allow', sessions: 5 }, { kind: 'firewall', name: 'telnet', action: 'reject', sessions: 0 }, { kind: 'nat-source', name: 'egress', action: 'translate', sessions: 0 },
+        { kind: 'firewall', name: 'outbound', action: 'allow', sessions: 5 }, { kind: 'firewall', name: 'telnet', action: 'reject', sessions: 0 }, { kind: 'nat-source', name: 'egress', action: 'translate', sessions: null },
       ],
     });
   });

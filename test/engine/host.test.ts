@@ -27,7 +27,7 @@ async function startHost(paths: RunDirectory, facts = makeFacts(), addon = makeF
   const host = new EngineHost({
     paths, open: { pinDirectory: paths.bpf, bpfObject: '', workers: 2, sessionsMax: 1024, framesPerWorker: 512, txBudget: 32, busyPoll: false, offline: false, hostDevice: 'sluice0' },
   }, {
-    addon, log: silentLog, readFacts: () => Promise.resolve(facts),
+    addon, log: silentLog, readFacts: () => Promise.resolve(facts), readDevices: () => Promise.resolve(facts.devices),
     prepare: (plan) => {
       prepared.push(plan);
       addon.calls.push('prepare');

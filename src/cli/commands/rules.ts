@@ -5,7 +5,7 @@ import { runDirectory } from '../../supervisor/run-directory.js';
 import { addCommon, directoryOf, type CommonOptions } from '../options.js';
 import { formatTable, print, printJson } from '../output.js';
 
-interface RuleView { kind: string; name: string; action: string; sessions: number }
+interface RuleView { kind: string; name: string; action: string; sessions: number | null }  // null: the engine does not count this kind
 
 export function addRulesCommand(program: Command): void {
   addCommon(program.command('rules').description('firewall and NAT rules in their order, with the sessions each has met'))
