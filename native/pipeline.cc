@@ -181,6 +181,9 @@ void pipeline::forward(packet& p, const session_ref& r) {
     if (after != state && after > SL_STATE_ESTABLISHED)
       shared_.sessions.deadline(r.index).store(now_ticks_ + ticks_of_s(tcp_idle_s(after, snap_->settings)), std::memory_order_relaxed);
     if (g.flags & tcp_syn) clamp_mss(p, s, out);
+  } else if ((p.flags & packet_icmp_query) && d == 1 && is_icmp_request(p.icmp_type)) [[unlikely]] {
+    // Its identifier makes it look like an answer, but it asks: policy decides as if it stood alone.
+    if (!request_allowed(p)) return;
   } else if (state == SL_STATE_NEW && d == 1) {
     s.state.store(SL_STATE_ESTABLISHED, std::memory_order_relaxed);
   }
@@ -452,12 +455,12 @@ void pipeline::housekeeping(uint64_t now_ns) {
 
 // ---- drops -----------------------------------------------------------------------------------------------------------
 
-void pipeline::drop(packet& p, sl_drop_reason reason, uint32_t rule_id) {
+void pipeline::drop(packet& p, sl_drop_reason reason, uint32_t rule_id, bool record_it) {
   bump(counters_.drop[reason]);
   // Counters are exact; records are sampled so that a flood of drops costs little.
   constexpr uint64_t per_record_ns = 1'000'000'000 / drop_records_per_second_max, burst_ns = 100'000'000;
   if (drop_tokens_ns_ + burst_ns < now_ns_) drop_tokens_ns_ = now_ns_ - burst_ns;
-  if (drop_tokens_ns_ + per_record_ns <= now_ns_) {
+  if (record_it && drop_tokens_ns_ + per_record_ns <= now_ns_) {
     drop_tokens_ns_ += per_record_ns;
     if (sl_drop_record* record = drop_records_.reserve()) {
       *record = {};

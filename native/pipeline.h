@@ -86,7 +86,7 @@ class pipeline {
   void emit_fragments(packet& p, adjacency& a, const interface_state& out, unsigned mtu_bytes);
   void hold(packet& p, uint32_t adjacency_id, adjacency& a);
   void release_held();
-  void drop(packet& p, sl_drop_reason reason, uint32_t rule_id = 0);
+  void drop(packet& p, sl_drop_reason reason, uint32_t rule_id = 0, bool record = true);
   void free_frame(packet& p) { pool_.put(p.address); }
 
   // slow_path.cc
@@ -94,6 +94,7 @@ class pipeline {
   void create_session(packet& p, decision& d);
   bool translate_source(const packet& p, const decision& d, session& s, sl_drop_reason* reason);
   bool revalidate(packet& p, const session_ref& r);
+  bool request_allowed(packet& p);
   void refuse(packet& p, const decision& d);
   void icmp_error_packet(packet& p);
   void rewrite_icmp_error(packet& p, const embedded_packet& e, const session& s, unsigned direction);

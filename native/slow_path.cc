@@ -438,6 +438,16 @@ bool pipeline::revalidate(packet& p, const session_ref& r) {
   return true;
 }
 
+// An ICMP request that came in on the answers' side of a session: would it open one of its own?
+bool pipeline::request_allowed(packet& p) {
+  decision d = decide(shared_, *snap_, p.key, p.icmp_type, p.icmp_code, snap_->slot_interfaces[p.interface_slot]);
+  if (d.inbound_mapping != mapping_none) shared_.mappings.release(d.inbound_mapping, static_cast<uint32_t>(now_ns_ / 1'000'000'000), false);
+  if (d.reason == SL_DROP_NONE && !d.to_host) return true;
+  if (d.to_host) drop(p, SL_DROP_ICMP_NO_SESSION);
+  else refuse(p, d);
+  return false;
+}
+
 // ---- 5: ICMP errors about sessions ---------------------------------------------------------------------------------------------
 
 void pipeline::icmp_error_packet(packet& p) {
@@ -546,7 +556,10 @@ void pipeline::refuse(packet& p, const decision& d) {
   } else if (d.unreachable) {
     send_error(p, icmp_error::no_route);
   }
-  drop(p, d.reason, rule_id);
+  // A rule, or the default, may say that what it stops is only counted.
+  bool policy = d.reason == SL_DROP_POLICY_DENY || d.reason == SL_DROP_POLICY_REJECT;
+  bool record = !policy || (d.rule != classifier::no_rule ? snap_->rules[d.rule].log != 0 : snap_->settings.default_log != 0);
+  drop(p, d.reason, rule_id, record);
 }
 
 uint32_t pipeline::route_to(const sl_address& next_hop, unsigned interface_slot) {

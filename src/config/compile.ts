@@ -225,7 +225,8 @@ function compileRules({ config, objects, topology, ids, writer }: CompileContext
       toZones: zoneMask(topology, rule.to),
       id: ids.id('rule', rule.name),
       action: ACTIONS[rule.action],
-      log: LOGS[rule.log ?? 'none'],
+      // What a rule stops is recorded unless it says otherwise; what it allows only when it asks for it.
+      log: LOGS[rule.log ?? (rule.action === 'allow' ? 'none' : 'start')],
       flags: rule.offload === 'never' ? SL_RULE_NO_OFFLOAD : 0,
       sources: writer.prefixes(objects.addressList(rule.source)),
       destinations: writer.prefixes(objects.addressList(rule.destination)),
