@@ -30,6 +30,7 @@ interface Options {
   workers: number;
   patience: number;
   pin: boolean;
+  urgent: boolean;
   json: boolean;
 }
 
@@ -52,6 +53,7 @@ function readOptions(argv: readonly string[]): Options {
     .option("--workers <n>", "worker threads of sluice; the bare forwarder has one", parseCount, 1)
     .option("--patience <seconds>", "before each measurement, wait so long at most for a quiet machine", parseCount, 60)
     .option("--no-pin", "let the scheduler place generator and device, instead of one core for the generator and the rest for the device")
+    .option("--urgent", "run generator and device before every other process (real-time priority): measures while others work, and slows them", false)
     .parse(argv, { from: "user" })
     .opts<Options>();
 }
@@ -66,7 +68,8 @@ export async function main(argv: readonly string[]): Promise<void> {
     frameBytes: options.size,
     rate: options.rate,
     seconds: options.seconds,
-    ...(pinned ? { generatorCpu: "0", deviceCpus: cores === 2 ? "1" : `1-${cores - 1}` } : {}),
+    generator: { urgent: options.urgent, ...(pinned ? { cpus: "0" } : {}) },
+    device: { urgent: options.urgent, ...(pinned ? { cpus: cores === 2 ? "1" : `1-${cores - 1}` } : {}) },
   };
   const report = newReport("engine-vs-bare", options);
   const rounds = new Map<PeerName | "ceiling", Measurement[]>([["ceiling", []], ...options.peers.map((name) => [name, []] as [PeerName, Measurement[]])]);
@@ -75,9 +78,10 @@ export async function main(argv: readonly string[]): Promise<void> {
     for (let round = 1; round <= options.rounds; round++) {
       for (const [name, results] of rounds) {
         for (let repeat = 0; ; repeat++) {
-          await waitForQuiet(options.patience, FOREIGN_CORES_MAX);
+          if (!options.urgent) await waitForQuiet(options.patience, FOREIGN_CORES_MAX);
           const result = name === "ceiling" ? await measureCeiling(bench, traffic) : await measurePeer(bench, peers[name], traffic, { decoyRules: options.decoyRules, workers: options.workers });
-          const noisy = result.cores.foreign > FOREIGN_CORES_MAX;
+          // Urgent devices do not notice the others: the scheduler puts them first.
+          const noisy = !options.urgent && result.cores.foreign > FOREIGN_CORES_MAX;
           progress(
             `round ${round}/${options.rounds}  ${name.padEnd(8)}  ${count(result.pps).padStart(9)} pps, offered ${count(result.offeredPps)}, ` +
               `${result.cores.busy.toFixed(2)} cores${noisy ? `, ${result.cores.foreign.toFixed(2)} of them other processes'${repeat < REPEATS_MAX ? ": again" : ""}` : ""}`,
@@ -97,6 +101,7 @@ export async function main(argv: readonly string[]): Promise<void> {
     title: name === "ceiling" ? "generator, dropped at the first hop" : peers[name].title,
     pps: spreadOf(results.map((result) => result.pps)),
     ppsPerCpuSecond: spreadOf(results.map((result) => result.ppsPerCpuSecond)),
+    ppsPerDeviceSecond: spreadOf(results.map((result) => result.ppsPerDeviceSecond ?? NaN)),
     cores: spreadOf(results.map((result) => result.cores.busy)),
     deviceCores: spreadOf(results.map((result) => result.cores.device)),
     foreignCores: spreadOf(results.map((result) => result.cores.foreign)),
@@ -109,7 +114,7 @@ export async function main(argv: readonly string[]): Promise<void> {
   const engine = figures.find((figure) => figure.name === "sluice");
   for (const figure of figures.slice(1)) {
     if (ceiling.pps.median < CEILING_FACTOR * figure.pps.median) report.void.push(`the generator's ceiling is below ${CEILING_FACTOR} × ${figure.title}`);
-    if (figure.foreignCores.max > FOREIGN_CORES_MAX) report.void.push(`other processes took up to ${figure.foreignCores.max.toFixed(2)} cores from ${figure.title}`);
+    if (!options.urgent && figure.foreignCores.max > FOREIGN_CORES_MAX) report.void.push(`other processes took up to ${figure.foreignCores.max.toFixed(2)} cores from ${figure.title}`);
     if (figure.flowsSeen < options.flows) report.void.push(`only ${figure.flowsSeen} of ${options.flows} flows passed ${figure.title}`);
   }
   if (bare && engine) {
@@ -117,6 +122,7 @@ export async function main(argv: readonly string[]): Promise<void> {
     const ratio = spreadOf(engine.rounds.map((result, i) => result.pps / bare.rounds[i]!.pps));
     report.ratio = ratio;
     report.ratioPerCpuSecond = spreadOf(engine.rounds.map((result, i) => result.ppsPerCpuSecond / bare.rounds[i]!.ppsPerCpuSecond));
+    report.ratioPerDeviceSecond = spreadOf(engine.rounds.map((result, i) => (result.ppsPerDeviceSecond ?? NaN) / (bare.rounds[i]!.ppsPerDeviceSecond ?? NaN)));
     report.verdicts.push({ what: `sluice ÷ bare AF_XDP forwarder, pps (${ratio.min.toFixed(3)} to ${ratio.max.toFixed(3)})`, value: ratio.median, bar: RATIO_BAR, met: ratio.median >= RATIO_BAR });
   }
   const rows = figures.map((figure) => [
@@ -124,9 +130,10 @@ export async function main(argv: readonly string[]): Promise<void> {
     count(figure.pps.median),
     `${count(figure.pps.min)} … ${count(figure.pps.max)}`,
     count(figure.ppsPerCpuSecond.median),
+    Number.isNaN(figure.ppsPerDeviceSecond.median) ? "–" : count(figure.ppsPerDeviceSecond.median),
     figure.cores.median.toFixed(2),
     figure.deviceCores.median.toFixed(2),
     bare ? (figure.pps.median / bare.pps.median).toFixed(3) : "",
   ]);
-  finish(report, [table(["device", "pps", "spread", "pps/CPU s", "cores", "device's", "÷ bare"], rows)], options.json);
+  finish(report, [table(["device", "pps", "spread", "pps/CPU s", "pps/its CPU s", "cores", "device's", "÷ bare"], rows)], options.json);
 }

@@ -5,7 +5,7 @@ import { pause } from "../lab/until.js";
 import { processSeconds, readCpuTimes, softirqThreads } from "./machine.js";
 import type { Peer } from "./peers.js";
 import type { SluiceOptions } from "./sluice.js";
-import { onCpus, Tool, toolPath } from "./tool.js";
+import { placed, Tool, toolPath, type Placement } from "./tool.js";
 import { network, type Bench } from "./topology.js";
 
 const WARM_UP_SECONDS = 1;
@@ -18,9 +18,8 @@ export interface TrafficOptions {
   /** Packets a second; 0: as fast as it goes. */
   rate: number;
   seconds: number;
-  /** CPU of the generator and CPUs of the device under test; undefined: the scheduler chooses. */
-  generatorCpu?: string | undefined;
-  deviceCpus?: string | undefined;
+  generator: Placement;
+  device: Placement;
 }
 
 interface ReceiverSample {
@@ -34,6 +33,8 @@ export interface Measurement {
   pps: number;
   /** Of the far end's packets, per CPU second of all cores together. */
   ppsPerCpuSecond: number;
+  /** Of the far end's packets, per CPU second of the device's processes; undefined when it has none. */
+  ppsPerDeviceSecond: number | undefined;
   offeredPps: number;
   bitsPerSecond: number;
   flowsSeen: number;
@@ -53,8 +54,7 @@ function generatorArguments(bench: Bench, options: TrafficOptions): string[] {
 async function measureWindow(bench: Bench, receiver: Tool<ReceiverSample>, devicePids: () => number[], options: TrafficOptions): Promise<Measurement> {
   const { lab } = bench;
   const limits = ["--seconds", String(Math.ceil(WARM_UP_SECONDS + options.seconds + 5)), ...(options.rate ? ["--rate", String(options.rate)] : [])];
-  const cpu = options.generatorCpu === undefined ? [] : ["--cpu", options.generatorCpu];
-  const generator = lab.start("gen", [toolPath("generator"), ...generatorArguments(bench, options), ...limits, ...cpu]);
+  const generator = lab.start("gen", [...placed(options.generator), toolPath("generator"), ...generatorArguments(bench, options), ...limits]);
   await pause(WARM_UP_SECONDS * 1000);
 
   const device = devicePids();
@@ -78,6 +78,7 @@ async function measureWindow(bench: Bench, receiver: Tool<ReceiverSample>, devic
   return {
     pps: packets / seconds,
     ppsPerCpuSecond: busy ? packets / busy : 0,
+    ppsPerDeviceSecond: deviceSeconds ? packets / deviceSeconds : undefined,
     offeredPps: offered.pps,
     bitsPerSecond: ((after.counts.bytes - before.counts.bytes) * 8) / seconds,
     flowsSeen: after.counts.flows,
@@ -94,7 +95,7 @@ async function measureWindow(bench: Bench, receiver: Tool<ReceiverSample>, devic
 
 /** The generator's ceiling: frames counted and dropped at the first hop. */
 export async function measureCeiling(bench: Bench, options: TrafficOptions): Promise<Measurement> {
-  const receiver = await Tool.start<ReceiverSample>(bench.lab, "dut", "receiver", ["--on", "dut0", "--flows"]);
+  const receiver = await Tool.start<ReceiverSample>(bench.lab, "dut", "receiver", ["--on", "dut0", "--flows"], { urgent: options.device.urgent });
   try {
     return await measureWindow(bench, receiver, () => [], { ...options, rate: 0 });
   } finally {
@@ -103,13 +104,13 @@ export async function measureCeiling(bench: Bench, options: TrafficOptions): Pro
 }
 
 export async function measurePeer(bench: Bench, peer: Peer, options: TrafficOptions, sluice: SluiceOptions = {}): Promise<Measurement> {
-  const receiver = await Tool.start<ReceiverSample>(bench.lab, "recv", "receiver", ["--on", "recv0", "--flows"]);
+  const receiver = await Tool.start<ReceiverSample>(bench.lab, "recv", "receiver", ["--on", "recv0", "--flows"], { urgent: options.device.urgent });
   try {
-    const running = await peer.start(bench, { ...sluice, cpus: options.deviceCpus });
+    const running = await peer.start(bench, { ...sluice, placement: options.device });
     try {
       const probe = ["--probe", String(PROBE_ROUNDS), "--rate", String(PROBE_RATE)];
       const deadlineMs = 30_000 + (PROBE_ROUNDS * options.flows * 1000) / PROBE_RATE;
-      await bench.lab.must("gen", [...onCpus(options.generatorCpu), toolPath("generator"), ...generatorArguments(bench, options), ...probe], { deadlineMs });
+      await bench.lab.must("gen", [...placed(options.generator), toolPath("generator"), ...generatorArguments(bench, options), ...probe], { deadlineMs });
       const result = await measureWindow(bench, receiver, () => running.pids(), options);
       return { ...result, detail: await running.detail() };
     } finally {

@@ -22,9 +22,9 @@ export interface Peer {
 function toolPeer(title: string, tool: string): Peer {
   return {
     title,
-    async start({ lab, mac }, { cpus }) {
+    async start({ lab, mac }, { placement }) {
       const args = ["--in", "dut0", "--out", "dut1", "--destination-mac", mac.recv0, "--source-mac", mac.dut1];
-      const running = await Tool.start<unknown>(lab, "dut", tool, args, cpus);
+      const running = await Tool.start<unknown>(lab, "dut", tool, args, placement);
       return { pids: () => [running.pid], detail: () => running.sample(), stop: () => running.stop() };
     },
   };

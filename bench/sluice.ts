@@ -5,14 +5,15 @@ import { join } from "node:path";
 import { stringify } from "yaml";
 import type { Program } from "../lab/program.js";
 import { processTree, projectDirectory } from "./machine.js";
-import { onCpus } from "./tool.js";
+import { progress } from "./report.js";
+import { placed, type Placement } from "./tool.js";
 import { network, type Bench } from "./topology.js";
 
 const START_DEADLINE_S = 60;
 const sluicePath = join(projectDirectory, "bin/sluice");
 
 export interface SluiceOptions {
-  cpus?: string | undefined;
+  placement?: Placement;
   /** Rules before the one that allows the traffic; none of them matches. */
   decoyRules?: number;
   workers?: number;
@@ -77,7 +78,7 @@ export class Sluice {
     const file = join(bench.lab.directory, "sluice.yaml");
     mkdirSync(directory, { recursive: true });
     writeFileSync(file, stringify(configuration(options)));
-    const argv = [...onCpus(options.cpus), sluicePath, "up", "--config", file, "--dir", directory];
+    const argv = [...placed(options.placement ?? {}), sluicePath, "up", "--config", file, "--dir", directory];
     const program = bench.lab.start("dut", argv, { parentDeathSignal: "TERM" });
     const sluice = new Sluice(bench, program, directory);
     try {
@@ -104,7 +105,8 @@ export class Sluice {
 
   async stop(): Promise<void> {
     const exit = await this.#program.stop("SIGTERM", 20_000);
-    if (exit.code !== 0) throw new Error(`sluice ended with ${this.#program.describeExit()}: ${this.#program.tail()}`);
+    // A clean end is what the end-to-end tests judge; here it must not cost the figures.
+    if (exit.code !== 0) progress(`sluice ended with ${this.#program.describeExit()}: ${this.#program.tail(3)}`);
   }
 
   #cli(args: readonly string[]): Promise<string> {

@@ -22,9 +22,16 @@ export function toolPath(name: string): string {
   return join(process.env.SLUICE_BENCH_TOOLS ?? TOOL_DIRECTORY, name);
 }
 
-/** Prefix that keeps a program on some CPUs; none when there are no CPUs named. */
-export function onCpus(cpus: string | undefined): string[] {
-  return cpus === undefined ? [] : ["taskset", "--cpu-list", cpus];
+/** Where and how urgently a program runs; nothing said: as the scheduler likes. */
+export interface Placement {
+  cpus?: string | undefined;
+  /** Before every other process, by real-time priority: for a machine that others work on. */
+  urgent?: boolean | undefined;
+}
+
+/** The command that places another. */
+export function placed(placement: Placement): string[] {
+  return [...(placement.cpus === undefined ? [] : ["taskset", "--cpu-list", placement.cpus]), ...(placement.urgent ? ["chrt", "--rr", "1"] : [])];
 }
 
 export class Tool<Sample> {
@@ -43,8 +50,8 @@ export class Tool<Sample> {
   }
 
   /** Starts a tool in a node and waits until it is ready. */
-  static async start<Sample>(lab: Lab, node: string, name: string, args: readonly string[], cpus?: string): Promise<Tool<Sample>> {
-    const tool = new Tool<Sample>(name, lab.inside(node, [...onCpus(cpus), toolPath(name), ...args]));
+  static async start<Sample>(lab: Lab, node: string, name: string, args: readonly string[], placement: Placement = {}): Promise<Tool<Sample>> {
+    const tool = new Tool<Sample>(name, lab.inside(node, [...placed(placement), toolPath(name), ...args]));
     await tool.#answer();
     return tool;
   }
