@@ -75,6 +75,9 @@ struct embedded_packet {
 };
 sl_drop_reason parse_embedded(const packet& p, embedded_packet* out);
 
+// Of the ICMP and ICMPv6 queries: echo and timestamp requests; the rest are replies.
+inline bool is_icmp_request(uint8_t type) { return type == 8 || type == 13 || type == 128; }
+
 bool is_martian_source(const sl_address& a);
 bool is_martian_destination(const sl_address& a);
 
