@@ -25,6 +25,8 @@ export interface LinkEnd {
   node: string;
   device: string;
   addresses?: readonly string[];
+  /** Addresses that the host uses only when a program binds them. */
+  further?: readonly string[];
   /** Leave transmit checksum offload on: frames then leave with partial checksums, as a container's do. Default: off. */
   checksumOffload?: boolean;
 }
@@ -83,10 +85,17 @@ export class Lab {
   /** A veth pair between two nodes, up, with addresses. */
   addLink(a: LinkEnd, b: LinkEnd): void {
     const [nsA, nsB] = [this.namespace(a.node), this.namespace(b.node)];
-    execFileSync('ip', ['link', 'add', 'name', a.device, 'netns', nsA, 'type', 'veth', 'peer', 'name', b.device, 'netns', nsB], { stdio: 'pipe' });
+    execFileSync('ip', ['link', 'add', 'name', a.device, 'netns', nsA, 'type', 'veth', 'peer', 'name', b.device, 'netns', nsB], {
+      stdio: 'pipe',
+    });
     for (const end of [a, b]) {
       if (!end.checksumOffload) this.runSync(end.node, ['ethtool', '-K', end.device, 'tx', 'off']);
-      this.ip(end.node, `link set ${end.device} up`, ...(end.addresses ?? []).map((address) => this.addressLine(address, end.device)));
+      this.ip(
+        end.node,
+        `link set ${end.device} up`,
+        ...(end.addresses ?? []).map((address) => this.addressLine(address, end.device)),
+        ...(end.further ?? []).map((address) => `${this.addressLine(address, end.device)} preferred_lft 0`),
+      );
     }
   }
 

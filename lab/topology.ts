@@ -76,6 +76,10 @@ const HOST_SYSCTLS = {
   'net.ipv6.conf.all.accept_dad': 0,
   'net.ipv6.conf.default.accept_dad': 0,
   'net.ipv6.conf.default.accept_ra': 0,
+  // A host that changes its link address tells its neighbours, as in a failover.
+  'net.ipv4.conf.all.arp_notify': 1,
+  'net.ipv6.conf.all.ndisc_notify': 1,
+  'net.ipv6.conf.default.ndisc_notify': 1,
   'net.ipv4.conf.all.rp_filter': 0,
   'net.ipv4.conf.default.rp_filter': 0,
 };
@@ -98,11 +102,11 @@ export function buildTopology(lab: Lab, options: TopologyOptions = {}): void {
   );
   lab.addLink(
     { node: 'nva', device: 'eth1', checksumOffload: true },
-    { node: 'client', device: 'eth0', addresses: [...both('client'), ...both('neighbour')], ...offload },
+    { node: 'client', device: 'eth0', addresses: both('client'), further: both('neighbour'), ...offload },
   );
   lab.addLink(
     { node: 'nva', device: 'eth2', checksumOffload: true },
-    { node: 'server', device: 'eth0', addresses: [...both('server'), ...both('mail')], ...offload },
+    { node: 'server', device: 'eth0', addresses: both('server'), further: both('mail'), ...offload },
   );
   lab.addLink(
     { node: 'internet', device: 'eth1', addresses: ['198.51.100.1/24', '2001:db8:f::1/64'], ...offload },
@@ -113,6 +117,12 @@ export function buildTopology(lab: Lab, options: TopologyOptions = {}): void {
     lab.ip(node, `route add default via ${via4}${src ? ` src ${src[0]}` : ''}`, `route add ::/0 via ${via6}${src ? ` src ${src[1]}` : ''}`);
   defaults('client', ADDRESSES.IPv4.nvaTrust, ADDRESSES.IPv6.nvaTrust, [ADDRESSES.IPv4.client, ADDRESSES.IPv6.client]);
   defaults('server', ADDRESSES.IPv4.nvaDmz, ADDRESSES.IPv6.nvaDmz, [ADDRESSES.IPv4.server, ADDRESSES.IPv6.server]);
+  // The appliance's host has routes of its own for what it sends itself, as any machine has.
+  lab.ip(
+    'nva',
+    `route add default via ${ADDRESSES.IPv4.internet} dev eth0 onlink`,
+    `route add ::/0 via ${ADDRESSES.IPv6.internet} dev eth0 onlink`,
+  );
   defaults('far', '198.51.100.1', '2001:db8:f::1');
 }
 

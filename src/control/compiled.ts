@@ -71,7 +71,7 @@ function planOf(config: Config, facts: Facts, { ports, addresses }: CompiledConf
       const existing = parent && findVlanDevice(facts, parent, vlanId);
       return { device: existing?.name ?? vlanDeviceName(port.device, vlanId), parent: port.device, vlanId };
     })),
-    addresses: addresses.map(({ device, address, prefixLength }) => ({ device, address, prefixLength })),
+    addresses: addresses.map(({ device, address, prefixLength, purpose }) => ({ device, address, prefixLength, purpose })),
   };
 }
 

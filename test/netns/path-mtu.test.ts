@@ -28,7 +28,8 @@ describeNetns('path MTU', () => {
 
   afterEach(() => {
     bench.lab.ip('nva', ...['eth0', 'eth1', 'eth2'].map((device) => `link set ${device} mtu 1500`));
-    bench.lab.ip('internet', 'link set eth1 mtu 1500');
+    bench.lab.ip('internet', 'link set eth0 mtu 1500', 'link set eth1 mtu 1500');
+    bench.lab.ip('far', 'link set eth0 mtu 1500');
     forgetPaths();
   });
 
@@ -46,6 +47,7 @@ describeNetns('path MTU', () => {
       const told = await ping(bench.lab, 'client', at.far, { count: 1, size: payload(family, 1500), extra: ['-M', 'do'] });
       expect(told.output).toMatch(/mtu ?= ?1300/);
       forgetPaths();
+      bench.lab.ip('far', 'link set eth0 mtu 1300'); // its answers are as large
       const exchange = await udpExchange(bench.lab, 'client', at.far, { count: 3, size: payload(family, 1500) });
       expect(exchange).toMatchObject({ answered: 3, damaged: 0 });
       expect(learntMtu('client', at.far)).toBe(1300);
@@ -94,6 +96,7 @@ describeNetns('path MTU', () => {
 
   test('IPv4 without DF: the appliance fragments for a smaller egress', async () => {
     bench.lab.ip('nva', 'link set eth0 mtu 1400');
+    bench.lab.ip('internet', 'link set eth0 mtu 1400'); // its answers are as large
     const plain = { count: 2, size: payload('IPv4', 1500), extra: ['-M', 'dont'] };
     expect(await ping(bench.lab, 'client', ADDRESSES.IPv4.far, plain)).toMatchObject({ ok: true });
   });

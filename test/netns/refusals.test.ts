@@ -16,10 +16,16 @@ const FOREIGN_SOURCE = `
 describeNetns('up refuses', () => {
   const bench = useLab({ idle: true });
 
-  const state = (): unknown =>
-    ['link', 'address', 'route']
-      .map((what) => bench.lab.runSync('nva', ['ip', '-d', what, 'show']))
-      .concat(bench.lab.runSync('nva', ['nft', 'list', 'ruleset']));
+  const state = (): string[] =>
+    [
+      ['ip', '-d', 'link', 'show'],
+      ['ip', 'address', 'show'],
+      ['ip', 'route', 'show'],
+      ['ip', '-6', 'route', 'show'],
+      ['nft', 'list', 'ruleset'],
+    ]
+      // duplicate address detection of link-local addresses goes on meanwhile
+      .map((argv) => bench.lab.runSync('nva', argv).replaceAll(' tentative', ''));
 
   async function expectRefusal(appliance: Appliance, pattern: RegExp, code = 1): Promise<void> {
     const before = state();
@@ -81,7 +87,7 @@ describe('check', () => {
   test.each([
     { fault: 'unknown key', from: 'hostname: nva-lab', to: 'hostnam: nva-lab', says: /:3:.*hostnam.*hostname/s },
     { fault: 'zone nobody has', from: 'from: [trust], service: [smtp]', to: 'from: [trusd], service: [smtp]', says: /trusd/ },
-    { fault: 'bad prefix', from: '10.0.1.4/24', to: '10.0.1.4/33', says: /10\.0\.1\.4\/33/ },
+    { fault: 'bad prefix', from: '10.0.1.4/24', to: '10.0.1.4/33', says: /\/33/ },
     { fault: 'port range upside down', from: 'udp/33434-33534', to: 'udp/33534-33434', says: /33534-33434.*33434-33534/s },
     { fault: 'unknown object', from: 'service: [telnet]', to: 'service: [telnett]', says: /telnett/ },
     { fault: 'two interfaces on one device', from: 'device: eth2', to: 'device: eth1', says: /eth1/ },
