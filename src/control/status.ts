@@ -55,8 +55,10 @@ const byName = (list: readonly ListEntry[], values: readonly number[], keepZeros
   }));
 
 /** What is not there yet, in words; empty when the data plane forwards by the configuration. */
-export function findMissing(control: Control): string[] {
+export function findMissing(control: Control, paths?: RunDirectory): string[] {
   const missing: string[] = [];
+  const supervisor = paths && readPidFile(paths.supervisorPid);
+  if (supervisor && supervisor.pid !== process.ppid && isAlive(supervisor)) missing.push('a new supervisor is taking over');
   const engine = control.engineStatus;
   if (!control.engine.isConnected || !engine) missing.push('the engine process does not answer');
   if (!control.applied) missing.push('the configuration is not in force yet');
@@ -101,7 +103,7 @@ export async function countersView(control: Control): Promise<CountersView> {
 export async function statusView(control: Control, paths: RunDirectory): Promise<StatusView> {
   const counters = control.engine.isConnected ? await control.counters().catch(() => undefined) : undefined;
   const engine = control.engineStatus;
-  const missing = findMissing(control);
+  const missing = findMissing(control, paths);
   const named = counters && byName(COUNTERS, counters.counters);
   return {
     version: packageVersion(), hostname: control.applied?.compiled.hostname ?? null, directory: paths.dir,

@@ -1,11 +1,12 @@
 // The command line as users call it: a process of its own against a real control. Exit codes: 0 done, 1 refused or failed, 2 wrong usage.
 import { spawn } from 'node:child_process';
-import { chmodSync, writeFileSync } from 'node:fs';
+import { chmodSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, onTestFinished, test } from 'vitest';
 import { Counter, DropReason, SL_COUNTER_COUNT } from '../../src/engine/abi.generated.js';
 import { mergeFlows } from '../../src/cli/commands/records.js';
 import { describeError, formatBytes, formatDuration, formatTable } from '../../src/cli/output.js';
+import { identify, writePidFile } from '../../src/supervisor/pid-file.js';
 import { findMissing } from '../../src/control/status.js';
 import type { FlowRecordView } from '../../src/engine/records.js';
 import { makeRunDirectory } from '../engine/fake-addon.js';
@@ -30,6 +31,7 @@ const sluice = (...args: string[]): Promise<Outcome> => start(args).outcome;
 async function startListening(): Promise<ControlBench> {
   const bench = await startBench();
   await bench.api.listen({ path: bench.paths.apiSocket });
+  writePidFile(bench.paths.supervisorPid, identify(process.ppid, 'supervisor', 'node')!); // our parent plays it
   await expect.poll(() => findMissing(bench.control), { timeout: 5000 }).toEqual([]);
   return bench;
 }
@@ -119,6 +121,14 @@ describe('with an appliance', () => {
     await expect.poll(() => bench.control.engine.isConnected).toBe(false);
     expect(await sluice('status', '--wait', '0.3', '--dir', bench.paths.dir)).toMatchObject({ code: 1, stderr: expect.stringMatching(/not ready after 0\.3 s: .*engine/) as string });
     expect(await sluice('status', '--dir', bench.paths.dir)).toMatchObject({ code: 0, stdout: expect.stringMatching(/state +not ready/) as string });
+  });
+
+  test('status --wait does not take what a killed supervisor left for a start', async () => {
+    const bench = await startListening();
+    rmSync(bench.paths.supervisorPid);
+    expect(await sluice('status', '--wait', '0.3', '--dir', bench.paths.dir)).toMatchObject({ code: 1, stderr: expect.stringContaining('without a supervisor') as string });
+    writePidFile(bench.paths.supervisorPid, identify(process.pid, 'supervisor', 'node')!); // alive, but not the parent of control
+    expect(await sluice('status', '--wait', '0.3', '--dir', bench.paths.dir)).toMatchObject({ code: 1, stderr: expect.stringContaining('taking over') as string });
   });
 
   test('flows: sessions and ended ones, one entry each, newest last', async () => {

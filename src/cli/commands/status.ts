@@ -24,7 +24,9 @@ async function showStatus(options: StatusOptions): Promise<void> {
   const status = options.wait === undefined ? await client.get<StatusView>('/api/v1/status') : await waitForReady(client, options.wait);
   if (options.json) printJson(status);
   else print(formatStatus(status));
-  if (options.wait !== undefined && !status.ready) throw new CliError(`not ready after ${options.wait} s: ${status.missing.join('; ')}`);
+  if (options.wait === undefined || (status.ready && isSupervised(status))) return;
+  const missing = status.ready ? ['it forwards, but without a supervisor that restarts it; run `sluice up` again'] : status.missing;
+  throw new CliError(`not ready after ${options.wait} s: ${missing.join('; ')}`);
 }
 
 async function waitForReady(client: ApiClient, waitSeconds: number): Promise<StatusView> {
@@ -32,7 +34,8 @@ async function waitForReady(client: ApiClient, waitSeconds: number): Promise<Sta
   for (;;) {
     try {
       const status = await client.get<StatusView>('/api/v1/status');
-      if (status.ready || performance.now() >= end) return status;
+      if (status.ready && isSupervised(status)) return status;
+      if (performance.now() >= end) return status;
     } catch (error) {
       if (!(error instanceof ClientError) || performance.now() >= end) throw error;
       if (error.code !== 'NOT_RUNNING' && error.code !== 'SLUICE_CLIENT_CONNECTION') throw error;
@@ -40,6 +43,9 @@ async function waitForReady(client: ApiClient, waitSeconds: number): Promise<Sta
     await delay(POLL_MS);
   }
 }
+
+/** Processes of a killed supervisor forward on, but are about to be replaced when somebody waits for a start. */
+const isSupervised = (status: StatusView): boolean => status.processes.some((one) => one.role === 'supervisor' && one.state === 'running');
 
 const INTERFACE_COLUMNS: readonly Column<InterfaceView>[] = [
   { title: 'INTERFACE', of: (one) => one.name },

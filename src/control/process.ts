@@ -1,0 +1,51 @@
+// The control process: control's core, its API, and the way from root to an unprivileged user. Who: src/control/main.ts, once signals are caught.
+// It starts as root to bind DIR/api.sock and load its modules, then becomes that user for good (privileges.ts).
+import { chmodSync, chownSync, rmSync } from 'node:fs';
+import { buildApi } from '../api/server.js';
+import { createChildLog, type Log } from '../supervisor/log.js';
+import { runDirectory, type RunDirectory } from '../supervisor/run-directory.js';
+import { compileFile } from './compiled.js';
+import { Control } from './control.js';
+import { dropPrivileges, findBarrier, type ControlUser } from './privileges.js';
+
+export interface ControlArguments { dir: string; user?: ControlUser }
+
+export interface ControlProcess { reload(): void; stop(): Promise<void> }
+
+export async function startControl({ dir, user }: ControlArguments): Promise<ControlProcess> {
+  const log = createChildLog('control');
+  process.on('uncaughtException', (error) => {
+    log.fatal({ err: error }, 'control failed');
+    process.exit(1);
+  });
+  const paths = runDirectory(dir);
+  const control = new Control(paths.engineSocket, (facts, generation, slots) => compileFile(paths.runningConfig, facts, generation, slots), log);
+  const api = buildApi(control, paths, log);
+  // What fastify loads at the first request, it could not load any more from a checkout that only root may read.
+  for (const url of ['/api/v1/status', '/api/v1/drops?last=0', '/metrics', '/nothing']) await api.inject(url);
+  rmSync(paths.apiSocket, { force: true });
+  const umask = process.umask(0o177);
+  await api.listen({ path: paths.apiSocket });
+  process.umask(umask);
+  if (user) becomeUser(user, paths, log);
+  control.start();
+  log.info({ socket: paths.apiSocket, uid: process.getuid?.() }, 'control is up');
+  return {
+    reload: () => control.reload(),
+    stop: async () => {
+      control.stop();
+      await api.close();
+    },
+  };
+}
+
+function becomeUser(to: ControlUser, paths: RunDirectory, log: Log): void {
+  const barrier = findBarrier(paths.dir, to);
+  if (barrier !== undefined) {
+    log.warn(`control stays root: user ${to.name} may not pass ${barrier}; choose a --dir that others may enter, like /run/sluice`);
+    return;
+  }
+  chownSync(paths.apiSocket, to.uid, to.gid);
+  chmodSync(paths.apiSocket, 0o660);
+  dropPrivileges(to);
+}
