@@ -53,6 +53,17 @@ static __always_inline int is_link_scope(const struct packet *packet)
 	return (dst[12] & dst[13] & dst[14] & dst[15]) == 255;
 }
 
+/* An IPv6 packet to ::ffff:a.b.c.d would pass for one to a.b.c.d (RFC 4942 section 2.2); the engine refuses it. */
+static __always_inline int is_mapped_ipv6(const struct packet *packet)
+{
+	const __u8 *dst = packet->dst.bytes;
+	__u8 zeros = 0;
+
+	for (int i = 0; i < 10; i++)
+		zeros |= dst[i];
+	return packet->is_ipv6 && zeros == 0 && dst[10] == 0xff && dst[11] == 0xff;
+}
+
 /* ---- 6. NAT ------------------------------------------------------------------------------------------------------ */
 
 static __always_inline int is_nat_port(__u16 nat_slot, __u8 protocol, __u16 port)
@@ -136,7 +147,7 @@ static __always_inline __u32 steer_ip(struct xdp_md *ctx, struct packet *packet)
 		return SL_DROP_TRUNCATED;
 	if (!is_link_scope(packet)) {
 		local = bpf_map_lookup_elem(&local_addresses, &packet->dst);
-		if (!local || local->flags & SL_LOCAL_ENGINE)
+		if (!local || local->flags & SL_LOCAL_ENGINE || is_mapped_ipv6(packet))
 			return TO_ENGINE;
 		nat_slot = local->nat_slot;
 	}

@@ -10,7 +10,11 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
+#include <filesystem>
+#include <set>
+#include <string_view>
 
 namespace sluice {
 namespace {
@@ -78,54 +82,97 @@ int steering::map_fd(const char* name) const { return bpf_object__find_map_fd_by
 
 // ---- attach ---------------------------------------------------------------------------------------------------------------
 
-// A link that an engine before us left: the program in it is exchanged in one step. -1: none, or of a netdev that is gone.
-int steering::take_over(uint32_t ifindex, const std::string& name) {
-  if (pin_directory_.empty()) return -1;
-  std::string path = pin_path("link-" + name);
-  int fd = bpf_obj_get(path.c_str());
-  if (fd < 0) return -1;
+namespace {
+
+// The netdev that a pinned XDP link is attached to: 0 when the netdev is gone, or the pin is none of an XDP link.
+uint32_t linked_ifindex(int link_fd) {
   bpf_link_info info{};
   __u32 bytes = sizeof info;
-  if (bpf_obj_get_info_by_fd(fd, &info, &bytes) == 0 && info.type == BPF_LINK_TYPE_XDP && info.xdp.ifindex == ifindex &&
-      bpf_link_update(fd, program_fd_, nullptr) == 0)
-    return fd;
+  return bpf_obj_get_info_by_fd(link_fd, &info, &bytes) == 0 && info.type == BPF_LINK_TYPE_XDP ? info.xdp.ifindex : 0;
+}
+
+// Frees a pin's name. To remove the pin of a link that is still attached would open its netdev: netdevs were renamed,
+// and it waits under another name until its own turn to be attached comes.
+void make_room(const std::string& pin) {
+  int fd = bpf_obj_get(pin.c_str());
+  if (fd < 0) return;
+  if (uint32_t ifindex = linked_ifindex(fd)) rename(pin.c_str(), (pin.substr(0, pin.rfind('/')) + "/link-ifindex" + std::to_string(ifindex)).c_str());
+  else unlink(pin.c_str());
   close(fd);
-  unlink(path.c_str());
+}
+
+}  // namespace
+
+// The link that an engine before us left on this netdev, whatever the netdev was called then; the program in it is
+// exchanged in one step. -1: there is none; -1 with *error: there is one, and it stays as it is.
+int steering::take_over(uint32_t ifindex, const std::string& pin, std::string* error) {
+  if (pin_directory_.empty()) return -1;
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator(pin_directory_, ignored)) {
+    const std::string found = entry.path();
+    if (entry.path().filename().string().rfind("link-", 0) != 0) continue;
+    int fd = bpf_obj_get(found.c_str());
+    if (fd < 0) continue;
+    if (linked_ifindex(fd) != ifindex) { close(fd); continue; }
+    if (bpf_link_update(fd, program_fd_, nullptr) != 0) {
+      *error = "cannot put the new steering program into " + found + " (" + errno_text(errno) + "); the old one stays attached and drops what it would steer here. Remove that file to start afresh";
+      close(fd);
+      return -1;
+    }
+    if (found != pin) {
+      make_room(pin);
+      rename(found.c_str(), pin.c_str());
+    }
+    return fd;
+  }
   return -1;
+}
+
+// A new link; refused where a program that is none of ours is attached.
+int steering::create_link(uint32_t ifindex, const std::string& name, xdp_mode wanted, std::string* warning, std::string* error) {
+  LIBBPF_OPTS(bpf_xdp_query_opts, query);
+  if (int result = bpf_xdp_query(static_cast<int>(ifindex), 0, &query); result != 0) { *error = "cannot ask for XDP on " + name + ": " + errno_text(result); return -1; }
+  if (uint32_t foreign = query.prog_id ? query.prog_id : query.drv_prog_id ? query.drv_prog_id : query.skb_prog_id ? query.skb_prog_id : query.hw_prog_id) {
+    *error = name + " carries a foreign XDP program " + program_name(foreign) + "; stop what attached it (`bpftool link` and `bpftool net` show it; `ip link set dev " + name + " xdp off` removes one without a link), or leave the interface out of the configuration";
+    return -1;
+  }
+  LIBBPF_OPTS(bpf_link_create_opts, options);
+  int fd = -1;
+  if (wanted == xdp_mode::native) {
+    options.flags = XDP_FLAGS_DRV_MODE;
+    fd = bpf_link_create(program_fd_, static_cast<int>(ifindex), BPF_XDP, &options);
+    if (fd < 0) *warning = name + " takes no native XDP program (" + errno_text(errno) + "): generic mode, which is slower; check MTU, LRO and driver";
+  }
+  if (fd < 0) {
+    options.flags = XDP_FLAGS_SKB_MODE;
+    fd = bpf_link_create(program_fd_, static_cast<int>(ifindex), BPF_XDP, &options);
+  }
+  if (fd < 0) *error = "cannot attach the steering program to " + name + ": " + errno_text(errno) + "; another program may have been attached meanwhile";
+  return fd;
 }
 
 bool steering::attach(uint32_t ifindex, const std::string& name, unsigned slot, xdp_mode* mode, std::string* warning, std::string* error) {
   if (slot >= SL_PORTS_MAX) { *error = "port slot out of range"; return false; }
-  LIBBPF_OPTS(bpf_xdp_query_opts, query);
-  int fd = take_over(ifindex, name);
+  const xdp_mode wanted = *mode;
+  const std::string pin = pin_path("link-" + name);
+  error->clear();
+  int fd = take_over(ifindex, pin, error);
+  if (!error->empty()) return false;
   if (fd < 0) {
-    if (int result = bpf_xdp_query(static_cast<int>(ifindex), 0, &query); result != 0) { *error = "cannot ask for XDP on " + name + ": " + errno_text(result); return false; }
-    if (uint32_t foreign = query.prog_id ? query.prog_id : query.drv_prog_id ? query.drv_prog_id : query.skb_prog_id) {
-      *error = name + " carries a foreign XDP program " + program_name(foreign) + "; remove it (`ip link set dev " + name + " xdp off`) or leave the interface out of the configuration";
-      return false;
-    }
-    LIBBPF_OPTS(bpf_link_create_opts, options);
-    if (*mode == xdp_mode::native) {
-      options.flags = XDP_FLAGS_DRV_MODE;
-      fd = bpf_link_create(program_fd_, static_cast<int>(ifindex), BPF_XDP, &options);
-      if (fd < 0) *warning = name + " takes no native XDP program (" + errno_text(errno) + "): generic mode, which is slower; check MTU, LRO and driver";
-    }
-    if (fd < 0) {
-      options.flags = XDP_FLAGS_SKB_MODE;
-      fd = bpf_link_create(program_fd_, static_cast<int>(ifindex), BPF_XDP, &options);
-    }
-    if (fd < 0) { *error = "cannot attach the steering program to " + name + ": " + errno_text(errno) + "; another program may have been attached meanwhile"; return false; }
+    fd = create_link(ifindex, name, wanted, warning, error);
+    if (fd < 0) return false;
     if (!pin_directory_.empty()) {
-      std::string path = pin_path("link-" + name);
-      unlink(path.c_str());
-      if (bpf_obj_pin(fd, path.c_str()) != 0) {
-        *error = "cannot pin " + path + " (" + errno_text(errno) + "); is the directory a bpffs?";
+      make_room(pin);
+      if (bpf_obj_pin(fd, pin.c_str()) != 0) {
+        *error = "cannot pin " + pin + " (" + errno_text(errno) + "); is the directory a bpffs?";
         close(fd);
         return false;
       }
     }
   }
+  LIBBPF_OPTS(bpf_xdp_query_opts, query);
   if (bpf_xdp_query(static_cast<int>(ifindex), 0, &query) == 0) *mode = query.attach_mode == XDP_ATTACHED_SKB ? xdp_mode::generic : xdp_mode::native;
+  if (*mode != wanted && warning->empty()) *warning = name + " keeps the mode in which its program was attached before; only a stop and a start change it";
   if (attached_[slot].link_fd >= 0) close(attached_[slot].link_fd);
   attached_[slot] = {name, ifindex, fd};
   return true;
@@ -177,18 +224,23 @@ void steering::clear_xsk(unsigned slot, unsigned queue) {
 }
 
 bool steering::set_local_addresses(const std::vector<std::pair<sl_address, sl_local_address>>& addresses, std::string* error) {
+  std::set<std::string_view> wanted;
+  auto text = [](const sl_address& a) { return std::string_view(reinterpret_cast<const char*>(a.bytes), sizeof a.bytes); };
+  for (const auto& [address, value] : addresses) wanted.insert(text(address));
+  if (wanted.size() > SL_LOCAL_ADDRESSES_MAX) {
+    *error = std::to_string(wanted.size()) + " addresses of the appliance; the steering program holds " + std::to_string(SL_LOCAL_ADDRESSES_MAX);
+    return false;
+  }
+  std::vector<sl_address> gone;
+  sl_address key{};
+  for (sl_address* previous = nullptr; bpf_map_get_next_key(local_, previous, &key) == 0; previous = &key)
+    if (!wanted.contains(text(key))) gone.push_back(key);
+  for (const sl_address& k : gone) bpf_map_delete_elem(local_, &k);
   for (const auto& [address, value] : addresses) {
     if (bpf_map_update_elem(local_, &address, &value, BPF_ANY) == 0) continue;
     *error = "cannot tell the steering program an address of ours: " + errno_text(errno);
     return false;
   }
-  std::vector<sl_address> gone;
-  sl_address key{};
-  for (sl_address* previous = nullptr; bpf_map_get_next_key(local_, previous, &key) == 0; previous = &key) {
-    bool wanted = std::any_of(addresses.begin(), addresses.end(), [&](const auto& a) { return std::memcmp(a.first.bytes, key.bytes, 16) == 0; });
-    if (!wanted) gone.push_back(key);
-  }
-  for (const sl_address& k : gone) bpf_map_delete_elem(local_, &k);
   return true;
 }
 

@@ -46,7 +46,8 @@ class steering {
   bool set_vlans(uint32_t ifindex, const std::vector<uint16_t>& vlan_ids);
   bool set_xsk(unsigned slot, unsigned queue, int fd, std::string* error);
   void clear_xsk(unsigned slot, unsigned queue);
-  // The appliance's addresses, all of them: what is missing is added first, what is gone removed after.
+  // The appliance's addresses, all of them: what is gone is removed first, so that a full list can follow a full one.
+  // An address in both lists is never missing in between. At most SL_LOCAL_ADDRESSES_MAX.
   bool set_local_addresses(const std::vector<std::pair<sl_address, sl_local_address>>& addresses, std::string* error);
   // SL_NAT_PORT_WORDS words, mapped until the object goes.
   uint64_t* nat_port_words() { return nat_port_words_; }
@@ -59,7 +60,8 @@ class steering {
   steering() = default;
   struct attached { std::string name; uint32_t ifindex = 0; int link_fd = -1; };
   std::string pin_path(const std::string& name) const { return pin_directory_ + "/" + name; }
-  int take_over(uint32_t ifindex, const std::string& name);
+  int take_over(uint32_t ifindex, const std::string& pin, std::string* error);
+  int create_link(uint32_t ifindex, const std::string& name, xdp_mode wanted, std::string* warning, std::string* error);
 
   bpf_object* object_ = nullptr;
   std::string pin_directory_;
