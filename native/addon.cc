@@ -98,7 +98,7 @@ Napi::Value add_port(const Napi::CallbackInfo& info) {
   engine& e = opened(info.Env());
   if (info.Length() < 1 || !info[0].IsObject()) fail(info.Env(), "SLUICE_ARGUMENT", "addPort(port) needs an object");
   auto o = info[0].As<Napi::Object>();
-  port_options p{text_field(o, "name"), number_field(o, "ifindex", 0), number_field(o, "slot", 0), number_field(o, "queues", 1), text_field(o, "mode") == "generic", flag_field(o, "partialChecksums")};
+  port_options p{text_field(o, "name"), number_field(o, "ifindex", 0), number_field(o, "slot", 0), number_field(o, "queues", 1), number_field(o, "workers", 1), text_field(o, "mode") == "generic", flag_field(o, "partialChecksums")};
   bool generic = false;
   std::string error;
   if (!e.add_port(p, &generic, &error)) fail(info.Env(), "SLUICE_PORT", error);

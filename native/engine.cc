@@ -142,7 +142,7 @@ bool engine::add_port(const port_options& p, bool* generic, std::string* error) 
   if (!warning.empty()) emit_event("log", "warn", warning);
   *generic = mode == xdp_mode::generic;
   for (unsigned queue = 0; queue < p.queues; ++queue) {
-    worker& w = *workers_[queue % workers_.size()];
+    worker& w = *workers_[queue % std::clamp<size_t>(p.workers, 1, workers_.size())];
     xsk_options o;
     o.ifindex = p.ifindex;
     o.queue = queue;
@@ -246,7 +246,7 @@ void engine::bind_interfaces(snapshot& s) {
                                    : ports_[p].in_use && ports_[p].options.ifindex == n.ifindex;
       if (!mine) continue;
       port_slot = static_cast<uint8_t>(p);
-      if (options_.offline) ports_[p] = {{"memory", n.ifindex, p}, true};
+      if (options_.offline) ports_[p] = {{"memory", n.ifindex, p, 1, 1, false, false}, true};
       break;
     }
     state.port_slot = port_slot;
@@ -454,7 +454,7 @@ std::vector<uint64_t> engine::counters() {
   const snapshot* snap = shared_->current.load();
   out.push_back(shared_->sessions.live());
   out.push_back(options_.sessions_max);
-  out.push_back(sum([](worker& w) { return static_cast<uint64_t>(w.frames_free()); }));
+  out.push_back(sum([&](worker& w) { return static_cast<uint64_t>(options_.offline ? w.pool().count() : w.frames_free()); }));
   out.push_back(sum([](worker& w) { return static_cast<uint64_t>(w.frames_total()); }));
   out.push_back(shared_->mappings.live());
   out.push_back(shared_->fragments.live());

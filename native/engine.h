@@ -29,7 +29,7 @@ struct engine_options {
   bool offline = false;
 };
 
-struct port_options { std::string name; uint32_t ifindex = 0; unsigned slot = 0, queues = 1; bool generic = false, partial_checksums = false; };
+struct port_options { std::string name; uint32_t ifindex = 0; unsigned slot = 0, queues = 1, workers = 1; bool generic = false, partial_checksums = false; };
 
 // What the engine tells: "links-changed", "addresses-changed", or "log" with a level and a text.
 struct engine_event { const char* type; const char* level; std::string text; };

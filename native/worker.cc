@@ -9,6 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
@@ -80,9 +81,14 @@ void worker::run_tasks() {
 }
 
 void worker::add_socket(unsigned port_slot, bool partial_checksums, std::unique_ptr<xsk> socket) {
-  socket->refill(*pool_);
   if (!transmit_[port_slot]) transmit_[port_slot] = socket.get();
   sockets_.push_back({port_slot, partial_checksums, std::move(socket)});
+  share_frames();
+  sockets_.back().socket->refill(*pool_, fill_target_);
+}
+
+void worker::share_frames() {
+  fill_target_ = std::max<uint32_t>(batch_max, area_->frame_count() / (2 * std::max<uint32_t>(1, static_cast<uint32_t>(sockets_.size()))));
 }
 
 void worker::remove_sockets(unsigned port_slot) {
@@ -92,6 +98,7 @@ void worker::remove_sockets(unsigned port_slot) {
     it->socket->close(*pool_);
     it = sockets_.erase(it);
   }
+  share_frames();
 }
 
 void worker::routine_worker() {
@@ -131,7 +138,7 @@ bool worker::round(uint64_t now_ns) {
   for (port_socket& s : sockets_) {
     s.socket->flush();
     s.socket->reclaim(*pool_);
-    s.socket->refill(*pool_);
+    s.socket->refill(*pool_, fill_target_);
     kicks += s.socket->kicks();
   }
   if (kicks != kicks_) {

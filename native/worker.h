@@ -48,6 +48,7 @@ class worker {
   bool round(uint64_t now_ns);
   void transmit_output();
   void run_tasks();
+  void share_frames();
   void sleep_until_work(uint64_t now_ns);
 
   dataplane& shared_;
@@ -57,6 +58,7 @@ class worker {
   std::unique_ptr<pipeline> pipeline_;
   std::vector<port_socket> sockets_;
   xsk* transmit_[SL_PORTS_MAX] = {};
+  uint32_t fill_target_ = 0;  // frames a fill ring gets: half of all, shared by the sockets, so that some stay for answers
   uint64_t housekept_ns_ = 0, kicks_ = 0;
   std::atomic<uint32_t> frames_free_{0}, held_{0};
 

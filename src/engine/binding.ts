@@ -29,6 +29,7 @@ export interface PortOptions {
   ifindex: number;
   slot: number;
   queues: number;
+  workers: number;        // queues are dealt to this many; at most the fewest queues of any port
   mode: XdpMode;          // what to try first; generic is the fallback
   partialChecksums: boolean;
 }

@@ -36,7 +36,7 @@ export interface HostParts {
   prepare: typeof prepareNetdevs;
 }
 
-interface AttachedPort extends PortPlan { attachedMode: XdpMode }
+interface AttachedPort extends PortPlan { attachedMode: XdpMode; workers: number }
 interface RecordBatch { flows: number; drops: number; bytes: Uint8Array }
 
 export interface EngineStatus {
@@ -147,9 +147,11 @@ export class EngineHost {
   private async configure(plan: ConfigurePlan): Promise<string[]> {
     if (plan.ports.length > SL_PORTS_MAX) throw new IpcError('SLUICE_PORTS', `${plan.ports.length} netdevs; ${SL_PORTS_MAX} at most`);
     const devices = await this.parts.readDevices();
+    // A worker must be able to send on every port, so no more workers receive than the port with the fewest queues has.
+    const workers = Math.max(1, Math.min(this.options.open.workers, ...plan.ports.map((port) => port.queues)));
     const isSame = (port: PortPlan): boolean => {
       const attached = this.ports.get(port.name);
-      return attached !== undefined && attached.ifindex === port.ifindex && attached.slot === port.slot && attached.queues === port.queues
+      return attached !== undefined && attached.ifindex === port.ifindex && attached.slot === port.slot && attached.queues === port.queues && attached.workers === workers
         && attached.mode === port.mode && attached.partialChecksums === port.partialChecksums;
     };
     const fresh = plan.ports.filter((port) => !isSame(port));
@@ -159,7 +161,7 @@ export class EngineHost {
     for (const attached of [...this.ports.values()]) {
       if (!plan.ports.some((port) => port.name === attached.name && isSame(port))) this.detach(attached);
     }
-    for (const port of fresh) warnings.push(...this.attach(port));
+    for (const port of fresh) warnings.push(...this.attach(port, workers));
     for (const port of this.ports.values()) {
       if (port.attachedMode === 'generic' && port.mode === 'native' && !fresh.some((one) => one.name === port.name)) warnings.push(genericWarning(port));
     }
@@ -168,15 +170,15 @@ export class EngineHost {
     return warnings;
   }
 
-  private attach(port: PortPlan): string[] {
+  private attach(port: PortPlan, workers: number): string[] {
     const { allowGeneric, ...options } = port;
-    const { mode } = this.parts.addon.addPort(options);
+    const { mode } = this.parts.addon.addPort({ ...options, workers });
     if (mode === 'generic' && port.mode === 'native' && !allowGeneric) {
       this.parts.addon.removePort(port.slot);
       throw new IpcError('SLUICE_XDP_MODE', `${port.name}: its driver has no native XDP, and the configuration wants nothing else; set engine.mode to auto`);
     }
-    this.ports.set(port.name, { ...port, attachedMode: mode });
-    this.parts.log.info({ device: port.name, mode, queues: port.queues, slot: port.slot }, 'port attached');
+    this.ports.set(port.name, { ...port, attachedMode: mode, workers });
+    this.parts.log.info({ device: port.name, mode, queues: port.queues, workers, slot: port.slot }, 'port attached');
     return mode === 'generic' && port.mode === 'native' ? [genericWarning(port)] : [];
   }
 
