@@ -166,7 +166,7 @@ bool xsk::set_up(umem_area& area, const xsk_options& options, std::string* error
   }
   if (!register_memory(fd_, area.base(), area.bytes())) {
     *error = with_errno(where + ": cannot register " + std::to_string(area.bytes()) + " bytes of packet memory", errno) +
-             "; raise RLIMIT_MEMLOCK to unlimited or configure fewer frames a worker";
+             "; give the process CAP_IPC_LOCK, raise RLIMIT_MEMLOCK to unlimited, or configure fewer frames a worker";
     return false;
   }
   const uint32_t entries = options.ring_entries;
