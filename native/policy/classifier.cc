@@ -26,7 +26,7 @@ constexpr unsigned probes_together = 8;        // tables whose cache misses over
 constexpr uint32_t run_max = 4;                // entries verified a probe, while tables last
 constexpr double run_penalty = 0.02;            // worth of a table's entry lost by each one before it in its run
 constexpr std::size_t leftover_max = 16;       // so few entries are one more table's whatever their shape
-constexpr std::size_t full_expansion_max = 64; // a rule's product up to which nothing is left to lists
+constexpr double service_bit_weight = 0.3;      // of a port's bit against an address's, as to what it tells apart
 constexpr std::size_t sample_max = 1024;       // entries that rank the candidates for a table
 constexpr std::size_t evaluations_max = 24;    // candidates judged on all entries
 constexpr std::size_t evaluated_entries_max = 2'000'000; // all of them together, a table
@@ -376,9 +376,10 @@ struct classifier_builder {
     return static_cast<uint8_t>(16 - std::bit_width(static_cast<uint16_t>(lo ^ hi)));
   }
 
+  // Weighed less than an address's bits: many rules share a few well-known services.
   static double selectivity(const sl_service& service) {
-    return (service.protocol == SL_PROTOCOL_ANY ? 0 : 1) + range_bits(service.src_lo, service.src_hi) +
-           range_bits(service.dst_lo, service.dst_hi);
+    return ((service.protocol == SL_PROTOCOL_ANY ? 0 : 1) + range_bits(service.src_lo, service.src_hi) +
+            range_bits(service.dst_lo, service.dst_hi)) * service_bit_weight;
   }
 
   uint32_t reduce(sl_span span, std::span<const sl_service> all) {
@@ -437,10 +438,8 @@ struct classifier_builder {
       double score = (expand_sources ? sources.length_mean : sources.length_common) +
                      (expand_destinations ? destinations.length_mean : destinations.length_common) +
                      (expand_services ? services.bits_mean : services.bits_common);
-      if (product > static_cast<double>(full_expansion_max))
-        score -= std::log2(product);
-      else
-        score += expand_sources + expand_destinations + expand_services; // no list to look up
+      score += expand_sources + expand_destinations + expand_services; // no list to look up
+      score -= std::log2(product) / 2;
       if (score > score_best) {
         score_best = score;
         product_best = static_cast<std::size_t>(product);
