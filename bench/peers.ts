@@ -71,7 +71,7 @@ const sluice: Peer = {
     const running = await Sluice.start(bench, options);
     return {
       pids: () => running.pids(),
-      detail: async () => ({ status: await running.status(), drops: await running.drops() }),
+      detail: () => running.status(),
       stop: () => running.stop(),
     };
   },

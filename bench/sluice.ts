@@ -99,10 +99,6 @@ export class Sluice {
     return JSON.parse(await this.#cli(["status", "--json"])) as SluiceStatus;
   }
 
-  async drops(): Promise<unknown> {
-    return JSON.parse(await this.#cli(["drops", "--json"])) as unknown;
-  }
-
   async stop(): Promise<void> {
     const exit = await this.#program.stop("SIGTERM", 20_000);
     // A clean end is what the end-to-end tests judge; here it must not cost the figures.
