@@ -401,7 +401,7 @@ bool pipeline::revalidate(packet& p, const session_ref& r) {
   session& s = *r.s;
   counters_.add(SL_COUNTER_REVALIDATIONS);
   const uint8_t flags = s.flags.load(std::memory_order_relaxed);
-  uint8_t icmp_type = s.key0.protocol == protocol_icmp ? 8 : s.key0.protocol == protocol_icmpv6 ? 128 : 0;
+  uint8_t icmp_type = s.key0.protocol == protocol_icmp ? (s.key0.kind ? 13 : 8) : s.key0.protocol == protocol_icmpv6 ? 128 : 0;
   uint16_t from = snap_->slot_interfaces[s.interface_slot[0]];
   decision d = decide(shared_, *snap_, s.key0, icmp_type, 0, from);
   if (d.inbound_mapping != mapping_none) shared_.mappings.release(d.inbound_mapping, static_cast<uint32_t>(now_ns_ / 1'000'000'000), false);

@@ -60,6 +60,7 @@ sl_drop_reason parse_icmp(packet& p, unsigned available) {
   if (query) {
     p.flags |= packet_icmp_query;
     p.key.src_port = p.key.dst_port = load16(icmp + 4);
+    p.key.kind = v6 ? 0 : icmp_kind(p.icmp_type);
   } else if (error) {
     // An error's fragments would hide what it is about; nobody sends them (RFC 1812 section 4.3.2.3 bounds its size).
     if (p.flags & packet_fragment) return SL_DROP_FRAGMENT_MALFORMED;
@@ -299,6 +300,7 @@ sl_drop_reason parse_embedded(const packet& p, embedded_packet* out) {
     case protocol_icmp:
       // RFC 1812 section 4.3.2.7: never an error about an error.
       if (p.ip_version != 4 || (header[0] != 8 && header[0] != 0 && header[0] != 13 && header[0] != 14)) return SL_DROP_ICMP_BAD_EMBEDDED;
+      out->key.kind = icmp_kind(header[0]);
       out->key.src_port = out->key.dst_port = load16(header + 4);
       return SL_DROP_NONE;
     case protocol_icmpv6:
