@@ -265,7 +265,7 @@ void engine::refresh_interface(unsigned slot) {
   if (options_.offline) {
     state.up = true;
     state.mtu_bytes = limit ? limit : 1500;
-    const uint8_t mac[8] = {2, 0, 0, 0, 0, static_cast<uint8_t>(slot + 1), 0, 0};
+    const uint8_t mac[8] = {2, 0, 0, 0, 0, static_cast<uint8_t>(state.port_slot.load() + 1), 0, 0};  // a port's VLANs share its address
     state.mac = load64_raw(mac);
     return;
   }

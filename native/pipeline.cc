@@ -81,8 +81,10 @@ bool pipeline::strip_ethernet(packet& p, const rx_frame& frame, const port_inter
   if (type == ethertype_ipv4) p.ip_version = 4;
   else if (type == ethertype_ipv6) p.ip_version = 6;
   else { drop(p, SL_DROP_MALFORMED_ETHERNET); return false; }
-  // A frame to another station's address (flooded by a switch) is not ours to route; multicast was steered to the host.
+  // A frame to another station (flooded by a switch) is not ours to route; multicast was steered to the host.
   if (frame.data[0] & 1) { drop(p, SL_DROP_MARTIAN_DESTINATION); return false; }
+  uint64_t own = shared_.interfaces[p.interface_slot].mac.load(std::memory_order_relaxed);
+  if (own && (load64_raw(frame.data) & 0xffffffffffffull) != own) { drop(p, SL_DROP_OTHER_STATION); return false; }
   return true;
 }
 

@@ -45,7 +45,9 @@ std::vector<uint8_t> bench_snapshot() {
 
 void write_frame(uint8_t* f, const sl_address& src, const sl_address& dst, uint16_t src_port, uint16_t dst_port) {
   std::memset(f, 0, frame_bytes);
-  f[0] = 2; f[6] = 2; f[12] = 8;
+  f[0] = 2; f[5] = 1;  // the offline engine's first interface
+  f[6] = 2;
+  f[12] = 8;
   uint8_t* ip = f + 14;
   ip[0] = 0x45;
   store16(ip + 2, frame_bytes - 14);

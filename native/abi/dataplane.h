@@ -58,6 +58,7 @@ typedef uint8_t sl_u8; typedef uint16_t sl_u16; typedef uint32_t sl_u32; typedef
   X(CHECKSUM_L4, "checksum-l4", "TCP, UDP, ICMP or ICMPv6 checksum is wrong") \
   X(MARTIAN_SOURCE, "martian-source", "source address that no packet may carry: loopback, multicast, broadcast, unspecified") \
   X(MARTIAN_DESTINATION, "martian-destination", "destination that is never forwarded: loopback, link-local, multicast, broadcast, unspecified") \
+  X(OTHER_STATION, "other-station", "frame to the link address of another station") \
   X(UNKNOWN_VLAN, "unknown-vlan", "802.1Q tag that no interface names") \
   X(UNKNOWN_PORT, "unknown-port", "frame from a netdev that the configuration does not name") \
   X(NO_ENGINE, "no-engine", "no engine socket is bound to this queue: closed while the engine is away") \

@@ -122,7 +122,7 @@ class Run {
     if (step.send) {
       world.nowNs += 1_000_000n;
       const inside = step.send.in ?? 'trust';
-      const frame = frameOf(step.send, this.variables, [2, 0, 0, 0, 0, world.index(inside) + 1]);
+      const frame = frameOf(step.send, this.variables, [2, 0, 0, 0, 0, world.station(inside)]);
       this.#result(step, step.send, world.inject(inside, frame));
     }
     for (const [name, value] of Object.entries(step.counters ?? {})) this.#match(world.counter(name), value, `counter ${name}`);
@@ -158,7 +158,7 @@ class Run {
   #matchFrame({ index, decoded, frame }: { index: number; decoded: Decoded; frame: Uint8Array }, wanted: Expected, sent: Packet | undefined, forwarded: boolean): void {
     const { on, via, vlan, ...fields } = wanted as { on?: string; via?: string; vlan?: number } & Expected;
     if (on !== undefined) expect(this.world.interfaces[index], 'egress interface').toBe(on);
-    if (sent === undefined || forwarded) expect(frame[11], 'source link address is the egress interface\'s').toBe(index + 1);
+    if (sent === undefined || forwarded) expect(frame[11], 'source link address is the egress interface\'s').toBe(this.world.station(this.world.interfaces[index]!));
     if (via !== undefined) expect([...frame.slice(0, 6)], `link address of ${via}`).toEqual([...macOf(via)]);
     if (vlan !== undefined) expect(frame[12] === 0x81 ? ((frame[14]! << 8) | frame[15]!) & 0xfff : 0, 'VLAN').toBe(vlan);
     this.#matchPacket(decoded, fields, 'out');

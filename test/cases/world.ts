@@ -74,6 +74,12 @@ export class World {
       for (const address of addresses) this.neighbour(name, address, true);
   }
 
+  /** Last byte of the link address of an interface: the VLANs of a device share it. */
+  station(name: string): number {
+    const devices = this.#config.interfaces as Record<string, { device: string }>;
+    return this.interfaces.findIndex((other) => devices[other]?.device === devices[name]?.device) + 1;
+  }
+
   index(name: string): number {
     const index = this.interfaces.indexOf(name);
     if (index < 0) throw new Error(`no interface ${name}`);
