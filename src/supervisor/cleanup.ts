@@ -4,7 +4,7 @@
 // Forwarding sysctls are not here: they stay off after the end (fail closed). Bounds: ENTRIES_MAX.
 import { readFileSync, rmSync } from 'node:fs';
 import { CommandError, run, type Run } from '../engine/command.js';
-import { readBootId } from './pid-file.js';
+import { readBootId, readNetworkNamespace } from './pid-file.js';
 import { replaceFile } from './run-directory.js';
 
 const ENTRIES_MAX = 4096; // SL_LOCAL_ADDRESSES_MAX addresses, SL_INTERFACES_MAX VLAN devices, and room
@@ -16,12 +16,12 @@ export type CleanupEntry =
   | { kind: 'offload'; device: string; feature: string }
   | { kind: 'address'; device: string; address: string; prefixLength: number };
 
-interface CleanupFile { bootId: string; entries: CleanupEntry[] }
+interface CleanupFile { bootId: string; networkNamespace?: string; entries: CleanupEntry[] }
 
 export class CleanupJournal {
   private constructor(private readonly path: string, private list: CleanupEntry[]) {}
 
-  /** Lines of an earlier boot are void: what they name died with it. */
+  /** Lines of an earlier boot are void: what they name died with it. So are those of another network namespace, but for mounts. */
   static load(path: string): CleanupJournal {
     let file: Partial<CleanupFile> = {};
     try {
@@ -29,8 +29,9 @@ export class CleanupJournal {
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'ENOENT' && !(error instanceof SyntaxError)) throw error;
     }
-    const isCurrent = file.bootId === readBootId() && Array.isArray(file.entries);
-    return new CleanupJournal(path, isCurrent ? file.entries! : []);
+    const entries = file.bootId === readBootId() && Array.isArray(file.entries) ? file.entries : [];
+    const isHere = file.networkNamespace === readNetworkNamespace('self');
+    return new CleanupJournal(path, entries.filter((entry) => isHere || entry.kind === 'mount'));
   }
 
   get entries(): readonly CleanupEntry[] { return this.list; }
@@ -60,7 +61,8 @@ export class CleanupJournal {
   }
 
   private write(): void {
-    const file: CleanupFile = { bootId: readBootId(), entries: this.list };
+    const networkNamespace = readNetworkNamespace('self');
+    const file: CleanupFile = { bootId: readBootId(), ...(networkNamespace ? { networkNamespace } : {}), entries: this.list };
     replaceFile(this.path, `${JSON.stringify(file, null, 1)}\n`);
   }
 }

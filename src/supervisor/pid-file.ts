@@ -1,6 +1,6 @@
 // Process identities (pid, start time, boot) in DIR/*.pid, and the lock that lets one supervisor rule a run directory.
 // Who: the supervisor. A pid alone says nothing (pids come again): before a signal is sent, start time and command are compared.
-import { linkSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { linkSync, readFileSync, readlinkSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
 
 export interface ProcessIdentity {
@@ -13,6 +13,15 @@ export interface ProcessIdentity {
 
 export function readBootId(): string {
   return readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
+}
+
+/** Two processes with the same text share their network namespace. */
+export function readNetworkNamespace(pid: number | 'self'): string | undefined {
+  try {
+    return readlinkSync(`/proc/${pid}/ns/net`);
+  } catch {
+    return undefined; // it ended
+  }
 }
 
 interface ProcessStat { startTicks: number; state: string; command: string }

@@ -18,12 +18,13 @@ import { ensureBpfMount, removeBpfMount, removeMountPoint, type BpfMount } from 
 import { ManagedChild, STOP_GRACE_MS, type ChildPlan } from './child.js';
 import { CleanupJournal, undoAll } from './cleanup.js';
 import { createLog, createLogWriter, type Log } from './log.js';
-import { endProcess, identify, isAlive, readPidFile, takeLock, type ProcessIdentity } from './pid-file.js';
+import { endProcess, identify, isAlive, readNetworkNamespace, readPidFile, takeLock, type ProcessIdentity } from './pid-file.js';
 import { describeConfig, describePreflight, isRefused, preflight, type Preflight } from './preflight.js';
 import { packageRoot, packageVersion, replaceFile, runDirectory, type RunDirectory } from './run-directory.js';
 
 const READY_SECONDS = 30;
 const REFUSAL_SECONDS = 5;       // a failure of the first apply that lasts this long will not pass by itself
+const STARTS_FAILED_MAX = 4;     // an engine that ended so often before it was ever ready
 const WORKERS_AUTO_MAX = 16;
 const XDP_DETACH_MS_MAX = 2000;  // the kernel releases links from a work queue
 const HOST_DEVICE = 'sluice0';
@@ -40,6 +41,11 @@ export async function up(options: UpOptions): Promise<number> {
   const checked = await preflight(options.config, isOwn);
   process.stderr.write(describePreflight(checked));
   if (isRefused(checked)) return 1;
+  const stranger = orphans.find((orphan) => readNetworkNamespace(orphan.pid) !== readNetworkNamespace('self'));
+  if (stranger) {
+    process.stderr.write(`error: ${paths.dir} belongs to an appliance in another network namespace (${stranger.role} process ${stranger.pid})\n    choose another --dir, or enter that namespace\n`);
+    return 1;
+  }
   const supervisor = new Supervisor(options, paths, checked);
   return supervisor.run();
 }
@@ -65,6 +71,7 @@ class Supervisor {
   private hasten = false;
   private ending: ((code: number) => void) | undefined;
   private readonly end: Promise<number>;
+  private reloading: Promise<void> = Promise.resolve();
 
   constructor(private readonly options: UpOptions, private readonly paths: RunDirectory, private readonly checked: Preflight) {
     this.writeLine = createLogWriter(options.logJson);
@@ -163,6 +170,7 @@ class Supervisor {
         this.say(`Ready in ${((performance.now() - this.startedAtMs) / 1000).toFixed(1)} s. Ctrl-C ends it and takes everything away.`);
         return undefined;
       }
+      if ((this.engine?.restarts ?? 0) >= STARTS_FAILED_MAX) break;
       failingSince = status?.failure ? failingSince ?? performance.now() : undefined;
       if (failingSince !== undefined && performance.now() - failingSince > REFUSAL_SECONDS * 1000) break;
       await delay(50, undefined, { ref: false });
@@ -193,12 +201,19 @@ class Supervisor {
     };
     process.on('SIGINT', onEnd);
     process.on('SIGTERM', onEnd);
-    process.on('SIGHUP', () => void this.reload().catch((error: unknown) => this.log.error({ err: error }, 'reload failed')));
+    process.on('SIGHUP', () => {
+      this.reloading = this.reloading.then(() => this.reload()).catch((error: unknown) => this.log.error({ err: error }, 'reload failed'));
+    });
+    process.on('uncaughtException', (error) => {
+      this.log.fatal({ err: error }, 'the supervisor failed; ending');
+      this.ending?.(1);
+    });
     // A reader that went away (`sluice up | head`) is no reason to stop forwarding.
     for (const stream of [process.stdout, process.stderr]) stream.on('error', () => { /* see above */ });
   }
 
   private async reload(): Promise<void> {
+    if (this.hasten) return;
     this.log.info(`reading ${this.options.config} again`);
     const checked = await preflight(this.options.config, () => true);
     process.stderr.write(describePreflight(checked));

@@ -32,6 +32,14 @@ describe('journal', () => {
     expect(CleanupJournal.load(cleanup).entries).toEqual([]);
   });
 
+  test('lines of another network namespace are void, but for mounts', () => {
+    const { cleanup } = makeRunDirectory();
+    CleanupJournal.load(cleanup).add(MOUNT);
+    const file = JSON.parse(readFileSync(cleanup, 'utf8')) as { networkNamespace: string; entries: CleanupEntry[] };
+    writeFileSync(cleanup, JSON.stringify({ ...file, networkNamespace: 'net:[1]', entries: [MOUNT, ADDRESS] }));
+    expect(CleanupJournal.load(cleanup).entries).toEqual([MOUNT]);
+  });
+
   test.each(['', '{', '[]', '{"entries":5}'])('a file that holds %j is an empty one', (content) => {
     const { cleanup } = makeRunDirectory();
     writeFileSync(cleanup, content);

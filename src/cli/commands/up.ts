@@ -10,6 +10,10 @@ export function addUpCommand(program: Command): void {
     .option('--dir <DIR>', 'run directory (default: $SLUICE_DIR, else /run/sluice)')
     .option('--log-json', 'write logs as JSON lines')
     .option('--json', 'the same as --log-json')
+    .addHelpText('after', `
+It ends with everything taken away that it set: XDP programs, addresses, mounts, links that were down. One thing stays: the kernel's
+own forwarding is switched off on the devices of the configuration, and it is not switched on again.
+A killed \`up\` leaves the appliance forwarding; the next one with the same --dir takes it over.`)
     .action(async (options: UpOptions) => {
       const { up } = await import('../../supervisor/up.js');
       const code = await up({ config: options.config, dir: chosenDirectory(options.dir), logJson: options.logJson ?? options.json ?? false });
