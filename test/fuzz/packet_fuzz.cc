@@ -135,7 +135,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (gauges[2] != gauges[3]) violated("packet buffers are lost");
   if (gauges[4] != 0) violated("NAT mappings are left");
   if (gauges[5] != 0) violated("fragmented datagrams are left");
-  std::vector<uint8_t> into(1 << 20);
+  static std::vector<uint8_t> into(1 << 20);
   uint32_t flows, drops;
   h.dataplane.records(into.data(), into.size(), &flows, &drops);
   return 0;
