@@ -86,6 +86,13 @@ export class World {
     return index;
   }
 
+  /** The interface that takes a port's frames of a tag; without one, the port's own. */
+  receiver(name: string, vlan: number | undefined): number {
+    const interfaces = this.#config.interfaces as Record<string, { device: string; vlan?: number }>;
+    const tagged = this.interfaces.find((one) => vlan !== undefined && interfaces[one]?.vlan === vlan && interfaces[one].device === interfaces[name]?.device);
+    return this.index(tagged ?? name);
+  }
+
   neighbour(name: string, address: string, known: boolean): void {
     const call = addon.setNeighbour as (i: number, a: Uint8Array, mac: Uint8Array | null) => void;
     call(this.index(name), bytesOf(parseAddress(address)), known ? macOf(address) : null);

@@ -35,7 +35,7 @@ for (const file of readdirSync(cases).filter((name) => name.endsWith('.yaml')).s
     const parts: Uint8Array[] = [];
     for (const packet of packets(one.steps)) {
       const at = INTERFACES.indexOf(packet.in ?? 'trust');
-      const frame = frameOf(packet, variables, [2, 0, 0, 0, 0, at + 1]);
+      const frame = frameOf(packet, variables, [2, 0, 0, 0, 0, (packet.vlan === undefined ? at : INTERFACES.indexOf('guests')) + 1]);
       if (at < 0 || frame.length > FRAME_BYTES_MAX) continue;
       parts.push(Uint8Array.of(at, TIME, frame.length & 255, frame.length >> 8), frame);
     }

@@ -118,6 +118,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       judge(timers);
     }
     repair(frame.data(), frame.size(), operation & 0x40, operation & 0x20);
+    if ((operation & 0x60) && frame.size() >= 18) {  // to the interface that takes it: its index is in its link address
+      const uint8_t own[6] = {2, 0, 0, 0, 0, static_cast<uint8_t>(load16(frame.data() + 12) == 0x8100 ? 4 : (operation & 3) + 1)};
+      std::memcpy(frame.data(), own, sizeof own);
+    }
     injected result;
     if (!h.dataplane.inject(operation & 3, frame.data(), frame.size(), h.now_ns, &result, &error)) violated(error.c_str());
     judge(result);
