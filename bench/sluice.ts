@@ -99,6 +99,11 @@ export class Sluice {
     return JSON.parse(await this.#cli(["status", "--json"])) as SluiceStatus;
   }
 
+  /** Sessions that live now, the first few. */
+  async sessions(limit: number): Promise<unknown> {
+    return JSON.parse(await this.#cli(["flows", "--live", "--limit", String(limit), "--json"])) as unknown;
+  }
+
   async stop(): Promise<void> {
     const exit = await this.#program.stop("SIGTERM", 20_000);
     // A clean end is what the end-to-end tests judge; here it must not cost the figures.

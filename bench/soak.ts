@@ -25,6 +25,9 @@ const BULK_BYTES = "256M";
 /** After the end: closed sessions' timer, NAT's port reuse, the sampling, and slack for late stragglers in transitory states. */
 const DRAIN_SECONDS = 420;
 
+/** Sessions left at the end that the report shows. */
+const LEFT_SHOWN = 10;
+
 interface Options {
   minutes: number;
   rate: number;
@@ -129,7 +132,9 @@ export async function main(argv: readonly string[]): Promise<void> {
     let last = await record("drain");
     const isEmpty = (): boolean => last.sessions <= before.sessions && last.natMappings <= before.natMappings && last.buffersFree === before.buffersFree;
     await until("everything has run out", async () => isEmpty() || ((last = await record("drain")), isEmpty()), { deadlineMs: DRAIN_SECONDS * 1000, intervalMs: SAMPLE_SECONDS * 1000 }).catch(() => {});
-    report.drops = (await sluice.status()).drops;
+    const end = await sluice.status();
+    report.left = { byState: end.sessions?.byState, sessions: await sluice.sessions(LEFT_SHOWN), serverSockets: (await churnServer.sample()).open };
+    report.drops = end.drops;
     await churnServer.stop();
     await bulkServer.stop();
     await sluice.stop();

@@ -22,6 +22,8 @@ static const char help[] =
     "  --timeout-seconds N    a connection fails when it is not done by then (10)\n"
     "  --open-max N           connections open at once at most (8192)\n";
 
+// A reset lost on the way is never sent again; the server's probe of the silent connection brings the next one.
+constexpr int KEEPALIVE_SECONDS = 15;
 constexpr size_t REQUEST_BYTES = 64, ANSWER_BYTES = 256;
 
 struct ServerTotals {
@@ -33,6 +35,9 @@ class Served : public Watched {
   Served(Loop &loop, ServerTotals &totals, int fd) : totals_(totals), fd_(fd) {
     totals_.accepted++;
     totals_.open++;
+    set(SOL_SOCKET, SO_KEEPALIVE, 1);
+    set(IPPROTO_TCP, TCP_KEEPIDLE, KEEPALIVE_SECONDS);
+    set(IPPROTO_TCP, TCP_KEEPINTVL, KEEPALIVE_SECONDS);
     loop.add(fd, EPOLLIN, this);
   }
   ~Served() override {
@@ -56,6 +61,7 @@ class Served : public Watched {
  private:
   ServerTotals &totals_;
   int fd_;
+  void set(int level, int option, int value) { setsockopt(fd_, level, option, &value, sizeof value); }
   size_t received_ = 0;
 };
 
