@@ -21,6 +21,7 @@ const DRAINS_MAX = 8;                       // full buffers a turn: the event lo
 const BACKLOG_BYTES_MAX = 4 * 1024 * 1024;
 const SESSIONS_PAGE_MAX = 4096;
 const CHANGED_DEBOUNCE_MS = 100;
+const GUARD_INTERVAL_MS = 5000;
 
 export interface HostOptions {
   paths: RunDirectory;
@@ -34,6 +35,7 @@ export interface HostParts {
   readFacts(): Promise<HostFacts>;
   readDevices(): Promise<Device[]>;
   prepare: typeof prepareNetdevs;
+  stopKernelForwarding(device: string): boolean;
 }
 
 interface AttachedPort extends PortPlan { attachedMode: XdpMode; workers: number }
@@ -57,6 +59,7 @@ export class EngineHost {
   private server: Server | undefined;
   private drainTimer: NodeJS.Timeout | undefined;
   private changedTimer: NodeJS.Timeout | undefined;
+  private guardTimer: NodeJS.Timeout | undefined;
   private plan: ConfigurePlan = { ports: [], vlans: [], addresses: [] };
   private warnings: string[] = [];
   private generation = 0;
@@ -74,6 +77,7 @@ export class EngineHost {
     await this.restore();
     this.server = await listenIpc(this.options.paths.engineSocket, (socket) => this.accept(socket), this.options.socketGid);
     this.drainTimer = setInterval(() => this.drainRecords(), DRAIN_INTERVAL_MS);
+    this.guardTimer = setInterval(() => this.guardForwarding(), GUARD_INTERVAL_MS);
     this.parts.log.info({ workers: this.options.open.workers, generation: this.generation }, 'engine is up');
   }
 
@@ -81,6 +85,7 @@ export class EngineHost {
     if (this.stopped) return;
     this.stopped = true;
     clearInterval(this.drainTimer);
+    clearInterval(this.guardTimer);
     clearTimeout(this.changedTimer);
     this.server?.close();
     for (const connection of this.connections) connection.close();
@@ -197,18 +202,29 @@ export class EngineHost {
     return { generation: this.generation, microseconds };
   }
 
-  /** After a crash: the state in force goes on, provided that its netdevs are still the ones it was made for. */
+  /** XDP lets nothing to the kernel that it could forward; should XDP ever be taken away, the kernel must not forward either. */
+  private guardForwarding(): void {
+    for (const { name } of this.ports.values()) {
+      try {
+        if (this.parts.stopKernelForwarding(name)) this.parts.log.warn({ device: name }, 'somebody switched the kernel\'s forwarding on; switched it off again');
+      } catch (error) {
+        this.parts.log.warn({ err: error, device: name }, 'the kernel\'s forwarding cannot be switched off');
+      }
+    }
+  }
+
+  /** After a crash: the state in force goes on, over those of its netdevs that are still the same ones. */
   private async restore(): Promise<void> {
     const last = loadLastApplied(this.options.paths.lastApplied);
     if (!last) return;
     try {
       const devices = await this.parts.readDevices();
-      const changed = last.plan.ports.filter((port) => !devices.some((device) => device.name === port.name && device.ifindex === port.ifindex));
-      if (changed.length > 0) {
-        this.parts.log.warn({ devices: changed.map((port) => port.name) }, 'netdevs were replaced; waiting for control instead of restoring');
-        return;
-      }
-      await this.configure(last.plan);
+      const ports = last.plan.ports.filter((port) => devices.some((device) => device.name === port.name && device.ifindex === port.ifindex));
+      const isThere = (name: string): boolean => ports.some((port) => port.name === name);
+      const lost = last.plan.ports.map((port) => port.name).filter((name) => !isThere(name));
+      if (lost.length > 0) this.parts.log.warn({ devices: lost }, 'netdevs are gone or were replaced; going on without them until control says what they are now');
+      if (ports.length === 0) return;
+      await this.configure({ ports, vlans: last.plan.vlans.filter((vlan) => isThere(vlan.parent)), addresses: last.plan.addresses.filter((one) => devices.some((device) => device.name === one.device)) });
       this.apply(last.snapshot, true);
     } catch (error) {
       this.parts.log.error({ err: error }, 'the last forwarding state could not be restored; waiting, closed, for control');

@@ -2,7 +2,7 @@
 // Who: src/engine/host.ts, before it attaches XDP, and again when the configuration or the machine changes. Each thing that is to be
 // taken away at the end goes into the clean-up journal before it is set. What was there already is left alone, also at the end.
 // Kernel forwarding goes off first and stays off: at no moment does the kernel forward between data interfaces.
-import { existsSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import type { CleanupEntry, CleanupJournal } from '../supervisor/cleanup.js';
 import { undo } from '../supervisor/cleanup.js';
 import type { Device } from '../config/facts.js';
@@ -25,7 +25,7 @@ export async function prepareNetdevs(
 ): Promise<string[]> {
   const warnings: string[] = [];
   const existing = new Map(present.map((device) => [device.name, device]));
-  plan.devices.forEach(stopKernelForwarding);
+  for (const device of plan.devices) stopKernelForwarding(device);
   for (const device of await devicesWithLro(plan.raise, execute)) {
     journal.add({ kind: 'offload', device, feature: 'lro' });
     await execute('ethtool', '-K', device, 'lro', 'off');
@@ -52,11 +52,16 @@ export async function prepareNetdevs(
 
 const deviceExists = (device: string): boolean => existsSync(`/proc/sys/net/ipv4/conf/${device}`);
 
-function stopKernelForwarding(device: string): void {
+/** True when it was on: somebody else (`sysctl net.ipv4.ip_forward=1` reaches every device) switched it on meanwhile. */
+export function stopKernelForwarding(device: string): boolean {
+  let wasOn = false;
   for (const family of ['ipv4', 'ipv6']) {
     const path = `/proc/sys/net/${family}/conf/${device}/forwarding`;
-    if (existsSync(path)) writeFileSync(path, '0\n');
+    if (!existsSync(path) || readFileSync(path, 'utf8').trim() === '0') continue;
+    writeFileSync(path, '0\n');
+    wasOn = true;
   }
+  return wasOn;
 }
 
 async function devicesWithLro(devices: readonly string[], execute: Run): Promise<string[]> {

@@ -44,7 +44,7 @@ export async function startBench(config = CONFIG): Promise<ControlBench> {
     bench.addon = makeFakeAddon();
     bench.host = new EngineHost({
       paths, open: { pinDirectory: '', bpfObject: '', workers: 2, sessionsMax: 1024, framesPerWorker: 512, txBudget: 32, busyPoll: false, offline: false, hostDevice: '' },
-    }, { addon: bench.addon, log: silentLog, readFacts: () => Promise.resolve(structuredClone(bench.facts)), readDevices: () => Promise.resolve(structuredClone(bench.facts.devices)), prepare: () => Promise.resolve([]) });
+    }, { addon: bench.addon, log: silentLog, stopKernelForwarding: () => false, readFacts: () => Promise.resolve(structuredClone(bench.facts)), readDevices: () => Promise.resolve(structuredClone(bench.facts.devices)), prepare: () => Promise.resolve([]) });
     await bench.host.start();
   };
   await bench.restartEngine();

@@ -27,7 +27,7 @@ async function startHost(paths: RunDirectory, facts = makeFacts(), addon = makeF
   const host = new EngineHost({
     paths, open: { pinDirectory: paths.bpf, bpfObject: '', workers: 2, sessionsMax: 1024, framesPerWorker: 512, txBudget: 32, busyPoll: false, offline: false, hostDevice: 'sluice0' },
   }, {
-    addon, log: silentLog, readFacts: () => Promise.resolve(facts), readDevices: () => Promise.resolve(facts.devices),
+    addon, log: silentLog, stopKernelForwarding: () => false, readFacts: () => Promise.resolve(facts), readDevices: () => Promise.resolve(facts.devices),
     prepare: (plan) => {
       prepared.push(plan);
       addon.calls.push('prepare');
@@ -126,11 +126,15 @@ describe('after a crash', () => {
     expect(host.status()).toMatchObject({ generation: 5, restored: true });
   });
 
-  test('not when a netdev was replaced meanwhile: the engine waits, closed', async () => {
+  test('a netdev that was replaced meanwhile is left out; without any, the engine waits, closed', async () => {
     const facts = makeFacts();
     facts.devices[1]!.ifindex = 77;
-    const { addon } = await startHost(await applied(), facts);
-    expect(addon.calls).toEqual(['open']);
+    const paths = await applied();
+    const { addon, host } = await startHost(paths, facts);
+    expect(addon.calls).toEqual(['open', 'prepare', 'addPort eth1 slot 0', 'apply 5']);
+    host.stop();
+    facts.devices.shift();
+    expect((await startHost(paths, facts)).addon.calls).toEqual(['open']);
   });
 
   test('an engine that cannot restore still serves', async () => {
