@@ -60,8 +60,18 @@ export class Program {
     return this.exit === undefined;
   }
 
+  /** SIGKILL goes to what the program started, too: a pipeline would hold its output open. */
   kill(signal: NodeJS.Signals): void {
-    if (this.running && this.#child.pid !== undefined) this.#child.kill(signal);
+    if (!this.running || this.#child.pid === undefined) return;
+    if (signal !== 'SIGKILL') {
+      this.#child.kill(signal);
+      return;
+    }
+    try {
+      process.kill(-this.#child.pid, signal);
+    } catch {
+      // it ended by itself meanwhile
+    }
   }
 
   /** Waits until the output matches; the error says what was there instead. */

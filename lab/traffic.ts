@@ -53,6 +53,11 @@ export async function download(
   };
 }
 
+/** A download without an end, as load; whoever starts it stops it. */
+export function startLoad(lab: Lab, node: string, address: string): Program {
+  return lab.start(node, [...CURL, '--output', '/dev/null', url(address, 80, '/bytes/1000000000000')]);
+}
+
 /** Uploads patterned bytes with curl; the server answers with their SHA-256. */
 export async function upload(lab: Lab, node: string, address: string, bytes: number, port = 80): Promise<Transfer> {
   const file = join(lab.directory, `upload-${bytes}`);

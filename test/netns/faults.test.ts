@@ -4,7 +4,7 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { ADDRESSES, FAMILIES } from '../../lab/topology.js';
-import { download, startCapture, startKnock, startStream, who, type Capture, type Knock } from '../../lab/traffic.js';
+import { startCapture, startKnock, startLoad, startStream, who, type Capture, type Knock } from '../../lab/traffic.js';
 import { until } from '../../lab/until.js';
 import { describeNetns, useLab } from './fixture.js';
 
@@ -95,15 +95,27 @@ describeNetns('faults', () => {
       await bench.appliance.stop();
     });
 
+    test('the probes see what does pass', async () => {
+      const capture = await startCapture(bench.lab, 'far', 'eth0', 'dst port 7 and inbound');
+      const knocks = FAMILIES.map((family) => startKnock(bench.lab, 'client', ADDRESSES[family].far, 7));
+      await until('allowed knocks arrive in both families and protocols', () =>
+        [/IP .* > 198\.51\.100\.10\.7: Flags/, /IP .*7: UDP/, /IP6 .*\.7: Flags/, /IP6 .*\.7: UDP/].every((line) =>
+          line.test(capture.program.stdout),
+        ),
+      );
+      expect(knocks.every((knock) => knock.program.stdout.includes('came-through'))).toBe(true);
+      for (const program of [...knocks, capture].map((one) => one.program)) await program.stop('SIGINT');
+    });
+
     test('the engine is killed under load: closed meanwhile, then it serves again', async () => {
       const forbidden = await startForbidden();
       for (let round = 0; round < 2; round++) {
-        const load = FAMILIES.map((family) => download(bench.lab, 'client', ADDRESSES[family].far, 200_000_000));
+        const load = FAMILIES.map((family) => startLoad(bench.lab, 'client', ADDRESSES[family].far));
         await until('the load runs', async () => (await serves()) === true);
         const killed = bench.appliance.killProcess('engine');
         await bench.appliance.restarted('engine', killed);
         await until('it serves again', serves, { deadlineMs: RECOVERY_MS });
-        await Promise.all(load); // they end well or badly, but they end
+        for (const program of load) await program.stop();
       }
       await expectClosed(forbidden);
     }, 180_000);
