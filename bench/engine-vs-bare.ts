@@ -85,8 +85,8 @@ async function measureUndisturbed(lane: Lane, title: string, options: Options): 
     const result = await lane.measure();
     const disturbed = !options.urgent && result.cores.foreign > FOREIGN_CORES_MAX;
     const again = disturbed && repeat < REPEATS_MAX;
-    const remark = disturbed ? `, ${result.cores.foreign.toFixed(2)} of them other processes'${again ? ": again" : ""}` : "";
-    progress(`${title}  ${count(result.pps).padStart(9)} pps, offered ${count(result.offeredPps)}, ${result.cores.busy.toFixed(2)} cores${remark}`);
+    const remark = disturbed ? `, other processes ${result.cores.foreign.toFixed(2)}${again ? ": again" : ""}` : "";
+    progress(`${title}  ${count(result.pps).padStart(9)} pps, offered ${count(result.offeredPps)}, ${(result.cores.busy - result.cores.foreign).toFixed(2)} cores${remark}`);
     if (!again) return result;
   }
 }
@@ -146,7 +146,7 @@ export async function main(argv: readonly string[]): Promise<void> {
       pps: overRounds(results, (one) => one.pps),
       ppsPerCpuSecond: overRounds(results, (one) => one.ppsPerCpuSecond),
       ppsPerDeviceSecond: overRounds(results, (one) => one.ppsPerDeviceSecond ?? NaN),
-      cores: overRounds(results, (one) => one.cores.busy),
+      cores: overRounds(results, (one) => one.cores.busy - one.cores.foreign),
       deviceCores: overRounds(results, (one) => one.cores.device),
       foreignCoresMax: Math.max(...results.flatMap(({ measurements }) => measurements.map((one) => one.cores.foreign))),
       flowsSeen: Math.min(...results.map(({ measurements }) => measurements.at(-1)!.flowsSeen)),

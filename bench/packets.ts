@@ -34,7 +34,7 @@ interface ReceiverSample {
 
 export interface Measurement {
   pps: number;
-  /** Of the far end's packets, per CPU second of all cores together. */
+  /** Of the far end's packets, per CPU second of all cores together, without what foreign processes took. */
   ppsPerCpuSecond: number;
   /** Of the far end's packets, per CPU second of the device's processes; undefined when it has none. */
   ppsPerDeviceSecond: number | undefined;
@@ -128,9 +128,10 @@ function compare(before: Reading, after: Reading, offeredPps: number): Measureme
   const packets = after.counts.packets - before.counts.packets;
   const busy = after.cpu.busy - before.cpu.busy;
   const device = after.device - before.device;
+  const foreign = Math.max(0, busy - device - (after.ours - before.ours));
   return {
     pps: packets / seconds,
-    ppsPerCpuSecond: busy ? packets / busy : 0,
+    ppsPerCpuSecond: busy > foreign ? packets / (busy - foreign) : 0,
     ppsPerDeviceSecond: device ? packets / device : undefined,
     offeredPps,
     bitsPerSecond: ((after.counts.bytes - before.counts.bytes) * 8) / seconds,
@@ -139,7 +140,7 @@ function compare(before: Reading, after: Reading, offeredPps: number): Measureme
       busy: busy / seconds,
       softirq: (after.cpu.softirq - before.cpu.softirq) / seconds,
       device: device / seconds,
-      foreign: Math.max(0, busy - device - (after.ours - before.ours)) / seconds,
+      foreign: foreign / seconds,
       stolen: (after.cpu.stolen - before.cpu.stolen) / seconds,
     },
   };
