@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Compiles the traffic programs of the benches: bench/bpf/*.bpf.c -> build/bench/*.bpf.o. Only what is out of date.
+# Compiles what the benches need beside the engine: bench/bpf/*.bpf.c -> build/bench/*.bpf.o, bench/native/*.cc ->
+# build/native. Only what is out of date.
 set -euo pipefail
 if [[ ${1:-} == --help ]]; then
-  echo "usage: bench/build.sh   compile bench/bpf/*.bpf.c into build/bench (the C++ tools belong to the CMake build)"
+  echo "usage: bench/build.sh   compile the traffic programs (build/bench) and the C++ tools (build/native)"
   exit 0
 fi
 cd "$(dirname "$0")/.."
@@ -14,3 +15,4 @@ for source in bench/bpf/*.bpf.c; do
   fi
   clang -O2 -g -Wall -Werror -target bpf -mcpu=v3 -I"/usr/include/$(uname -m)-linux-gnu" -Ibench/bpf -c "$source" -o "$object"
 done
+cmake --build build/native --target benches >/dev/null

@@ -68,6 +68,8 @@ static __always_inline __u32 parse_ethernet(struct xdp_md *ctx, __u16 *ethertype
 		return SL_DROP_TRUNCATED;
 	*ethertype = bpf_ntohs(tag->ethertype);
 	*vlan_id = bpf_ntohs(tag->tci) & VLAN_ID_MASK;
+	if (*vlan_id == 0) /* a priority tag only */
+		*vlan_id = SL_VLAN_NONE;
 	*l3 += sizeof(*tag);
 	return SL_DROP_NONE;
 }

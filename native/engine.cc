@@ -432,7 +432,7 @@ void engine::reserve_local_ports() {
 }
 
 void engine::warn_of_exhaustion() {
-  static constexpr sl_drop_reason watched[] = {SL_DROP_SESSION_TABLE_FULL, SL_DROP_NAT_PORTS_EXHAUSTED, SL_DROP_UMEM_EXHAUSTED, SL_DROP_NEIGHBOUR_QUEUE_FULL,
+  static constexpr sl_drop_reason watched[] = {SL_DROP_SESSION_TABLE_FULL, SL_DROP_NAT_PORTS_EXHAUSTED, SL_DROP_UMEM_EXHAUSTED, SL_DROP_RX_RING_FULL, SL_DROP_NEIGHBOUR_QUEUE_FULL,
                                                SL_DROP_NEIGHBOUR_UNRESOLVED, SL_DROP_FRAGMENT_TABLE_FULL, SL_DROP_TX_RING_FULL, SL_DROP_HOST_QUEUE_FULL};
   for (sl_drop_reason reason : watched) {
     uint64_t total = 0;

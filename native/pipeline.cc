@@ -73,6 +73,7 @@ bool pipeline::strip_ethernet(packet& p, const rx_frame& frame, const port_inter
   if (type == ethertype_vlan) {
     if (frame.length < ethernet_bytes + vlan_bytes) { drop(p, SL_DROP_TRUNCATED); return false; }
     vlan_id = load16(frame.data + 14) & 0xfff;
+    if (vlan_id == 0) vlan_id = SL_VLAN_NONE;  // a priority tag only (IEEE 802.1Q section 6.9)
     type = load16(frame.data + 16);
     p.l3_offset = ethernet_bytes + vlan_bytes;
   }

@@ -514,7 +514,9 @@ void pipeline::rewrite_icmp_error(packet& p, const embedded_packet& e, const ses
       delta = checksum_delta_join(delta, set_port(inner_l4, original.src_port));
       delta = checksum_delta_join(delta, set_port(inner_l4 + 2, original.dst_port));
       unsigned field = e.key.protocol == protocol_tcp ? 16 : 6;
-      if (e.available >= field + 2 && !(e.key.protocol == protocol_udp && load16_raw(inner_l4 + 6) == 0)) checksum_apply(inner_l4 + field, delta);
+      if (e.available < field + 2 || (e.key.protocol == protocol_udp && load16_raw(inner_l4 + 6) == 0)) break;
+      checksum_apply(inner_l4 + field, delta);
+      if (e.key.protocol == protocol_udp && load16_raw(inner_l4 + 6) == 0) store16_raw(inner_l4 + 6, 0xffff);
       break;
     }
     case protocol_icmp: checksum_apply(inner_l4 + 2, set_port(inner_l4 + 4, original.src_port)); break;

@@ -17,6 +17,7 @@ namespace sluice {
 namespace {
 
 constexpr uint64_t housekeeping_ns = 100'000'000;
+constexpr uint64_t kernel_drops_interval_ns = 1'000'000'000;
 constexpr uint64_t housekeeping_held_ns = 5'000'000;  // while packets wait for a next hop
 constexpr int sleep_ms_max = 100, sleep_ms_busy_tx = 1, sleep_ms_held = 5;
 constexpr unsigned idle_rounds_before_sleep = 8;      // a spinning worker starves the others of a small machine
@@ -82,7 +83,7 @@ void worker::run_tasks() {
 
 void worker::add_socket(unsigned port_slot, bool partial_checksums, std::unique_ptr<xsk> socket) {
   if (!transmit_[port_slot]) transmit_[port_slot] = socket.get();
-  sockets_.push_back({port_slot, partial_checksums, std::move(socket)});
+  sockets_.push_back({port_slot, partial_checksums, std::move(socket), 0, 0});
   share_frames();
   sockets_.back().socket->refill(*pool_, fill_target_);
 }
@@ -101,6 +102,18 @@ void worker::remove_sockets(unsigned port_slot) {
   share_frames();
 }
 
+// What the kernel dropped before the worker could see it.
+void worker::count_kernel_drops() {
+  for (port_socket& s : sockets_) {
+    xdp_statistics statistics{};
+    if (!s.socket->statistics(&statistics)) continue;
+    bump(pipeline_->counters().drop[SL_DROP_UMEM_EXHAUSTED], statistics.rx_dropped - s.rx_dropped);
+    bump(pipeline_->counters().drop[SL_DROP_RX_RING_FULL], statistics.rx_ring_full - s.rx_ring_full);
+    s.rx_dropped = statistics.rx_dropped;
+    s.rx_ring_full = statistics.rx_ring_full;
+  }
+}
+
 void worker::routine_worker() {
   unsigned idle_rounds = 0;
   while (!stopping_.load(std::memory_order_relaxed)) {
@@ -115,6 +128,10 @@ void worker::routine_worker() {
       transmit_output();
       frames_free_.store(pool_->count(), std::memory_order_relaxed);
       held_.store(pipeline_->holds_packets(), std::memory_order_relaxed);
+    }
+    if (now - kernel_drops_counted_ns_ >= kernel_drops_interval_ns) {
+      kernel_drops_counted_ns_ = now;
+      count_kernel_drops();
     }
     idle_rounds = worked ? 0 : idle_rounds + 1;
     if (idle_rounds > idle_rounds_before_sleep) sleep_until_work(now);

@@ -41,7 +41,7 @@ class worker {
   uint32_t held() const { return held_.load(std::memory_order_relaxed); }
 
  private:
-  struct port_socket { unsigned port_slot; bool partial_checksums; std::unique_ptr<xsk> socket; };
+  struct port_socket { unsigned port_slot; bool partial_checksums; std::unique_ptr<xsk> socket; uint64_t rx_dropped = 0, rx_ring_full = 0; };
 
   worker(dataplane& shared, unsigned index) : shared_(shared), index_(index) {}
   void routine_worker();
@@ -49,6 +49,7 @@ class worker {
   void transmit_output();
   void run_tasks();
   void share_frames();
+  void count_kernel_drops();
   void sleep_until_work(uint64_t now_ns);
 
   dataplane& shared_;
@@ -59,7 +60,7 @@ class worker {
   std::vector<port_socket> sockets_;
   xsk* transmit_[SL_PORTS_MAX] = {};
   uint32_t fill_target_ = 0;  // frames a fill ring gets: half of all, shared by the sockets, so that some stay for answers
-  uint64_t housekept_ns_ = 0, kicks_ = 0;
+  uint64_t housekept_ns_ = 0, kernel_drops_counted_ns_ = 0, kicks_ = 0;
   std::atomic<uint32_t> frames_free_{0}, held_{0};
 
   std::thread thread_;

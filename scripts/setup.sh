@@ -16,7 +16,7 @@ LOG=build/setup.log
 
 usage() {
   cat <<'TEXT'
-Usage: scripts/setup.sh [--build-only] [--help]
+Usage: scripts/setup.sh [--build-only] [--bench] [--help]
 
 Installs what is missing and builds what is stale:
   1. Debian packages   (only missing ones; needs root)
@@ -26,6 +26,7 @@ Installs what is missing and builds what is stale:
   5. TypeScript        (tsc, dist/)
 
   --build-only   steps 3 to 5 alone
+  --bench        build the native benches, too (npm run bench does)
   --help         this text
 
 Details of each step go to build/setup.log.
@@ -33,9 +34,11 @@ TEXT
 }
 
 build_only=false
+native_target=sluice_addon
 for argument in "$@"; do
   case "$argument" in
     --build-only) build_only=true ;;
+    --bench) native_target=all ;;
     --help|-h) usage; exit 0 ;;
     *) echo "setup: unknown option $argument; --help lists them" >&2; exit 2 ;;
   esac
@@ -117,7 +120,7 @@ addon_step() {
     rm -f build/native/CMakeCache.txt
     step "Configuring the packet engine (CMake)" "The log names the part that is missing." cmake -S native -B build/native -G Ninja
   fi
-  step "Packet engine (C++)" "Delete build/native and run the set-up again; else the compiler's message above says where." cmake --build build/native
+  step "Packet engine (C++)" "Delete build/native and run the set-up again; else the compiler's message above says where." cmake --build build/native --target sluice_addon
 }
 
 bpf_step() {

@@ -62,13 +62,13 @@ build() {
   shift
   echo "building $directory (details in $log)"
   if { [ -f "$directory/build.ninja" ] || cmake -S native -B "$directory" -G Ninja "$@"; } >"$log" 2>&1 &&
-    cmake --build "$directory" >>"$log" 2>&1; then return 0; fi
+    cmake --build "$directory" ${TARGETS:+--target $TARGETS} >>"$log" 2>&1; then return 0; fi
   tail -n 40 "$log"
   return 1
 }
 
 stage_native() {
-  if ! build build/asan -DSLUICE_SANITIZE=ON; then count 0 1; return; fi
+  if ! TARGETS=sluice_native_tests build build/asan -DSLUICE_SANITIZE=ON; then count 0 1; return; fi
   if [ ! -x build/asan/sluice_native_tests ]; then echo "no native tests were built"; count 0 1; return; fi
   local status=0 cases
   build/asan/sluice_native_tests --no-colors=true 2>&1 | tee "$OUT/native.log" || status=1
@@ -84,7 +84,7 @@ stage_native() {
 fuzz_one() {
   local target=$1 name corpus found
   name=$(basename "$target" _fuzz)
-  corpus=test/fuzz/corpus/$name
+  corpus=test/fuzz/corpus/$(basename "$target")
   found=build/fuzz/found/$name
   mkdir -p "$found"
   local directories=("$found")
@@ -94,7 +94,7 @@ fuzz_one() {
 }
 
 stage_fuzz() {
-  if ! build build/fuzz -DCMAKE_CXX_COMPILER=clang++ -DSLUICE_FUZZ=ON; then count 0 1; return; fi
+  if ! TARGETS=fuzzers build build/fuzz -DCMAKE_CXX_COMPILER=clang++ -DSLUICE_FUZZ=ON; then count 0 1; return; fi
   local targets=() target pids=() i
   for target in build/fuzz/*_fuzz; do [ -x "$target" ] && targets+=("$target"); done
   if (( ${#targets[@]} == 0 )); then echo "no fuzz targets were built"; count 0 1; return; fi

@@ -12,7 +12,7 @@
 #include <random>
 #include <string>
 
-#include "../../test/native/snapshot_builder.h"
+#include "../../test/fuzz/snapshot_builder.h"
 #include "engine.h"
 #include "packet/checksum.h"
 
@@ -24,22 +24,32 @@ using namespace sluice::testing;
 constexpr unsigned frame_bytes = 60;  // 64 with the FCS
 constexpr unsigned pool_addresses = 32;
 
+sl_address ipv4(unsigned a, unsigned b, unsigned c, unsigned d) {
+  const uint8_t bytes[4] = {static_cast<uint8_t>(a), static_cast<uint8_t>(b), static_cast<uint8_t>(c), static_cast<uint8_t>(d)};
+  sl_address out;
+  set_ipv4(out, bytes);
+  return out;
+}
+std::string text_of(unsigned a, unsigned b, unsigned c, unsigned d) { return std::to_string(a) + "." + std::to_string(b) + "." + std::to_string(c) + "." + std::to_string(d); }
+
 std::vector<uint8_t> bench_snapshot() {
   snapshot_builder b;
-  uint16_t inside = b.interface(1, 0, ipv4(10, 255, 255, 254), 104);
-  uint16_t outside = b.interface(2, 1, ipv4(203, 0, 113, 4), 120);
-  (void)inside;
-  b.route(ipv4(0, 0, 0, 0), 96, ipv4(203, 0, 113, 1), outside);
-  b.services.push_back({protocol_tcp, 0, 65535, 1, 1, 0});
+  b.interface(1, 100, 0);
+  b.interface(2, 101, 1);
+  b.address(0, "10.255.255.254", 104);
+  b.address(1, "203.0.113.4", 120);
+  b.route("0.0.0.0", 96, "203.0.113.1", 1);
+  sl_span one_port = b.service(protocol_tcp, 1, 1);
   for (uint32_t i = 0; i < 999; ++i) {
     sl_rule& r = b.rule(100 + i, SL_ACTION_DENY);
-    r.sources = b.prefix(ipv4(172, 16 + i % 16, i / 16, 0), 120);
-    r.services = {0, 1};
+    r.sources = b.prefix(text_of(172, 16 + i % 16, i / 16, 0).c_str(), 120);
+    r.services = one_port;
   }
-  b.rule(10, SL_ACTION_ALLOW).from_zones = 1;
-  std::vector<sl_address> pool;
-  for (unsigned i = 0; i < pool_addresses; ++i) pool.push_back(ipv4(203, 0, 113, 64 + i));
-  b.source_nat(20, pool);
+  b.rule(10, SL_ACTION_ALLOW, 1).log = 0;
+  sl_nat_rule& egress = b.nat(20, SL_NAT_SOURCE);
+  egress.filtering = SL_FILTERING_ADDRESS_PORT;
+  egress.pool = {0, pool_addresses};
+  for (unsigned i = 0; i < pool_addresses; ++i) b.pool(text_of(203, 0, 113, 64 + i).c_str(), 1024, 65535);
   return b.build();
 }
 

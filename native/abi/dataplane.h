@@ -92,6 +92,7 @@ typedef uint8_t sl_u8; typedef uint16_t sl_u16; typedef uint32_t sl_u32; typedef
   X(FRAGMENT_MALFORMED, "fragment-malformed", "impossible fragment: zero length, past 65535, header chain cut (RFC 7112)") \
   X(FRAGMENT_DENIED, "fragment-denied", "fragment of a datagram whose first fragment was dropped") \
   X(UMEM_EXHAUSTED, "umem-exhausted", "no free packet buffer") \
+  X(RX_RING_FULL, "rx-ring-full", "the engine did not take packets as fast as they came") \
   X(TX_RING_FULL, "tx-ring-full", "the egress transmit ring is full") \
   X(HOST_QUEUE_FULL, "host-queue-full", "the path to the host's stack is full") \
   X(PUNT_QUEUE_FULL, "punt-queue-full", "the punt ring to the control plane is full") \

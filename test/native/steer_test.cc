@@ -153,6 +153,7 @@ std::vector<steering_case> cases() {
     {"ARP untagged where no interface takes it", ethernet(0x0806) + arp, SL_DROP_UNKNOWN_VLAN, 0},
     {"known VLAN on a port without untagged frames", ethernet(0x8100) + tag(known_vlan, 0x0800) + forwarded, to_engine, 0},
     {"known VLAN, to the host", ethernet(0x8100) + tag(known_vlan, 0x0800) + ip4(host4, p_tcp, tcp(1, 22)), to_host},
+    {"priority tag counts as untagged", ethernet(0x8100) + tag(0, 0x0800) + forwarded, to_engine},
     {"unknown VLAN", ethernet(0x8100) + tag(unknown_vlan, 0x0800) + forwarded, SL_DROP_UNKNOWN_VLAN},
     {"VLAN 0 is a VLAN", ethernet(0x8100) + tag(0, 0x0800) + forwarded, SL_DROP_UNKNOWN_VLAN},
     {"two tags", ethernet(0x8100) + tag(known_vlan, 0x8100) + tag(known_vlan, 0x0800) + forwarded, SL_DROP_UNKNOWN_VLAN},
