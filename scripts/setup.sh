@@ -16,7 +16,7 @@ LOG=build/setup.log
 
 usage() {
   cat <<'TEXT'
-Usage: scripts/setup.sh [--build-only] [--bench] [--help]
+Usage: scripts/setup.sh [--build-only] [--help]
 
 Installs what is missing and builds what is stale:
   1. Debian packages   (only missing ones; needs root)
@@ -26,7 +26,6 @@ Installs what is missing and builds what is stale:
   5. TypeScript        (tsc, dist/)
 
   --build-only   steps 3 to 5 alone
-  --bench        build the native benches, too (npm run bench does)
   --help         this text
 
 Details of each step go to build/setup.log.
@@ -34,11 +33,9 @@ TEXT
 }
 
 build_only=false
-native_target=sluice_addon
 for argument in "$@"; do
   case "$argument" in
     --build-only) build_only=true ;;
-    --bench) native_target=all ;;
     --help|-h) usage; exit 0 ;;
     *) echo "setup: unknown option $argument; --help lists them" >&2; exit 2 ;;
   esac
@@ -108,7 +105,7 @@ debian_step() {
 
 npm_step() {
   local stamp=node_modules/.sluice-stamp key
-  key=$(cat package.json package-lock.json <(node --version) | sha256sum | cut -d' ' -f1)
+  key=$(cat package-lock.json <(node --version) | sha256sum | cut -d' ' -f1)
   if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$key" ]; then return 0; fi
   step "npm packages (npm ci)" "Check the network and the npm registry's address (npm config get registry), then run the set-up again." \
     npm ci --no-audit --no-fund --include=dev

@@ -1,9 +1,11 @@
 // Real programs through the appliance, both families: what policy allows arrives unharmed and translated as it says, what
 // policy forbids does not arrive.
 
+import { createHash } from 'node:crypto';
 import { describe, expect, test } from 'vitest';
 import { ADDRESSES, FAMILIES, PORTS } from '../../lab/topology.js';
 import { download, iperf, ping, startCapture, tcpConnect, udpExchange, upload, who } from '../../lab/traffic.js';
+import { until } from '../../lab/until.js';
 import { describeNetns, useLab } from './fixture.js';
 
 const TRANSFER_BYTES = 20_000_000;
@@ -42,6 +44,20 @@ describeNetns('traffic', () => {
 
       test('ping', async () => {
         expect(await ping(bench.lab, 'client', at.far)).toMatchObject({ ok: true, received: 3 });
+      });
+
+      test('nc: a file over TCP, a line over UDP', async () => {
+        const receiver = bench.lab.start('far', ['bash', '-c', `nc ${family === 'IPv4' ? '-4' : '-6'} -l -N 5205 </dev/null | sha256sum`]);
+        const echo = bench.lab.start('far', ['nc', family === 'IPv4' ? '-4' : '-6', '-u', '-l', '5206']);
+        const listens = (port: number): boolean => bench.lab.runSync('far', ['ss', '-Hlnut']).includes(`:${port} `);
+        await until('nc listens', () => listens(5205) && listens(5206));
+        await bench.lab.must('client', ['bash', '-c', `head -c 3000000 /dev/zero | nc -N ${at.far} 5205`]);
+        await receiver.exited;
+        expect(receiver.stdout).toContain(createHash('sha256').update(Buffer.alloc(3_000_000)).digest('hex'));
+        const sender = bench.lab.start('client', ['bash', '-c', `echo through the appliance | nc -u ${at.far} 5206`]);
+        await echo.waitForOutput(/through the appliance/);
+        await sender.stop('SIGKILL');
+        await echo.stop('SIGKILL');
       });
 
       test('iperf3 in both directions', async () => {
