@@ -2,7 +2,7 @@
 // object out; they end when their standard input does).
 
 import { execFileSync, spawn, type ChildProcess } from "node:child_process";
-import { existsSync } from "node:fs";
+import { existsSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import type { Lab } from "../lab/lab.js";
@@ -14,8 +14,9 @@ const ANSWER_DEADLINE_MS = 10_000;
 /** Compiles stale traffic programs; the C++ tools come from the set-up. */
 export function prepareTools(...names: string[]): void {
   execFileSync(join(projectDirectory, "bench/build.sh"), { stdio: "inherit" });
-  const missing = names.filter((name) => !existsSync(toolPath(name)));
-  if (missing.length) throw new Error(`${missing.join(", ")} not built: run npm run build first`);
+  const isStale = (name: string): boolean => !existsSync(toolPath(name)) || statSync(toolPath(name)).mtimeMs < statSync(join(projectDirectory, `bench/native/${name}.cc`)).mtimeMs;
+  const stale = names.filter(isStale);
+  if (stale.length) throw new Error(`${stale.join(", ")} not built, or older than the source: run npm run build first`);
 }
 
 export function toolPath(name: string): string {
