@@ -1,7 +1,8 @@
 // What the appliance says about real traffic: status, flows, drops and simulate agree with what happened on the wire.
 
+import { readFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
-import { ADDRESSES, FAMILIES } from '../../lab/topology.js';
+import { ADDRESSES, CONFIG, FAMILIES } from '../../lab/topology.js';
 import { tcpConnect, who } from '../../lab/traffic.js';
 import { until } from '../../lab/until.js';
 import type { StatusView } from '../../src/control/status.js';
@@ -9,7 +10,8 @@ import type { SimulateAnswer } from '../../src/engine/records.js';
 import { describeNetns, useLab } from './fixture.js';
 
 describeNetns('command line', () => {
-  const bench = useLab();
+  // A session ends, for the records, when it leaves TIME-WAIT.
+  const bench = useLab({ appliance: { configText: `${readFileSync(CONFIG, 'utf8')}\ntimers: { tcpTimeWait: 1 }\n` } });
 
   const simulate = async (...question: string[]): Promise<SimulateAnswer> =>
     (await bench.appliance.json<{ answer: SimulateAnswer }>('simulate', ...question)).answer;
