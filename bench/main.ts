@@ -5,6 +5,10 @@ const benches: Record<string, { question: string; load: () => Promise<{ main(arg
     question: "how fast are firewall + SNAT in the engine, against a bare AF_XDP forwarder, the kernel and XDP redirect?",
     load: () => import("./engine-vs-bare.js"),
   },
+  "engine-cost": {
+    question: "what does the engine's own work cost, from memory alone: cycles a packet, session set-up, memory?",
+    load: () => import("./engine-cost.js"),
+  },
   integrity: {
     question: "does every byte of parallel TCP connections through SNAT arrive right?",
     load: () => import("./integrity.js"),

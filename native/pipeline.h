@@ -4,7 +4,8 @@
 // tests and the fuzzer drive it from memory.
 //
 // Order (pipeline.cc): strip Ethernet → parse → fragments → look up → forward: revalidate, limits, TCP, rewrite, emit.
-// A packet without a session leaves by one door: slow_path.cc (route → zones → rules → NAT → session).
+// A packet without a session leaves by one door: slow_path.cc (route → zones → rules → NAT → session); ICMP errors by
+// icmp_errors.cc. What the engine sends itself, and ends, stand in answers.cc.
 // One thread owns a pipeline. Bounds: batch_max packets a call, held_packets_max packets wait for next hops.
 #pragma once
 #include <cstdint>
@@ -95,9 +96,11 @@ class pipeline {
   bool translate_source(const packet& p, const decision& d, session& s, sl_drop_reason* reason);
   bool revalidate(packet& p, const session_ref& r);
   bool request_allowed(packet& p);
-  void refuse(packet& p, const decision& d);
+  // icmp_errors.cc
   void icmp_error_packet(packet& p);
   void rewrite_icmp_error(packet& p, const embedded_packet& e, const session& s, unsigned direction);
+  // answers.cc
+  void refuse(packet& p, const decision& d);
   void to_host(packet& p);
   uint32_t route_to(const sl_address& next_hop, unsigned interface_slot);
   void send_error(packet& p, icmp_error kind, uint32_t mtu_bytes = 0);

@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+// answers.cc: what the engine says itself and how things end. Part of `pipeline`: refusals, our own ICMP errors and resets
+// (rate-limited), packets for the host's stack, fragments whose first one was decided, ends of sessions, records.
+#include "packet/checksum.h"
+#include "pipeline.h"
+
+namespace sluice {
+
+void pipeline::refuse(packet& p, const decision& d) {
+  uint32_t rule_id = d.rule != classifier::no_rule ? snap_->rules[d.rule].id : 0;
+  if (d.rule != classifier::no_rule) snap_->rule_counters[d.rule]->hits.fetch_add(1, std::memory_order_relaxed);
+  if (d.reason == SL_DROP_POLICY_REJECT) {
+    if (p.key.protocol == protocol_tcp && p.has_l4()) {
+      uint8_t reset[ipv6_bytes + 20];
+      if (unsigned length = build_tcp_reset(p, reset); length && take_error_token()) {
+        answer(p, reset, length);
+        counters_.add(SL_COUNTER_TCP_RESETS_SENT);
+      }
+    } else {
+      send_error(p, icmp_error::prohibited);
+    }
+  } else if (d.unreachable) {
+    send_error(p, icmp_error::no_route);
+  }
+  // A rule, or the default, may say that what it stops is only counted.
+  bool policy = d.reason == SL_DROP_POLICY_DENY || d.reason == SL_DROP_POLICY_REJECT;
+  bool record = !policy || (d.rule != classifier::no_rule ? snap_->rules[d.rule].log != 0 : snap_->settings.default_log != 0);
+  drop(p, d.reason, rule_id, record);
+}
+
+uint32_t pipeline::route_to(const sl_address& next_hop, unsigned interface_slot) {
+  bool created;
+  uint32_t id = shared_.adjacencies.find_or_create(interface_slot, next_hop, now_ticks_, &created);
+  if (created && shared_.resolve) {
+    shared_.adjacencies.get(id)->asked_ticks.store(now_ticks_, std::memory_order_relaxed);
+    shared_.resolve(shared_.interfaces[interface_slot].kernel_ifindex.load(std::memory_order_relaxed), next_hop);
+  }
+  return id;
+}
+
+bool pipeline::take_error_token() {
+  uint32_t rate = snap_->settings.icmp_errors_per_second;
+  if (rate == 0) return false;
+  uint64_t per_error_ns = 1'000'000'000ull / rate, burst_ns = 200'000'000 + per_error_ns;
+  if (error_tokens_ns_ + burst_ns < now_ns_) error_tokens_ns_ = now_ns_ - burst_ns;
+  if (error_tokens_ns_ + per_error_ns > now_ns_) { counters_.add(SL_COUNTER_ICMP_ERRORS_SUPPRESSED); return false; }
+  error_tokens_ns_ += per_error_ns;
+  return true;
+}
+
+void pipeline::send_error(packet& p, icmp_error kind, uint32_t mtu_bytes) {
+  if (!icmp_error_allowed(p) || snap_->broadcasts.contains(p.key.dst)) return;
+  // From the address of the interface that the packet came in on (RFC 1812 section 4.3.2.4).
+  uint16_t index = snap_->slot_interfaces[p.interface_slot];
+  const sl_address* source = nullptr;
+  for (const sl_interface_address& a : snap_->addresses) {
+    if (is_ipv4(a.address) != (p.ip_version == 4) || (a.flags & SL_LOCAL_ENGINE)) continue;
+    if (!source || a.interface == index) source = &a.address;
+    if (a.interface == index) break;
+  }
+  if (!source || !take_error_token()) return;
+  uint8_t error[icmp_error_bytes_max];
+  answer(p, error, build_icmp_error(p, kind, mtu_bytes, *source, error));
+  counters_.add(SL_COUNTER_ICMP_ERRORS_SENT);
+}
+
+// Sends a packet of ours back to where `p` came from: same interface, same link address.
+void pipeline::answer(packet& p, const uint8_t* ip_packet, unsigned length) {
+  uint64_t address;
+  if (!pool_.get(&address)) { bump(counters_.drop[SL_DROP_UMEM_EXHAUSTED]); return; }
+  packet reply{};
+  reply.address = address + umem_headroom_bytes;
+  reply.data = area_.at(reply.address);
+  reply.l3_offset = ethernet_bytes + vlan_bytes;
+  reply.l3_length = static_cast<uint16_t>(length);
+  reply.ip_version = p.ip_version;
+  std::memcpy(reply.l3(), ip_packet, length);
+  adjacency back;
+  uint64_t mac = 0;
+  std::memcpy(&mac, p.data + 6, 6);
+  back.mac.store(mac, std::memory_order_relaxed);
+  emit(reply, back, shared_.interfaces[p.interface_slot]);
+}
+
+void pipeline::to_host(packet& p) {
+  if (shared_.to_host && shared_.to_host(p.l3(), p.l3_length)) {
+    counters_.add(SL_COUNTER_HOST_PACKETS);
+    free_frame(p);
+  } else {
+    drop(p, SL_DROP_HOST_QUEUE_FULL);
+  }
+}
+
+// The first fragment's fate is known: those that waited for it follow.
+void pipeline::decided_first_fragment(packet& first, const fragment_verdict& verdict) {
+  if (!(first.flags & packet_fragment_first)) return;
+  for (const held_fragment& held : shared_.fragments.decided(first, verdict)) {
+    uint64_t address;
+    if (!pool_.get(&address)) { bump(counters_.drop[SL_DROP_UMEM_EXHAUSTED]); continue; }
+    packet p{};
+    p.address = address + umem_headroom_bytes;
+    p.data = area_.at(p.address);
+    p.length = static_cast<uint32_t>(held.frame.size());
+    p.interface_slot = held.interface_slot;
+    p.l3_offset = held.l3_offset;
+    std::memcpy(p.data, held.frame.data(), held.frame.size());
+    p.ip_version = p.l3()[0] >> 4;
+    bool completed = false;
+    if (sl_drop_reason reason = parse_ip(p, &completed); reason != SL_DROP_NONE) { drop(p, reason); continue; }
+    follow_first_fragment(p, verdict);
+  }
+}
+
+bool pipeline::end_session(uint32_t index, sl_end_reason reason) {
+  session& s = shared_.sessions.at(index);
+  if (s.flags.fetch_or(session_ended, std::memory_order_acq_rel) & session_ended) return false;
+  const uint8_t flags = s.flags.load(std::memory_order_relaxed);
+  counters_.add(SL_COUNTER_SESSIONS_ENDED);
+  if (flags & session_log_end) record_flow(s, index, SL_EVENT_END, reason);
+  if (auto it = snap_->counters_by_id.find(s.rule_id); it != snap_->counters_by_id.end()) it->second->sessions.fetch_sub(1, std::memory_order_relaxed);
+  if (snap_->settings.sessions_per_source_max) shared_.sources.give_back(s.key0.src);
+  shared_.sessions.remove(worker_, index);
+  if (s.mapping != mapping_none) {
+    const mapping& m = shared_.mappings.at(s.mapping);
+    if (!(flags & session_inbound_mapping) && m.filtering == SL_FILTERING_ADDRESS) shared_.mappings.note_peer(s.mapping, s.key1.src, -1);
+    shared_.mappings.release(s.mapping, static_cast<uint32_t>(now_ns_ / 1'000'000'000), reason == SL_END_TCP_FIN);
+  }
+  return true;
+}
+
+bool pipeline::kill(uint64_t session_id) {
+  uint32_t index = static_cast<uint32_t>(session_id);
+  if (index >= shared_.sessions.high_water()) return false;
+  session& s = shared_.sessions.at(index);
+  snap_ = shared_.current.load(std::memory_order_acquire);
+  if (!snap_ || s.incarnation != session_id >> 32 || shared_.sessions.deadline(index).load(std::memory_order_relaxed) == 0) return false;
+  return end_session(index, SL_END_KILLED);
+}
+
+void pipeline::fill_record(dataplane& shared, const snapshot* snap, const session& s, uint32_t index, uint64_t now_ns, sl_flow_record* out) {
+  *out = {};
+  const uint64_t offset = static_cast<uint64_t>(shared.wall_offset_ns.load(std::memory_order_relaxed));
+  const flow_key responder = reversed(s.key1);
+  out->session_id = static_cast<uint64_t>(s.incarnation) << 32 | index;
+  out->start_ns = ns_of_ticks(s.start_ticks) + offset;
+  uint32_t last = s.last_seen_ticks.load(std::memory_order_relaxed);
+  out->last_ns = ns_of_ticks(last) + offset;
+  for (unsigned d = 0; d < 2; ++d) {
+    out->packets[d] = s.packets[d];
+    out->bytes[d] = s.bytes[d];
+    out->tcp_flags[d] = s.tcp_flags_seen[d];
+  }
+  out->src = s.key0.src;
+  out->dst = s.key0.dst;
+  out->nat_src = responder.src;
+  out->nat_dst = responder.dst;
+  out->src_port = s.key0.src_port;
+  out->dst_port = s.key0.dst_port;
+  out->nat_src_port = responder.src_port;
+  out->nat_dst_port = responder.dst_port;
+  out->rule_id = s.rule_id;
+  out->nat_destination_id = s.nat_destination_id;
+  if (s.mapping != mapping_none && !(s.flags.load(std::memory_order_relaxed) & session_inbound_mapping)) out->nat_source_id = shared.mappings.at(s.mapping).nat_rule_id;
+  out->from_interface = shared.interfaces[s.interface_slot[0]].id.load(std::memory_order_relaxed);
+  out->to_interface = shared.interfaces[s.interface_slot[1]].id.load(std::memory_order_relaxed);
+  out->protocol = s.key0.protocol;
+  out->state = s.state.load(std::memory_order_relaxed);
+  out->event = SL_EVENT_UPDATE;
+  if (!snap) return;
+  if (const sl_interface* n = snap->interface_of_slot(s.interface_slot[0])) out->from_zone = n->zone;
+  if (const sl_interface* n = snap->interface_of_slot(s.interface_slot[1])) out->to_zone = n->zone;
+  uint32_t ends = last + ticks_of_s(idle_s(s, snap->settings)), now = ticks_of_ns(now_ns);
+  out->expires_s = ends > now ? static_cast<uint32_t>(ns_of_ticks(ends - now) / 1'000'000'000) : 0;
+}
+
+void pipeline::record_flow(const session& s, uint32_t index, sl_flow_event event, sl_end_reason reason) {
+  sl_flow_record* record = flow_records_.reserve();
+  if (!record) { counters_.add(SL_COUNTER_RECORDS_LOST); return; }
+  fill_record(shared_, snap_, s, index, now_ns_, record);
+  record->event = static_cast<uint8_t>(event);
+  record->end_reason = static_cast<uint8_t>(reason);
+  flow_records_.commit();
+}
+
+}  // namespace sluice
