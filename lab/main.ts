@@ -2,7 +2,7 @@
 // by which rule; then it runs until Ctrl-C, so that a person can try. Leaves nothing behind.
 
 import { parseArgs } from 'node:util';
-import type { FlowRecordView } from '../src/engine/records.js';
+import type { DropRecordView, FlowRecordView } from '../src/engine/records.js';
 import { Appliance } from './appliance.js';
 import { Lab, labObstacle } from './lab.js';
 import { ADDRESSES, CONFIG, FAMILIES, PORTS, buildTopology, startServers, type Family } from './topology.js';
@@ -10,8 +10,10 @@ import { download, iperf, ping, tcpConnect, udpExchange, who } from './traffic.j
 import { until } from './until.js';
 
 const TRANSFER_BYTES = 50_000_000;
-const FORBIDDEN_WAIT_MS = 1500;
+const IPERF_SECONDS = 2;
+const FORBIDDEN_WAIT_MS = 1000;
 const RECORD_DEADLINE_MS = 5_000;
+const RECORDS_MAX = '1000';
 
 const USAGE = `Usage: npm start [-- OPTIONS]
 
@@ -97,7 +99,7 @@ function trials(lab: Lab, family: Family): Trial[] {
       port: PORTS.iperf,
       expect: 'flow',
       run: async () => {
-        const run = await iperf(lab, 'client', at.internet, { seconds: 2 });
+        const run = await iperf(lab, 'client', at.internet, { seconds: IPERF_SECONDS });
         return { ok: run.ok, what: run.ok ? gigabits(run.bitsPerSecond) : run.detail };
       },
     },
@@ -169,36 +171,36 @@ function describeFlow(record: FlowRecordView): string {
   return parts.join(', ');
 }
 
-/** What the appliance itself says about a trial. */
-async function explain(appliance: Appliance, trial: Trial): Promise<string> {
-  const port = trial.port === undefined ? [] : ['--port', String(trial.port)];
-  const filters = ['--protocol', trial.protocol, '--source', trial.source, '--destination', trial.destination, ...port];
-  return until(
-    `the appliance has a record of "${trial.name}"`,
-    async () => {
+/** What the appliance itself says about the trials: its records, read once they are all there. */
+async function explain(appliance: Appliance, all: readonly Trial[]): Promise<(string | undefined)[]> {
+  const read = async (): Promise<(string | undefined)[]> => {
+    const [flows, drops] = await Promise.all([appliance.flows('--limit', RECORDS_MAX), appliance.drops('--last', RECORDS_MAX)]);
+    return all.map((trial) => {
+      const isTrial = (record: FlowRecordView | DropRecordView): boolean =>
+        record.protocol === trial.protocol &&
+        record.source === trial.source &&
+        record.destination === trial.destination &&
+        (trial.port === undefined || record.destinationPort === trial.port);
       if (trial.expect === 'flow') {
-        const flow = (await appliance.flows(...filters))[0];
+        const flow = flows.find(isTrial);
         return flow && describeFlow(flow);
       }
-      const drop = (await appliance.drops(...filters))[0];
+      const drop = drops.find(isTrial);
       return drop && `rule ${drop.rule}, dropped: ${drop.reason}`;
-    },
-    { deadlineMs: RECORD_DEADLINE_MS, intervalMs: 200 },
-  );
+    });
+  };
+  const complete = async (): Promise<(string | undefined)[] | undefined> => {
+    const answers = await read();
+    return answers.includes(undefined) ? undefined : answers;
+  };
+  return until('there is a record of each trial', complete, { deadlineMs: RECORD_DEADLINE_MS, intervalMs: 200 }).catch(read);
 }
 
-async function attempt(appliance: Appliance, trial: Trial): Promise<Summary> {
-  const { name, family } = trial;
-  let outcome: Outcome;
+async function attempt(trial: Trial): Promise<Outcome> {
   try {
-    outcome = await trial.run();
+    return await trial.run();
   } catch (error) {
-    outcome = { ok: false, what: (error as Error).message.trim().split('\n').at(-1) ?? 'failed' };
-  }
-  try {
-    return { name, family, ...outcome, by: await explain(appliance, trial) };
-  } catch {
-    return { name, family, ok: false, what: outcome.what, by: 'no record' };
+    return { ok: false, what: (error as Error).message.trim().split('\n').at(-1) ?? 'failed' };
   }
 }
 
@@ -250,9 +252,15 @@ async function main(): Promise<number> {
       await startServers(lab);
       say('Appliance: sluice up …');
       await appliance.start();
-      say('Traffic …\n');
-      const rows: Summary[] = [];
-      for (const family of FAMILIES) for (const trial of trials(lab, family)) rows.push(await attempt(appliance, trial));
+      say(`Ready after ${process.uptime().toFixed(1)} s. Traffic …\n`);
+      const all = FAMILIES.flatMap((family) => trials(lab, family));
+      const outcomes: Outcome[] = [];
+      for (const trial of all) outcomes.push(await attempt(trial));
+      const by = await explain(appliance, all);
+      const rows = all.map(({ name, family }, n): Summary => {
+        const { ok, what } = outcomes[n]!;
+        return { name, family, ok: ok && by[n] !== undefined, what, by: by[n] ?? 'no record' };
+      });
       if (values.json) console.log(JSON.stringify({ lab: lab.id, directory: appliance.directory, trials: rows }, null, 2));
       else printSummary(rows);
       const failed = rows.filter((row) => !row.ok).length;
