@@ -155,7 +155,6 @@ std::vector<steering_case> cases() {
     {"known VLAN, to the host", ethernet(0x8100) + tag(known_vlan, 0x0800) + ip4(host4, p_tcp, tcp(1, 22)), to_host},
     {"priority tag counts as untagged", ethernet(0x8100) + tag(0, 0x0800) + forwarded, to_engine},
     {"unknown VLAN", ethernet(0x8100) + tag(unknown_vlan, 0x0800) + forwarded, SL_DROP_UNKNOWN_VLAN},
-    {"VLAN 0 is a VLAN", ethernet(0x8100) + tag(0, 0x0800) + forwarded, SL_DROP_UNKNOWN_VLAN},
     {"two tags", ethernet(0x8100) + tag(known_vlan, 0x8100) + tag(known_vlan, 0x0800) + forwarded, SL_DROP_UNKNOWN_VLAN},
     {"service tag", ethernet(0x88a8) + tag(known_vlan, 0x0800) + forwarded, SL_DROP_UNKNOWN_VLAN},
     {"service tag inside", ethernet(0x8100) + tag(known_vlan, 0x88a8) + tag(known_vlan, 0x0800) + forwarded, SL_DROP_UNKNOWN_VLAN},

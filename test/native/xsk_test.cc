@@ -108,8 +108,16 @@ struct topology {
   std::string error;
 
   explicit topology(uint32_t frames = 1024) {
-    run_ip("link add a1 type veth peer name a0 netns " + left.path());
-    run_ip("link add b0 type veth peer name b1 netns " + right.path());
+    // Neighbour discovery would send frames of its own.
+    for (const network_namespace* n : {&left, &engine, &right}) {
+      inside there(*n);
+      FILE* f = fopen("/proc/sys/net/ipv6/conf/default/disable_ipv6", "we");
+      REQUIRE(f != nullptr);
+      REQUIRE(fputs("1", f) >= 0);
+      fclose(f);
+    }
+    run_ip("link add name a1 type veth peer name a0 netns " + left.path());
+    run_ip("link add name b0 type veth peer name b1 netns " + right.path());
     run_ip("link set a1 up");
     run_ip("link set b0 up");
     {
