@@ -135,7 +135,7 @@ typescript_step() {
   mv "$now" "$stamp"
 }
 
-mkdir -p build
+mkdir -p build 2>/dev/null && [ -w build ] || fail "cannot write in $PWD/build" "Run this as the owner of the checkout, or as root."
 exec 9>build/.setup.lock
 if ! flock -n 9; then echo "Another set-up runs in this checkout; waiting for it."; flock 9; fi
 : >"$LOG"
