@@ -95,7 +95,6 @@ typedef uint8_t sl_u8; typedef uint16_t sl_u16; typedef uint32_t sl_u32; typedef
   X(RX_RING_FULL, "rx-ring-full", "the engine did not take packets as fast as they came") \
   X(TX_RING_FULL, "tx-ring-full", "the egress transmit ring is full") \
   X(HOST_QUEUE_FULL, "host-queue-full", "the path to the host's stack is full") \
-  X(PUNT_QUEUE_FULL, "punt-queue-full", "the punt ring to the control plane is full") \
   X(NO_SNAPSHOT, "no-snapshot", "no forwarding state is loaded yet") \
   X(RATE_LIMITED, "rate-limited", "over a rate limit")
 
@@ -114,7 +113,6 @@ typedef uint8_t sl_u8; typedef uint16_t sl_u16; typedef uint32_t sl_u32; typedef
   X(ICMP_ERRORS_SENT, "icmp-errors-sent", "ICMP and ICMPv6 errors sent") \
   X(ICMP_ERRORS_SUPPRESSED, "icmp-errors-suppressed", "ICMP errors not sent because of the rate limit") \
   X(TCP_RESETS_SENT, "tcp-resets-sent", "TCP resets sent for reject rules") \
-  X(CHALLENGE_ACKS, "challenge-acks", "challenge ACKs sent (RFC 5961)") \
   X(FRAGMENTS, "fragments", "fragments seen") \
   X(FRAGMENTS_HELD, "fragments-held", "fragments held until their first fragment came") \
   X(NEIGHBOUR_HELD, "neighbour-held", "packets held until their next hop was resolved") \

@@ -37,9 +37,9 @@ export const SL_NAT_RULE_IPV6 = 4;
 // ---- lists that people see ----
 export interface ListEntry { readonly value: number; readonly name: string; readonly help: string }
 
-export const DropReason = { NONE: 0, TRUNCATED: 1, MALFORMED_ETHERNET: 2, MALFORMED_IPV4: 3, MALFORMED_IPV6: 4, MALFORMED_L4: 5, CHECKSUM_IPV4: 6, CHECKSUM_L4: 7, MARTIAN_SOURCE: 8, MARTIAN_DESTINATION: 9, OTHER_STATION: 10, UNKNOWN_VLAN: 11, UNKNOWN_PORT: 12, NO_ENGINE: 13, ND_HOP_LIMIT: 14, ANTI_SPOOFING: 15, NO_ROUTE: 16, BLACKHOLE_ROUTE: 17, TTL_EXPIRED: 18, TOO_BIG: 19, POLICY_DENY: 20, POLICY_REJECT: 21, POLICY_CHANGED: 22, TCP_NOT_SYN: 23, TCP_BAD_FLAGS: 24, TCP_WINDOW: 25, TCP_RST_SEQUENCE: 26, TCP_STATE: 27, ICMP_NO_SESSION: 28, ICMP_BAD_EMBEDDED: 29, SESSION_TABLE_FULL: 30, SESSION_LIMIT: 31, NAT_PORTS_EXHAUSTED: 32, NAT_CONFLICT: 33, NAT_FILTERED: 34, NEIGHBOUR_UNRESOLVED: 35, NEIGHBOUR_QUEUE_FULL: 36, LINK_DOWN: 37, FRAGMENT_OVERLAP: 38, FRAGMENT_TABLE_FULL: 39, FRAGMENT_TIMEOUT: 40, FRAGMENT_MALFORMED: 41, FRAGMENT_DENIED: 42, UMEM_EXHAUSTED: 43, RX_RING_FULL: 44, TX_RING_FULL: 45, HOST_QUEUE_FULL: 46, PUNT_QUEUE_FULL: 47, NO_SNAPSHOT: 48, RATE_LIMITED: 49 } as const;
+export const DropReason = { NONE: 0, TRUNCATED: 1, MALFORMED_ETHERNET: 2, MALFORMED_IPV4: 3, MALFORMED_IPV6: 4, MALFORMED_L4: 5, CHECKSUM_IPV4: 6, CHECKSUM_L4: 7, MARTIAN_SOURCE: 8, MARTIAN_DESTINATION: 9, OTHER_STATION: 10, UNKNOWN_VLAN: 11, UNKNOWN_PORT: 12, NO_ENGINE: 13, ND_HOP_LIMIT: 14, ANTI_SPOOFING: 15, NO_ROUTE: 16, BLACKHOLE_ROUTE: 17, TTL_EXPIRED: 18, TOO_BIG: 19, POLICY_DENY: 20, POLICY_REJECT: 21, POLICY_CHANGED: 22, TCP_NOT_SYN: 23, TCP_BAD_FLAGS: 24, TCP_WINDOW: 25, TCP_RST_SEQUENCE: 26, TCP_STATE: 27, ICMP_NO_SESSION: 28, ICMP_BAD_EMBEDDED: 29, SESSION_TABLE_FULL: 30, SESSION_LIMIT: 31, NAT_PORTS_EXHAUSTED: 32, NAT_CONFLICT: 33, NAT_FILTERED: 34, NEIGHBOUR_UNRESOLVED: 35, NEIGHBOUR_QUEUE_FULL: 36, LINK_DOWN: 37, FRAGMENT_OVERLAP: 38, FRAGMENT_TABLE_FULL: 39, FRAGMENT_TIMEOUT: 40, FRAGMENT_MALFORMED: 41, FRAGMENT_DENIED: 42, UMEM_EXHAUSTED: 43, RX_RING_FULL: 44, TX_RING_FULL: 45, HOST_QUEUE_FULL: 46, NO_SNAPSHOT: 47, RATE_LIMITED: 48 } as const;
 export type DropReason = (typeof DropReason)[keyof typeof DropReason];
-export const SL_DROP_REASON_COUNT = 50;
+export const SL_DROP_REASON_COUNT = 49;
 export const DROP_REASONS: readonly ListEntry[] = [
   { value: 0, name: 'none', help: 'not dropped' },
   { value: 1, name: 'truncated', help: 'frame ends before its headers do, or IP total length exceeds the frame' },
@@ -88,14 +88,13 @@ export const DROP_REASONS: readonly ListEntry[] = [
   { value: 44, name: 'rx-ring-full', help: 'the engine did not take packets as fast as they came' },
   { value: 45, name: 'tx-ring-full', help: 'the egress transmit ring is full' },
   { value: 46, name: 'host-queue-full', help: 'the path to the host\'s stack is full' },
-  { value: 47, name: 'punt-queue-full', help: 'the punt ring to the control plane is full' },
-  { value: 48, name: 'no-snapshot', help: 'no forwarding state is loaded yet' },
-  { value: 49, name: 'rate-limited', help: 'over a rate limit' },
+  { value: 47, name: 'no-snapshot', help: 'no forwarding state is loaded yet' },
+  { value: 48, name: 'rate-limited', help: 'over a rate limit' },
 ];
 
-export const Counter = { RX_PACKETS: 0, RX_BYTES: 1, TX_PACKETS: 2, TX_BYTES: 3, HOST_PACKETS: 4, FAST_PATH_HITS: 5, SLOW_PATH_PACKETS: 6, SESSIONS_CREATED: 7, SESSIONS_ENDED: 8, REVALIDATIONS: 9, ICMP_ERRORS_SENT: 10, ICMP_ERRORS_SUPPRESSED: 11, TCP_RESETS_SENT: 12, CHALLENGE_ACKS: 13, FRAGMENTS: 14, FRAGMENTS_HELD: 15, NEIGHBOUR_HELD: 16, CHECKSUMS_COMPLETED: 17, RECORDS_LOST: 18, TX_KICKS: 19, POLLS: 20 } as const;
+export const Counter = { RX_PACKETS: 0, RX_BYTES: 1, TX_PACKETS: 2, TX_BYTES: 3, HOST_PACKETS: 4, FAST_PATH_HITS: 5, SLOW_PATH_PACKETS: 6, SESSIONS_CREATED: 7, SESSIONS_ENDED: 8, REVALIDATIONS: 9, ICMP_ERRORS_SENT: 10, ICMP_ERRORS_SUPPRESSED: 11, TCP_RESETS_SENT: 12, FRAGMENTS: 13, FRAGMENTS_HELD: 14, NEIGHBOUR_HELD: 15, CHECKSUMS_COMPLETED: 16, RECORDS_LOST: 17, TX_KICKS: 18, POLLS: 19 } as const;
 export type Counter = (typeof Counter)[keyof typeof Counter];
-export const SL_COUNTER_COUNT = 21;
+export const SL_COUNTER_COUNT = 20;
 export const COUNTERS: readonly ListEntry[] = [
   { value: 0, name: 'rx-packets', help: 'packets received by the engine' },
   { value: 1, name: 'rx-bytes', help: 'bytes received by the engine, Ethernet header included' },
@@ -110,14 +109,13 @@ export const COUNTERS: readonly ListEntry[] = [
   { value: 10, name: 'icmp-errors-sent', help: 'ICMP and ICMPv6 errors sent' },
   { value: 11, name: 'icmp-errors-suppressed', help: 'ICMP errors not sent because of the rate limit' },
   { value: 12, name: 'tcp-resets-sent', help: 'TCP resets sent for reject rules' },
-  { value: 13, name: 'challenge-acks', help: 'challenge ACKs sent (RFC 5961)' },
-  { value: 14, name: 'fragments', help: 'fragments seen' },
-  { value: 15, name: 'fragments-held', help: 'fragments held until their first fragment came' },
-  { value: 16, name: 'neighbour-held', help: 'packets held until their next hop was resolved' },
-  { value: 17, name: 'checksums-completed', help: 'partial checksums of packets born on this machine, completed' },
-  { value: 18, name: 'records-lost', help: 'flow or drop records lost because nobody read them in time' },
-  { value: 19, name: 'tx-kicks', help: 'system calls that started transmission' },
-  { value: 20, name: 'polls', help: 'times a worker slept' },
+  { value: 13, name: 'fragments', help: 'fragments seen' },
+  { value: 14, name: 'fragments-held', help: 'fragments held until their first fragment came' },
+  { value: 15, name: 'neighbour-held', help: 'packets held until their next hop was resolved' },
+  { value: 16, name: 'checksums-completed', help: 'partial checksums of packets born on this machine, completed' },
+  { value: 17, name: 'records-lost', help: 'flow or drop records lost because nobody read them in time' },
+  { value: 18, name: 'tx-kicks', help: 'system calls that started transmission' },
+  { value: 19, name: 'polls', help: 'times a worker slept' },
 ];
 
 export const SteerCounter = { TO_ENGINE: 0, TO_HOST: 1 } as const;
