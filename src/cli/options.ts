@@ -1,8 +1,8 @@
 // Options that several commands share, and the parsers of their values. Who: src/cli/commands/. A parser that throws
 // InvalidArgumentError makes the command line end with wrong usage.
 import { InvalidArgumentError, Option, type Command } from 'commander';
-import { chosenDirectory } from '../supervisor/run-directory.js';
-import type { Query } from '../api/client.js';
+import { ApiClient, type Query } from '../api/client.js';
+import { chosenDirectory, runDirectory } from '../supervisor/run-directory.js';
 
 export interface CommonOptions { dir?: string; json?: boolean }
 export interface FilterOptions {
@@ -10,6 +10,8 @@ export interface FilterOptions {
 }
 
 export const directoryOf = (options: CommonOptions): string => chosenDirectory(options.dir);
+/** Asks the appliance that --dir names. */
+export const clientOf = (options: CommonOptions): ApiClient => new ApiClient(runDirectory(directoryOf(options)).apiSocket);
 
 export function addCommon(command: Command): Command {
   return command

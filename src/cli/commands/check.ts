@@ -1,4 +1,4 @@
-// `sluice check FILE`: names each problem with file, line, path and remedy. Who: src/cli/main.ts. Touches nothing. Without --machine it
+// `sluice check FILE`: names each problem with file, line, path and remedy. Who: src/cli/program.ts. Touches nothing. Without --machine it
 // judges the file alone, so that it works on a laptop or in CI; `sluice up` always judges it against the machine.
 // Here and in its neighbours: what takes long to load is imported when it is needed, so that other commands start at once.
 import type { Command } from 'commander';

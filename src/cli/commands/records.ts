@@ -1,17 +1,15 @@
-// `sluice flows`, `sluice drops`, `sluice observe`: what passed and what did not. Who: src/cli/main.ts.
+// `sluice flows`, `sluice drops`, `sluice observe`: what passed and what did not. Who: src/cli/program.ts.
 import type { Command } from 'commander';
 import { ApiClient, type Query } from '../../api/client.js';
 import type { AnyRecord } from '../../control/filter.js';
 import { DROP_REASONS } from '../../engine/abi.generated.js';
 import type { DropRecordView, FlowRecordView } from '../../engine/records.js';
-import { runDirectory } from '../../supervisor/run-directory.js';
 import { followRecords, type RecordPage, type RecordPath } from '../follow.js';
 import { DROP_COLUMNS, FLOW_COLUMNS, recordLine } from '../lines.js';
-import { addCommon, addFilters, choiceOption, directoryOf, filterQuery, wholeNumber, type CommonOptions, type FilterOptions } from '../options.js';
+import { addCommon, addFilters, choiceOption, clientOf, filterQuery, wholeNumber, type CommonOptions, type FilterOptions } from '../options.js';
 import { formatTable, print, printJson, printJsonLine } from '../output.js';
 
 const LIMIT_MAX = 10_000;
-const clientOf = (options: CommonOptions): ApiClient => new ApiClient(runDirectory(directoryOf(options)).apiSocket);
 const byTime = (a: AnyRecord, b: AnyRecord): number => (a.time < b.time ? -1 : a.time > b.time ? 1 : 0);
 
 async function follow(options: CommonOptions, paths: readonly RecordPath[], query: Query): Promise<void> {

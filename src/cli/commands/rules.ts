@@ -1,8 +1,6 @@
-// `sluice rules`: each rule in its order, and how many sessions met it. Who: src/cli/main.ts.
+// `sluice rules`: each rule in its order, and how many sessions met it. Who: src/cli/program.ts.
 import type { Command } from 'commander';
-import { ApiClient } from '../../api/client.js';
-import { runDirectory } from '../../supervisor/run-directory.js';
-import { addCommon, directoryOf, type CommonOptions } from '../options.js';
+import { addCommon, clientOf, type CommonOptions } from '../options.js';
 import { formatTable, print, printJson } from '../output.js';
 
 interface RuleView { kind: string; name: string; action: string; sessions: number | null }  // null: the engine does not count this kind
@@ -13,7 +11,7 @@ export function addRulesCommand(program: Command): void {
 }
 
 async function showRules(options: CommonOptions): Promise<void> {
-  const client = new ApiClient(runDirectory(directoryOf(options)).apiSocket);
+  const client = clientOf(options);
   const answer = await client.get<{ rules: RuleView[] }>('/api/v1/rules');
   if (options.json) return printJson(answer);
   if (answer.rules.length === 0) return print('There are no rules: the default decides.');

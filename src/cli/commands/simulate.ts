@@ -1,15 +1,13 @@
-// `sluice simulate`: would this packet pass, and by which rule, NAT and route? Who: src/cli/main.ts. It asks the running appliance, or,
+// `sluice simulate`: would this packet pass, and by which rule, NAT and route? Who: src/cli/program.ts. It asks the running appliance, or,
 // with --config, the same engine code in offline mode: no netdevs, no root, devices that are missing here are thought up.
 import type { Command } from 'commander';
-import { ApiClient } from '../../api/client.js';
 import { ApiError } from '../../api/errors.js';
 import { parseQuestion, type SimulateBody } from '../../api/routes.js';
 import type { Device, Facts } from '../../config/facts.js';
 import type { Config } from '../../config/schema.js';
 import { loadAddon } from '../../engine/binding.js';
 import { decodeSimulate, encodeSimulate, type SimulateAnswer } from '../../engine/records.js';
-import { runDirectory } from '../../supervisor/run-directory.js';
-import { addCommon, directoryOf, wholeNumber, type CommonOptions } from '../options.js';
+import { addCommon, clientOf, wholeNumber, type CommonOptions } from '../options.js';
 import { CliError, endpoint, ExitCode, print, printJson } from '../output.js';
 
 interface SimulateOptions extends CommonOptions, SimulateBody { config?: string }
@@ -35,7 +33,7 @@ async function simulate(options: SimulateOptions): Promise<void> {
   const given = Object.entries({ port, sourcePort, icmpType, icmpCode }).filter(([, value]) => value !== undefined);
   const question: SimulateBody = { from, source, destination, protocol, ...Object.fromEntries(given) };
   const answer = options.config === undefined
-    ? (await new ApiClient(runDirectory(directoryOf(options)).apiSocket).post<{ answer: SimulateAnswer }>('/api/v1/simulate', question)).answer
+    ? (await clientOf(options).post<{ answer: SimulateAnswer }>('/api/v1/simulate', question)).answer
     : await simulateOffline(options.config, question);
   if (options.json) printJson({ question, answer });
   else print(formatAnswer(question, answer));

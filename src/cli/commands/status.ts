@@ -1,12 +1,11 @@
-// `sluice status`: is it forwarding, since when, over what, how much. Who: src/cli/main.ts. With --wait it comes back when the data plane
+// `sluice status`: is it forwarding, since when, over what, how much. Who: src/cli/program.ts. With --wait it comes back when the data plane
 // is ready, or says what is missing when the time is over.
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Command } from 'commander';
 import { ApiClient, ClientError } from '../../api/client.js';
 import type { InterfaceView, StatusView } from '../../control/status.js';
 import { DROP_REASONS } from '../../engine/abi.generated.js';
-import { runDirectory } from '../../supervisor/run-directory.js';
-import { addCommon, directoryOf, seconds, type CommonOptions } from '../options.js';
+import { addCommon, clientOf, seconds, type CommonOptions } from '../options.js';
 import { CliError, formatBytes, formatCount, formatDuration, formatTable, print, printJson, type Column } from '../output.js';
 
 const POLL_MS = 100;
@@ -20,7 +19,7 @@ export function addStatusCommand(program: Command): void {
 }
 
 async function showStatus(options: StatusOptions): Promise<void> {
-  const client = new ApiClient(runDirectory(directoryOf(options)).apiSocket);
+  const client = clientOf(options);
   const status = options.wait === undefined ? await client.get<StatusView>('/api/v1/status') : await waitForReady(client, options.wait);
   if (options.json) printJson(status);
   else print(formatStatus(status));

@@ -1,4 +1,4 @@
-// `sluice up`: runs the appliance in the foreground. Who: src/cli/main.ts; the work is src/supervisor/up.ts's.
+// `sluice up`: runs the appliance in the foreground. Who: src/cli/program.ts; the work is src/supervisor/up.ts's.
 import type { Command } from 'commander';
 import { chosenDirectory } from '../../supervisor/run-directory.js';
 
