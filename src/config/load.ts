@@ -1,19 +1,23 @@
-// From bytes to a configuration of known shape: read, parse YAML with positions, validate against the schema.
+// From bytes to a configuration of known shape: read, parse YAML or JSON, validate against the schema, and say where a path stands.
 //
-// Called by check.ts; nothing here throws on input, whatever it is. Bounds, in the order in which they are met: bytes of
-// the file, nesting depth while parsing (so that the composer's recursion is bounded), aliases, then the schema's own.
+// Called by check.ts and by control's transactions; nothing here throws on input, whatever it is. Bounds, in the order in which they
+// are met: bytes of the file, nesting depth while parsing, aliases and what they expand to, then the schema's own.
 // A configuration is returned only when it has the schema's shape; what it means is check.ts's business.
+// Places in the text (places.ts) are looked up only for what is wrong: a good file of 100,000 rules pays nothing for them.
 import { readFileSync, statSync } from 'node:fs';
-import { Ajv, type ErrorObject } from 'ajv';
-import { Composer, isAlias, isMap, isScalar, isSeq, Lexer, LineCounter, Parser, type CST, type Document, type Node, type Pair, type YAMLMap } from 'yaml';
+import { Ajv, type ErrorObject, type ValidateFunction } from 'ajv';
+import { constructFromEvents, EVENT_ID, parseEvents, YAMLException, type Event } from 'js-yaml';
+import { Places } from './places.js';
 import { Problems, printable, quote, suggest, type At, type Path, type Position, type Problem } from './problem.js';
 import { ConfigSchema, type Config } from './schema.js';
 
-/** Room for SL_RULES_MAX rules of 128 bytes. */
-export const CONFIG_BYTES_MAX = 16 * 1024 * 1024;
-/** The schema nests 8 deep; a parser's stack entry is at most three a level. */
+/** Room for SL_RULES_MAX rules of 512 bytes. */
+export const CONFIG_BYTES_MAX = 64 * 1024 * 1024;
+/** The schema nests 8 deep. */
 export const CONFIG_DEPTH_MAX = 64;
 export const CONFIG_ALIASES_MAX = 100;
+/** Values that a file may have once its aliases are expanded. */
+const EXPANDED_NODES_MAX = 4_000_000;
 
 export interface Loaded {
   /** Present when the file has the schema's shape. */
@@ -41,7 +45,7 @@ export function loadBytes(bytes: Uint8Array, file: string): Loaded {
   const problems = new Problems(file);
   if (bytes.length > CONFIG_BYTES_MAX) return tooLarge(problems, bytes.length);
   try {
-    return loadText(new TextDecoder('utf-8', { fatal: true }).decode(bytes), file);
+    return loadText(new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes), file);
   } catch (error) {
     if (!(error instanceof TypeError)) throw error;
     problems.error('SLUICE_CONFIG_SYNTAX', [], 'the file is not UTF-8 text', 'save it as UTF-8');
@@ -50,127 +54,141 @@ export function loadBytes(bytes: Uint8Array, file: string): Loaded {
 }
 
 export function loadText(text: string, file: string): Loaded {
-  if (text.length > CONFIG_BYTES_MAX) return tooLarge(new Problems(file), text.length);
-  const lines = new LineCounter();
-  const positionAt = (offset: number): Position => {
-    const { line, col } = lines.linePos(offset);
-    return { line: Math.max(1, line), column: Math.max(1, col) };
-  };
-  let root: Node | null = null;
-  const locate = (path: Path, at: At): Position => positionAt(offsetOf(root, path, at));
+  const parsed = parseText(text, file);
+  if (parsed.problems.length > 0) return parsed;
+  const { problems, config } = checkShape(parsed.value, file, parsed.locate);
+  return { problems, locate: parsed.locate, ...(config === undefined ? {} : { config }) };
+}
+
+export interface Parsed { value: unknown; problems: Problem[]; locate: (path: Path, at: At) => Position }
+
+/** Text to plain values; the first syntax error ends it, since what follows it means nothing. */
+export function parseText(text: string, file: string): Parsed {
+  if (text.length > CONFIG_BYTES_MAX) return { value: undefined, ...tooLarge(new Problems(file), text.length) };
+  let events: Event[] | undefined;
+  let places: Places | undefined;
+  const placesOf = (): Places => (places ??= new Places(text, events ?? tryEvents(text)));
+  const locate = (path: Path, at: At): Position => placesOf().of(path, at);
   const problems = new Problems(file, locate);
-  const syntaxError = (offset: number, message: string, remedy: string): void => {
-    problems.list.push({ severity: 'error', code: 'SLUICE_CONFIG_SYNTAX', file, ...positionAt(offset), path: '', message, remedy });
+  const syntaxError = (offset: number, message: string, remedy: string): Parsed => {
+    problems.list.push({ severity: 'error', code: 'SLUICE_CONFIG_SYNTAX', file, ...new Places(text, []).at(offset), path: '', message, remedy });
+    return { value: undefined, problems: problems.list, locate };
   };
 
-  // 1. YAML to a document with positions.
-  let document: Document.Parsed | undefined;
+  const json = parseJson(text);
+  if (json !== undefined) return { value: json, problems: [], locate };
   try {
-    document = compose(text, lines);
+    events = parseEvents(text, { maxDepth: CONFIG_DEPTH_MAX });
+    const tooMany = findExpansion(text, events);
+    if (tooMany !== undefined) return syntaxError(tooMany, `aliases expand to more than ${EXPANDED_NODES_MAX} values`, 'write the values out, or use objects');
+    const documents = constructFromEvents(events, { source: text, maxAliases: CONFIG_ALIASES_MAX });
+    if (documents.length > 1) return syntaxError(placesOf().documentOffset(1), 'the file holds more than one document', 'take the line --- away, and what follows it');
+    if (documents.length === 0 || documents[0] === null) {
+      problems.error('SLUICE_CONFIG_MISSING_KEY', [], 'the file is empty', 'start it with version: 1');
+      return { value: undefined, problems: problems.list, locate };
+    }
+    return { value: documents[0], problems: [], locate };
   } catch (error) {
-    if (!(error instanceof TooDeep)) throw error;
-    syntaxError(error.offset, `nested deeper than ${CONFIG_DEPTH_MAX} levels`, 'the configuration needs no such depth: look for a stray bracket or dash');
-    return { problems: problems.list, locate };
+    if (!(error instanceof YAMLException)) throw error;
+    if (events !== undefined && error.reason === 'duplicated mapping key') {
+      // The library names the first one only.
+      for (const path of placesOf().duplicates()) problems.error('SLUICE_CONFIG_DUPLICATE_KEY', path, `${quote(String(path.at(-1)))} stands here twice`, 'keep one of them', 'key');
+      if (problems.errors > 0) return { value: undefined, problems: problems.sorted(), locate };
+    }
+    const [message, remedy] = describeSyntax(error.reason);
+    return syntaxError(error.mark?.position ?? 0, message, remedy);
   }
-  for (const issue of document.errors.slice(0, 20)) syntaxError(issue.pos[0], firstLine(issue.message), 'repair the YAML syntax there');
-  for (const issue of document.warnings.slice(0, 20)) syntaxError(issue.pos[0], firstLine(issue.message), 'tags have no meaning here; put the text in quotes if it starts with !');
-  if (problems.list.length > 0) return { problems: problems.list, locate };
-  root = document.contents;
-  reportDuplicateKeys(root, [], problems);
+}
 
-  // 2. To plain values. Cycles cannot pass the schema: it is finite.
+function tryEvents(text: string): Event[] {
+  try {
+    return parseEvents(text, { maxDepth: CONFIG_DEPTH_MAX });
+  } catch {
+    return []; // what has no place is at the start
+  }
+}
+
+function describeSyntax(reason: string): [message: string, remedy: string] {
+  if (reason.startsWith('nesting exceeded')) return [`nested deeper than ${CONFIG_DEPTH_MAX} levels`, 'the configuration needs no such depth: look for a stray bracket or dash'];
+  if (reason.includes('tag')) return [firstLine(reason), 'tags have no meaning here; put the text in quotes if it starts with !'];
+  if (reason.includes('alias') || reason.includes('maxAliases')) return [firstLine(reason), `use at most ${CONFIG_ALIASES_MAX} aliases, each after its anchor`];
+  return [firstLine(reason), 'repair the YAML syntax there'];
+}
+
+/** JSON is YAML; its own parser is ten times as fast. Undefined: it is no JSON, or one that YAML would refuse. */
+function parseJson(text: string): unknown {
+  if (!/^\s*\{/.test(text.slice(0, 256))) return undefined;
   let value: unknown;
   try {
-    value = document.toJS({ maxAliasCount: CONFIG_ALIASES_MAX });
-  } catch (error) {
-    syntaxError(0, firstLine((error as Error).message), `use at most ${CONFIG_ALIASES_MAX} aliases, each after its anchor`);
-    return { problems: problems.list, locate };
+    value = JSON.parse(text);
+  } catch {
+    return undefined;
   }
-  if (value === null || value === undefined) {
-    problems.error('SLUICE_CONFIG_MISSING_KEY', [], 'the file is empty', 'start it with version: 1');
-    return { problems: problems.sorted(), locate };
+  let written = 0; // keys in the text: more than in the value means that one stands twice, which JSON.parse hides
+  for (const [token] of text.matchAll(/"(?:[^"\\]|\\.)*"(?:\s*:)?/g)) if (token.endsWith(':')) written++;
+  return countKeys(value, 0) === written ? value : undefined;
+}
+
+/** NaN when nested too deep. */
+function countKeys(value: unknown, depth: number): number {
+  if (typeof value !== 'object' || value === null) return 0;
+  if (depth > CONFIG_DEPTH_MAX) return NaN;
+  let keys = 0;
+  if (Array.isArray(value)) {
+    for (const item of value) keys += countKeys(item, depth + 1);
+    return keys;
   }
-
-  // 3. Against the schema.
-  if (!validate(value)) for (const error of validate.errors ?? []) reportSchemaError(error, problems);
-  if (problems.errors > 0) return { problems: problems.sorted(), locate };
-  return { config: value as Config, problems: problems.sorted(), locate };
+  for (const key in value) keys += 1 + countKeys((value as Record<string, unknown>)[key], depth + 1);
+  return keys;
 }
 
-const validate = new Ajv({ allErrors: true, verbose: true, strict: false, validateFormats: false }).compile<Config>(ConfigSchema);
-
-class TooDeep extends Error {
-  constructor(readonly offset: number) { super('too deep'); }
-}
-
-function compose(text: string, lines: LineCounter): Document.Parsed {
-  lines.addNewLine(0);
-  // uniqueKeys is off because the library's check is quadratic; reportDuplicateKeys does it.
-  const composer = new Composer({ uniqueKeys: false, logLevel: 'silent', prettyErrors: false, merge: false });
-  let document: Document.Parsed | undefined;
-  for (const next of composer.compose(boundedTokens(text, lines), true, text.length)) {
-    if (document === undefined) { document = next as Document.Parsed; continue; }
-    if (document.errors.length === 0) document.errors.push(...next.errors, ...manyDocuments(next as Document.Parsed));
-  }
-  return document!;
-}
-
-function manyDocuments(next: Document.Parsed): Document.Parsed['errors'] {
-  return [Object.assign(new Error('the file holds more than one document'), { code: 'MULTIPLE_DOCS', pos: [next.range[0], next.range[1]] })] as unknown as Document.Parsed['errors'];
-}
-
-function* boundedTokens(text: string, lines: LineCounter): Generator<CST.Token> {
-  const parser = new Parser(lines.addNewLine);
-  for (const lexeme of new Lexer().lex(text)) {
-    yield* parser.next(lexeme);
-    if (parser.stack.length > CONFIG_DEPTH_MAX) throw new TooDeep(parser.offset);
-  }
-  yield* parser.end();
-}
-
-function reportDuplicateKeys(node: unknown, path: Path, problems: Problems): void {
-  if (isSeq(node)) node.items.forEach((item, index) => { if (isMap(item) || isSeq(item)) reportDuplicateKeys(item, [...path, index], problems); });
-  if (!isMap(node)) return;
-  const seen = new Set<string>();
-  for (const pair of node.items) {
-    const key = isScalar(pair.key) ? String(pair.key.value) : '?';
-    if (seen.has(key)) {
-      // locate() finds the last of them: the one to take away.
-      problems.error('SLUICE_CONFIG_DUPLICATE_KEY', [...path, key], `${quote(key)} stands here twice`, 'keep one of them', 'key');
+/** Offset of an alias at which the expanded file gets larger than EXPANDED_NODES_MAX. An anchor within itself counts nothing: no schema lets it pass. */
+function findExpansion(text: string, events: readonly Event[]): number | undefined {
+  if (!events.some((event) => event.type === EVENT_ID.ALIAS)) return undefined;
+  const weights = new Map<string, number>();
+  const open: { anchor: string | undefined; weight: number }[] = [{ anchor: undefined, weight: 0 }];
+  const anchorOf = (event: { anchorStart: number; anchorEnd: number }): string | undefined => (event.anchorStart < 0 ? undefined : text.slice(event.anchorStart, event.anchorEnd));
+  for (const event of events) {
+    const top = open.at(-1)!;
+    switch (event.type) {
+      case EVENT_ID.SCALAR: {
+        top.weight += 1;
+        const anchor = anchorOf(event);
+        if (anchor !== undefined) weights.set(anchor, 1);
+        break;
+      }
+      case EVENT_ID.ALIAS:
+        top.weight += weights.get(anchorOf(event) ?? '') ?? 0;
+        if (top.weight > EXPANDED_NODES_MAX) return event.anchorStart;
+        break;
+      case EVENT_ID.POP: {
+        const { anchor, weight } = open.pop()!;
+        if (anchor !== undefined) weights.set(anchor, weight + 1);
+        const parent = open.at(-1);
+        if (parent) parent.weight += weight + 1;
+        break;
+      }
+      default: open.push({ anchor: event.type === EVENT_ID.DOCUMENT ? undefined : anchorOf(event), weight: 0 });
     }
-    seen.add(key);
-    if (isMap(pair.value) || isSeq(pair.value)) reportDuplicateKeys(pair.value, [...path, key], problems);
-  }
-}
-
-function offsetOf(root: Node | null, path: Path, at: At): number {
-  let node: unknown = root;
-  let offset = root?.range?.[0] ?? 0;
-  for (const [depth, segment] of path.entries()) {
-    if (isAlias(node)) return node.range?.[0] ?? offset;
-    let next: unknown;
-    if (isSeq(node) && typeof segment === 'number') next = node.items[segment];
-    else if (isMap(node)) {
-      const pair = lastPair(node, String(segment));
-      const key = pair?.key as Node | undefined;
-      if (key?.range) offset = key.range[0];
-      if (depth === path.length - 1 && at === 'key') return offset;
-      next = pair?.value;
-    }
-    if (next === undefined || next === null) return offset;
-    node = next;
-    offset = (node as Node).range?.[0] ?? offset;
-  }
-  return offset;
-}
-
-/** Of two pairs with one key the last counts. */
-function lastPair(map: YAMLMap, key: string): Pair | undefined {
-  for (let i = map.items.length - 1; i >= 0; i--) {
-    const pair = map.items[i]!;
-    if (isScalar(pair.key) && String(pair.key.value) === key) return pair;
   }
   return undefined;
+}
+
+/** Plain values against the schema. */
+export function checkShape(value: unknown, file: string, locate?: (path: Path, at: At) => Position): { problems: Problem[]; config?: Config } {
+  const problems = new Problems(file, locate);
+  if (hasShape(value)) return { problems: [], config: value as Config };
+  for (const error of validator().errors ?? []) reportSchemaError(error, problems);
+  return { problems: problems.sorted() };
+}
+
+export function hasShape(value: unknown): boolean { return validator()(value); }
+
+let compiledSchema: ValidateFunction<Config> | undefined;
+
+/** Compiled at its first use: commands that check nothing start without it. */
+function validator(): ValidateFunction<Config> {
+  return (compiledSchema ??= new Ajv({ allErrors: true, verbose: true, strict: false, validateFormats: false }).compile<Config>(ConfigSchema));
 }
 
 /** One sentence a person can act on for each kind of schema error. */
