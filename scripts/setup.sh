@@ -9,7 +9,7 @@ PACKAGES=(
   g++ clang llvm libclang-rt-14-dev cmake ninja-build pkg-config
   libbpf-dev libxdp-dev libmnl-dev libelf-dev linux-libc-dev doctest-dev
   bpftool iproute2 nftables ethtool procps
-  curl iperf3 iputils-ping netcat-openbsd tcpdump traceroute
+  curl iperf3 iputils-ping netcat-openbsd tcpdump traceroute zsh
 )
 NODE_MINIMUM=20.19.0
 LOG=build/setup.log

@@ -17,6 +17,8 @@ const COMMANDS: Record<string, () => Promise<AddCommand>> = {
   observe: async () => (await import('./commands/records.js')).addObserveCommand,
   simulate: async () => (await import('./commands/simulate.js')).addSimulateCommand,
   rules: async () => (await import('./commands/rules.js')).addRulesCommand,
+  completion: async () => (await import('./commands/completion.js')).addCompletionCommand,
+  'completion-names': async () => (await import('./commands/completion.js')).addCompletionNamesCommand,
 };
 
 export const COMMAND_NAMES: readonly string[] = Object.keys(COMMANDS);

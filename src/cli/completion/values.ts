@@ -1,0 +1,26 @@
+// Names that only the running appliance knows, for completion. Who: the hidden command `sluice completion-names`, which the shells' scripts
+// call at a press of TAB: so it says nothing when there is no appliance, and ends within TIME_LIMIT_MS. Bounds: NAMES_MAX names.
+import type { ApiClient } from '../../api/client.js';
+import type { StatusView } from '../../control/status.js';
+import type { NameKind } from './model.js';
+
+export const TIME_LIMIT_MS = 1500;
+const NAMES_MAX = 2000;
+const SESSIONS_MAX = 50;
+
+export async function readNames(client: ApiClient, kind: NameKind): Promise<string[]> {
+  const names = await READERS[kind](client);
+  // A shell reads them line by line.
+  return [...new Set(names)].filter((name) => name !== '' && !/[\u0000-\u001f\u007f]/.test(name)).slice(0, NAMES_MAX);
+}
+
+const interfaces = async (client: ApiClient): Promise<string[]> => (await client.get<StatusView>('/api/v1/status')).interfaces.map((one) => one.name);
+const zones = async (client: ApiClient): Promise<string[]> => (await client.get<StatusView>('/api/v1/status')).interfaces.map((one) => one.zone);
+
+const READERS: Record<NameKind, (client: ApiClient) => Promise<string[]>> = {
+  interfaces, zones,
+  places: async (client) => (await client.get<StatusView>('/api/v1/status')).interfaces.flatMap((one) => [one.name, one.zone]),
+  rules: async (client) => (await client.get<{ rules: { name: string }[] }>('/api/v1/rules')).rules.map((one) => one.name),
+  revisions: async (client) => (await client.get<{ history: { revision: number }[] }>('/api/v1/config/history')).history.map((one) => String(one.revision)),
+  sessions: async (client) => (await client.get<{ sessions: { sessionId: string }[] }>('/api/v1/sessions', { limit: SESSIONS_MAX })).sessions.map((one) => one.sessionId),
+};
