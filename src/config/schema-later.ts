@@ -86,12 +86,6 @@ export const ObservabilitySchema = strictObject({
   }), { maxItems: 64, description: 'a list of sinks' })),
 });
 
-export const ApiSchema = strictObject({
-  listen: text('address:port'),
-  tokensFile: Type.Optional(text('a path')),
-  tls: Type.Optional(strictObject({ certificateFile: text('a path'), keyFile: text('a path') })),
-});
-
 /** What an `l7:` key of a firewall rule may hold. */
 export const L7Schema = strictObject({
   http: Type.Optional(Type.Array(strictObject({ method: list, host: list, path: list }), { maxItems: 1024, description: 'a list of matches' })),

@@ -4,7 +4,8 @@
 // (names, subnets, families) is check.ts's. `description` is printed as the remedy when a value is wrong.
 import { Type, type Static } from '@sinclair/typebox';
 import { SL_INTERFACES_MAX, SL_RULES_MAX } from '../engine/abi.generated.js';
-import { ApiSchema, BgpSchema, HaSchema, L7Schema, ObservabilitySchema, VxlanSchema, WireguardSchema } from './schema-later.js';
+import { ApiSchema } from './schema-api.js';
+import { BgpSchema, HaSchema, L7Schema, ObservabilitySchema, VxlanSchema, WireguardSchema } from './schema-later.js';
 import { choice, flag, integer, LIST_ITEMS_MAX, named, ruleName, strictObject, text, TEXT_CHARACTERS_MAX, textList } from './schema-parts.js';
 
 export const ROUTES_MAX = 100_000;
