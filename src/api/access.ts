@@ -220,3 +220,6 @@ export function addressOf(request: FastifyRequest): string | undefined { return 
 export function actorOf({ name, via, role, caller }: Principal): AuditActor {
   return { name, via, role, ...(caller.transport === 'https' ? { address: caller.address } : {}) };
 }
+
+/** As history names who changed something. */
+export function authorOf({ principal }: FastifyRequest): Author { return { name: principal.name, via: principal.via }; }
