@@ -48,4 +48,12 @@ export function seconds(text: string): number {
   return value;
 }
 
+export function secondsBetween(minimum: number, maximum: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (!/^\d+(\.\d+)?$/.test(text) || value < minimum || value > maximum) throw new InvalidArgumentError(`write seconds, from ${minimum} to ${maximum}.`);
+    return value;
+  };
+}
+
 export const choiceOption = (flags: string, description: string, choices: readonly string[]): Option => new Option(flags, description).choices(choices);

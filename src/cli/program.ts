@@ -12,6 +12,7 @@ const COMMANDS: Record<string, () => Promise<AddCommand>> = {
   up: async () => (await import('./commands/up.js')).addUpCommand,
   check: async () => (await import('./commands/check.js')).addCheckCommand,
   status: async () => (await import('./commands/status.js')).addStatusCommand,
+  top: async () => (await import('./commands/top.js')).addTopCommand,
   flows: async () => (await import('./commands/records.js')).addFlowsCommand,
   drops: async () => (await import('./commands/records.js')).addDropsCommand,
   observe: async () => (await import('./commands/records.js')).addObserveCommand,

@@ -45,13 +45,13 @@ async function showFlows(options: FlowsOptions): Promise<void> {
 
 async function readSessions(client: ApiClient, query: Query, limit: number): Promise<{ sessions: FlowRecordView[]; more: boolean }> {
   const sessions: FlowRecordView[] = [];
-  let cursor = 0;
+  let cursor: string | undefined;
   do {
-    const page = await client.get<{ sessions: FlowRecordView[]; cursor: number }>('/api/v1/sessions', { ...query, limit: limit - sessions.length, cursor });
+    const page = await client.get<{ sessions: FlowRecordView[]; cursor: string | null }>('/api/v1/sessions', { ...query, limit: limit - sessions.length, cursor });
     sessions.push(...page.sessions);
-    cursor = page.cursor;
-  } while (cursor !== 0 && sessions.length < limit);
-  return { sessions, more: cursor !== 0 };
+    cursor = page.cursor ?? undefined;
+  } while (cursor !== undefined && sessions.length < limit);
+  return { sessions, more: cursor !== undefined };
 }
 
 /** One entry a session: its end if it ended, else how it lives now, else its start (a session that ended without a record). */

@@ -2,7 +2,7 @@
 // with --config, the same engine code in offline mode: no netdevs, no root, devices that are missing here are thought up.
 import type { Command } from 'commander';
 import { ApiError } from '../../api/errors.js';
-import { parseQuestion, type SimulateBody } from '../../api/routes.js';
+import { parseQuestion, type SimulateBody } from '../../api/routes/simulate.js';
 import type { Device, Facts } from '../../config/facts.js';
 import type { Config } from '../../config/schema.js';
 import { loadAddon } from '../../engine/binding.js';
