@@ -70,6 +70,8 @@ export interface AuditSink {
 
 export interface AccessParts { authenticator: Authenticator; audit: AuditSink; limits: AccessLimits; log: Log }
 
+/** Requests whose refusal is in the audit log already. */
+const refusedRequests = new WeakSet<FastifyRequest>();
 const SAFE_METHODS = new Set(['GET', 'HEAD', 'OPTIONS']);
 const RESOURCE_FORM = /^[a-z][a-z0-9-]{0,30}$/;
 const PATH_CHARACTERS_MAX = 512;
@@ -80,7 +82,7 @@ export function protectRoutes(api: FastifyInstance, parts: AccessParts): Readonl
   api.decorateRequest('principal', null as unknown as Principal);
   api.decorateRequest('auditDetail', null);
   api.addHook('onRoute', (route) => void resources.add(requireAccess(route)));
-  api.addHook('onRequest', (request) => admit(parts, request));
+  api.addHook('onRequest', (request, reply) => admit(parts, request, reply));
   api.addHook('preHandler', async (request) => beginAudit(parts, request));
   api.addHook('onSend', async (request, reply, payload) => {
     await endAudit(parts, request, reply, payload);
@@ -102,10 +104,11 @@ function requireAccess(route: RouteOptions): string {
 
 // ---- 1 to 3: let in or refused ------------------------------------------------------------------------------------------
 
-async function admit(parts: AccessParts, request: FastifyRequest): Promise<void> {
+async function admit(parts: AccessParts, request: FastifyRequest, reply: FastifyReply): Promise<void> {
   const { role, resource } = request.routeOptions.config;
   if (role === 'public') return;
   let principal: Principal | undefined;
+  reply.header('cache-control', 'no-store').header('x-content-type-options', 'nosniff');
   try {
     refuseForeignOrigin(request);
     principal = await parts.authenticator.authenticate(request);
@@ -139,11 +142,12 @@ export function requireRights(principal: Principal, role: Role, resource: string
 
 /** A scope is a resource (all that the role may do with it) or RESOURCE:read (what a viewer may). */
 export function scopesAllow(scopes: readonly string[] | undefined, role: Role, resource: string): boolean {
-  if (scopes === undefined) return true;
+  if (scopes === undefined || resource === 'self') return true; // who one is oneself, everybody may know
   return scopes.includes(resource) || (role === 'viewer' && scopes.includes(`${resource}:read`));
 }
 
 function refused({ limits, audit, log }: AccessParts, request: FastifyRequest, principal: Principal | undefined, error: unknown): void {
+  refusedRequests.add(request);
   const { status, code } = toProblemDetails(error);
   const address = addressOf(request);
   const by: AuditActor = principal ? actorOf(principal) : { name: 'unknown', via: address === undefined ? 'socket' : 'https', ...(address === undefined ? {} : { address }) };
@@ -175,7 +179,7 @@ function beginAudit({ audit }: AccessParts, request: FastifyRequest): void {
 }
 
 async function endAudit({ audit, log }: AccessParts, request: FastifyRequest, reply: FastifyReply, payload: unknown): Promise<void> {
-  if (!isAudited(request) || !principalOf(request) || isRefusal(reply.statusCode)) return;
+  if (!isAudited(request) || !principalOf(request) || refusedRequests.has(request)) return;
   const { code, detail } = reply.statusCode >= 400 ? problemIn(payload) : { code: undefined, detail: undefined };
   try {
     audit.append({
@@ -189,9 +193,6 @@ async function endAudit({ audit, log }: AccessParts, request: FastifyRequest, re
     log.error({ err: error, request: request.id }, 'the outcome of a request could not be audited');
   }
 }
-
-/** Audited as such already, before the handler. */
-const isRefusal = (status: number): boolean => status === 401 || status === 403 || status === 429;
 
 const principalOf = ({ principal }: FastifyRequest): Principal | null => principal;
 

@@ -14,7 +14,8 @@ const TAIL_CHARACTERS = HASH_MEMBER.length + HASH_CHARACTERS + 2; // and `"}`
 export interface ChainLink { sequence: number; hash: string }
 
 export function makeLine(sequence: number, time: string, previous: string, event: object): { line: string; hash: string } {
-  const body = JSON.stringify({ sequence, time, previous, ...event }).slice(0, -1);
+  // U+2028 and U+2029 break lines for some readers; JSON may hold them escaped.
+  const body = JSON.stringify({ sequence, time, previous, ...event }).slice(0, -1).replace(/[\u2028\u2029]/g, (separator) => `\\u${separator.charCodeAt(0).toString(16)}`);
   const hash = hashOf(body);
   return { line: `${body}${HASH_MEMBER}${hash}"}\n`, hash };
 }

@@ -75,6 +75,7 @@ export class AuditLog {
     this.headFile = openSync(join(directory, HEAD_FILE), 'a', 0o600);
     closeSync(this.headFile);
     this.headFile = openSync(join(directory, HEAD_FILE), 'r+');
+    if (fstatSync(this.headFile).size === 0) this.writeHead(this.last);
     this.recover();
   }
 
