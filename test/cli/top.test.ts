@@ -76,11 +76,12 @@ describe('talkers', () => {
   function table(sessions: FlowRecordView[]) {
     const asked: unknown[] = [];
     const state = { sessions, nowMs: 0, asked };
-    const get = (_path: string, query: { cursor: number; limit: number }): Promise<unknown> => {
+    const get = (_path: string, query: { cursor?: string; limit: number }): Promise<unknown> => {
       asked.push(query.cursor);
-      const page = state.sessions.slice(query.cursor, query.cursor + query.limit);
-      const next = query.cursor + page.length;
-      return Promise.resolve({ sessions: page, cursor: next >= state.sessions.length ? 0 : next });
+      const at = Number(query.cursor ?? 0);
+      const page = state.sessions.slice(at, at + query.limit);
+      const next = at + page.length;
+      return Promise.resolve({ sessions: page, cursor: next >= state.sessions.length ? null : String(next) });
     };
     return { state, sampler: new TalkerSampler({ get } as never, () => state.nowMs) };
   }
@@ -109,7 +110,7 @@ describe('talkers', () => {
       found.push((await sampler.round()).talkers.map((one) => one.source));
     }
     expect(found).toEqual([['10.1.0.5'], ['10.1.0.5'], ['10.1.0.5'], ['10.1.0.5']]);
-    expect(state.asked).toEqual([0, 0, 1000, 1000, 2000, 2000, 0, 0, 1000]);
+    expect(state.asked).toEqual([undefined, undefined, '1000', '1000', '2000', '2000', undefined, undefined, '1000']);
     state.nowMs = 60_000;
     state.sessions = all(5100);
     expect((await sampler.round()).talkers).toEqual([]); // seen too long ago

@@ -15,12 +15,12 @@ export interface Talker {
   sessions: number; bitsPerSecond: number; packetsPerSecond: number;
 }
 
-type Cursor = number | string;
-interface SessionPage { sessions: FlowRecordView[]; cursor: Cursor | null }
+/** As control gave it; undefined: where the table begins. */
+type Cursor = string | undefined;
+interface SessionPage { sessions: FlowRecordView[]; cursor: string | null }
 interface Volume { bytes: number; packets: number }
-interface Look { start: Cursor; next: Cursor | undefined; atMs: number; sessions: FlowRecordView[]; volumes: Map<string, Volume> }
+interface Look { start: Cursor; next: Cursor; atMs: number; sessions: FlowRecordView[]; volumes: Map<string, Volume> }
 
-const FIRST: Cursor = 0;
 const volumeOf = ({ bytes, packets }: FlowRecordView): Volume => ({ bytes: bytes[0] + bytes[1], packets: packets[0] + packets[1] });
 
 export class TalkerSampler {
@@ -31,10 +31,10 @@ export class TalkerSampler {
 
   async round(): Promise<{ talkers: Talker[]; sampled: number }> {
     const { baseline } = this;
-    const look = await this.look(baseline?.start ?? FIRST);
+    const look = await this.look(baseline?.start);
     if (baseline) this.compare(baseline, look);
-    const isWhole = look.start === FIRST && look.next === undefined;
-    this.baseline = isWhole || !baseline ? look : await this.look(look.next ?? FIRST);
+    const isWhole = look.start === undefined && look.next === undefined;
+    this.baseline = isWhole || !baseline ? look : await this.look(look.next);
     const keepSince = this.nowMs() - (isWhole ? 0 : KEEP_MS);
     const sorted = [...this.found.entries()].filter(([, talker]) => talker.atMs >= (isWhole ? look.atMs : keepSince))
       .sort(([, a], [, b]) => b.bitsPerSecond - a.bitsPerSecond).slice(0, TALKERS_MAX);
@@ -45,9 +45,8 @@ export class TalkerSampler {
 
   private async look(start: Cursor): Promise<Look> {
     const page = await this.client.get<SessionPage>('/api/v1/sessions', { limit: WINDOW_SESSIONS_MAX, cursor: start });
-    const isLast = page.cursor === null || page.cursor === undefined || Number(page.cursor) === 0 || page.cursor === '';
     return {
-      start, next: isLast ? undefined : page.cursor!, atMs: this.nowMs(), sessions: page.sessions,
+      start, next: page.cursor ?? undefined, atMs: this.nowMs(), sessions: page.sessions,
       volumes: new Map(page.sessions.map((session) => [session.sessionId, volumeOf(session)])),
     };
   }
@@ -60,7 +59,7 @@ export class TalkerSampler {
       const then = before.volumes.get(session.sessionId);
       const now = volumeOf(session);
       // A session that the first look did not see began since, when that look saw the whole table.
-      const known = then ?? (before.next === undefined && before.start === FIRST ? { bytes: 0, packets: 0 } : undefined);
+      const known = then ?? (before.next === undefined && before.start === undefined ? { bytes: 0, packets: 0 } : undefined);
       if (!known || now.bytes <= known.bytes) continue;
       const { protocol, source, destination, rule } = session;
       const destinationPort = protocol.startsWith('icmp') ? 0 : session.destinationPort;
