@@ -1,4 +1,4 @@
-// Filters of sessions and records, as the API's query and the CLI's options give them. Who: src/api/routes.ts. Pure.
+// Filters of decoded records, as the API's query and the CLI's options give them. Who: src/api/routes/records.ts. Pure.
 import { AddressError, contains, parseAddress, parsePrefix, type Prefix } from '../lib/address.js';
 import { protocolNumber, protocolName, type DropRecordView, type FlowRecordView } from '../engine/records.js';
 
@@ -48,7 +48,7 @@ export function buildFilter(query: FilterQuery): Filter {
   return (record) => tests.every((test) => test(record));
 }
 
-function prefixOf(text: string, member: 'source' | 'destination'): Prefix {
+export function prefixOf(text: string, member: 'source' | 'destination'): Prefix {
   try {
     return parsePrefix(text);
   } catch (error) {

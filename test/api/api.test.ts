@@ -64,8 +64,9 @@ describe('records and sessions', () => {
     expect(await get(bench, '/api/v1/flows?after=1')).toMatchObject({ records: [{ protocol: 'udp' }], last: 2 });
     expect(await get(bench, '/api/v1/drops?last=5&port=23')).toMatchObject({ records: [{ kind: 'drop', reason: 'policy-deny', help: 'a rule denies it, or no rule allows it', from: { interface: 'untrust' }, bytes: 60 }] });
     bench.addon.sessionRecords = [makeFlow(), makeFlow({ sessionId: 9n })];
-    expect(await get(bench, '/api/v1/sessions?limit=1')).toMatchObject({ sessions: [{ sessionId: '1' }], cursor: 1 });
-    expect(await get(bench, '/api/v1/sessions?limit=1&cursor=1')).toMatchObject({ sessions: [{ sessionId: '9' }], cursor: 0 });
+    expect(await get(bench, '/api/v1/sessions?limit=1')).toMatchObject({ sessions: [{ sessionId: '1' }], cursor: expect.stringMatching(/^[A-Za-z0-9_-]+$/) as string });
+    const { cursor } = await get<{ cursor: string }>(bench, '/api/v1/sessions?limit=1');
+    expect(await get(bench, `/api/v1/sessions?limit=1&cursor=${cursor}`)).toMatchObject({ sessions: [{ sessionId: '9' }], cursor: null });
   });
 
   test.each([
