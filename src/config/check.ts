@@ -6,6 +6,7 @@
 import { checkFirewall, checkObjects } from './check-firewall.js';
 import { checkInterfaces, checkRoutes } from './check-interfaces.js';
 import { checkNat } from './check-nat.js';
+import { checkObservability } from './check-observability.js';
 import { TIMERS } from './defaults.js';
 import type { Facts } from './facts.js';
 import { loadFile, loadText, type Loaded } from './load.js';
@@ -60,6 +61,7 @@ export function checkConfig(config: Config, problems: Problems, facts?: Facts): 
   checkFirewall(context);
   checkNat(context);
   checkSettings(context);
+  checkObservability(context);
 }
 
 function checkSettings({ config, problems }: CheckContext): void {

@@ -45,6 +45,8 @@ export const PROBLEM_CODES = {
   SLUICE_NAT_SLOTS: 'more addresses shared between NAT and the host than fit',
   SLUICE_LOCAL_ADDRESSES: 'more addresses of the appliance than fit',
   SLUICE_TIMER_BELOW_RFC: 'a timer below what an RFC requires',
+  SLUICE_ENGINE_RESTART: 'the engine is started again',
+  SLUICE_OBSERVABILITY: 'a log or a metric\'s filter that cannot work',
   SLUICE_BGP_ASN_RESERVED: 'an AS number that Azure reserves',
 } as const;
 export type ProblemCode = keyof typeof PROBLEM_CODES;

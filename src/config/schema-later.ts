@@ -1,4 +1,4 @@
-// Sections of the configuration that later versions give effect to: tunnels, BGP, high availability, observability, API.
+// Sections of the configuration that later versions give effect to: tunnels, BGP, high availability, API.
 //
 // Their shape is checked already (unknown keys are errors), so that a file written for them does not rot; check.ts warns
 // that they have no effect. Called by schema.ts.
@@ -69,21 +69,6 @@ export const BgpSchema = strictObject({
 export const HaSchema = strictObject({
   probe: Type.Optional(strictObject({ port: port('a TCP port'), path: Type.Optional(text('a path', '^/')) })),
   peer: Type.Optional(strictObject({ name: text('a host name'), address: text('an address'), interface: Type.Optional(text('an interface')) })),
-});
-
-const filter = Type.Optional(strictObject({
-  verdict: list, source: list, destination: list, protocol: list, zone: list, interface: list, rule: list,
-}));
-
-export const ObservabilitySchema = strictObject({
-  metrics: Type.Optional(strictObject({
-    filters: Type.Optional(Type.Array(strictObject({ metric: text('a metric'), include: filter, exclude: filter }), { maxItems: 256, description: 'a list of filters' })),
-  })),
-  logs: Type.Optional(Type.Array(strictObject({
-    type: text('a kind of record'), to: text('a sink'),
-    address: Type.Optional(text('address:port')), path: Type.Optional(text('a path')), tls: Type.Optional(flag('TLS towards the sink')),
-    redact: list, include: filter, exclude: filter,
-  }), { maxItems: 64, description: 'a list of sinks' })),
 });
 
 /** What an `l7:` key of a firewall rule may hold. */

@@ -5,7 +5,8 @@
 import { Type, type Static } from '@sinclair/typebox';
 import { SL_INTERFACES_MAX, SL_RULES_MAX } from '../engine/abi.generated.js';
 import { ApiSchema } from './schema-api.js';
-import { BgpSchema, HaSchema, L7Schema, ObservabilitySchema, VxlanSchema, WireguardSchema } from './schema-later.js';
+import { BgpSchema, HaSchema, L7Schema, VxlanSchema, WireguardSchema } from './schema-later.js';
+import { ObservabilitySchema } from './schema-observability.js';
 import { choice, flag, integer, LIST_ITEMS_MAX, named, ruleName, strictObject, text, TEXT_CHARACTERS_MAX, textList } from './schema-parts.js';
 
 export const ROUTES_MAX = 100_000;
@@ -163,4 +164,4 @@ export type SourceNatRule = Static<typeof SourceNatSchema>;
 export type DestinationNatRule = Static<typeof DestinationNatSchema>;
 export type StaticNatRule = Static<typeof StaticNatSchema>;
 /** Sections that are accepted but have no effect yet. */
-export const INERT_SECTIONS = ['wireguard', 'vxlan', 'bgp', 'ha', 'observability', 'api'] as const;
+export const INERT_SECTIONS = ['wireguard', 'vxlan', 'bgp', 'ha', 'api'] as const;

@@ -21,6 +21,7 @@ export interface Compiled {
   interfaces: InterfaceInfo[];
   rules: RuleInfo[];
   warnings: string[];
+  observability?: Config['observability'];
 }
 
 export interface CompileResult { problems: Problem[]; compiled?: Compiled }
@@ -32,7 +33,11 @@ export interface AttachedSlot { name: string; ifindex: number; slot: number; que
 /** Checks and compiles a file as it stands at the time of the call. */
 export function compileFile(file: string, facts: Facts, generation: number, slots: readonly AttachedSlot[]): CompileResult {
   const { problems, config } = checkFile(file, facts);
-  if (!config) return { problems };
+  return config ? compileChecked(config, problems, file, facts, generation, slots) : { problems };
+}
+
+/** `problems`: what the check found; `file`: by what name problems speak of the configuration. */
+export function compileChecked(config: Config, problems: Problem[], file: string, facts: Facts, generation: number, slots: readonly AttachedSlot[]): CompileResult {
   try {
     const previous = slots.map((one): ConfiguredPort => ({ device: one.name, ifindex: one.ifindex, slot: one.slot, queues: one.queues, untagged: false, vlans: [] }));
     return { problems, compiled: describe(config, facts, compileSnapshot(config, facts, generation, previous)) };
@@ -45,7 +50,7 @@ export function compileFile(file: string, facts: Facts, generation: number, slot
 
 function describe(config: Config, facts: Facts, result: CompiledConfig): Compiled {
   return {
-    hostname: config.hostname ?? null, snapshot: result.snapshot, names: namesOf(result.names),
+    hostname: config.hostname ?? null, snapshot: result.snapshot, names: namesOf(result.names, config), observability: config.observability,
     plan: planOf(config, facts, result),
     interfaces: result.names.interfaces.map((name) => describeInterface(name, config, facts)),
     rules: describeRules(config, result.names),
@@ -75,7 +80,11 @@ function planOf(config: Config, facts: Facts, { ports, addresses }: CompiledConf
   };
 }
 
-function namesOf({ ids, zones, interfaces }: ConfigNames): Names {
+function namesOf({ ids, zones, interfaces }: ConfigNames, config: Config): Names {
+  const zoneOf = (id: number): string | null => {
+    const found = ids.get(id);
+    return found?.kind === 'interface' ? config.interfaces?.[found.name]?.zone ?? null : null;
+  };
   const named = (id: number, ...kinds: NameKind[]): string | null => {
     if (id === 0) return null;
     const found = ids.get(id);
@@ -87,6 +96,7 @@ function namesOf({ ids, zones, interfaces }: ConfigNames): Names {
     interfaceById: (id) => named(id, 'interface'),
     interfaceAt: (index) => interfaces[index] ?? null,
     zone: (index) => zones[index] ?? null,
+    zoneOfInterface: zoneOf,
   };
 }
 

@@ -2,7 +2,7 @@
 // API, the CLI and logs show, and packs simulate requests. Names of rules, zones and interfaces come from the compiled configuration.
 // Who: src/control/, src/cli/commands/simulate.ts. Pure functions; nothing is kept.
 import {
-  DROP_REASONS, END_REASONS, FLOW_EVENTS, RULE_ACTIONS, SESSION_STATES, SIMULATE_REQUEST_BYTES, type ListEntry,
+  DROP_REASONS, DropReason, END_REASONS, FLOW_EVENTS, RULE_ACTIONS, SESSION_STATES, SIMULATE_REQUEST_BYTES, type ListEntry,
   readDropRecord, readFlowRecord, readNeighbourRecord, readSimulateResult, writeSimulateRequest,
 } from './abi.generated.js';
 import { formatAddress } from '../lib/address.js';
@@ -14,6 +14,7 @@ export interface Names {
   interfaceById(id: number): string | null;
   interfaceAt(index: number): string | null;
   zone(index: number): string | null;
+  zoneOfInterface?(id: number): string | null;
 }
 
 export interface FlowRecordView {
@@ -30,19 +31,21 @@ export interface FlowRecordView {
   to: { interface: string | null; zone: string | null };
   state: string; endReason: string | null;
   packets: [number, number]; bytes: [number, number];
-  start: string; last: string; expiresSeconds: number;
+  start: string; last: string; durationMs: number; expiresSeconds: number;
+  tcpFlags: [string, string] | null;   // all that each direction carried
   verdict: 'allowed';
 }
 
 export interface DropRecordView {
   kind: 'drop';
   time: string;
+  event: string;                       // denied by policy, or dropped
   reason: string; help: string;
   protocol: string;
   source: string; sourcePort: number;
   destination: string; destinationPort: number;
   rule: string | null;
-  from: { interface: string | null };
+  from: { interface: string | null; zone: string | null };
   bytes: number;
   verdict: 'dropped';
 }
@@ -66,6 +69,11 @@ export function entryName(list: readonly ListEntry[], value: number): string { r
 export function isoTime(nanoseconds: bigint): string {
   const milliseconds = Number(nanoseconds / 1_000_000n);
   return new Date(milliseconds <= 8.64e15 ? milliseconds : 0).toISOString();
+}
+
+/** Flags as letters from FIN up: "FSPA" is a whole connection. */
+export function tcpFlagLetters(flags: number): string {
+  return [...'FSRPAUEC'].filter((_, bit) => (flags >> bit) & 1).join('');
 }
 
 export function viewOf(bytes: Uint8Array): DataView { return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength); }
@@ -97,6 +105,8 @@ export function decodeFlow(view: DataView, offset: number, names: Names): FlowRe
     packets: [Number(record.packets[0] ?? 0), Number(record.packets[1] ?? 0)],
     bytes: [Number(record.bytes[0] ?? 0), Number(record.bytes[1] ?? 0)],
     start: isoTime(record.startNs), last: isoTime(record.lastNs), expiresSeconds: record.expiresS,
+    durationMs: record.lastNs > record.startNs ? Number(record.lastNs / 1_000_000n - record.startNs / 1_000_000n) : 0,
+    tcpFlags: record.protocol === 6 ? [tcpFlagLetters(record.tcpFlags[0] ?? 0), tcpFlagLetters(record.tcpFlags[1] ?? 0)] : null,
     verdict: 'allowed',
   };
 }
@@ -106,12 +116,13 @@ export function decodeDrop(view: DataView, offset: number, names: Names): DropRe
   return {
     kind: 'drop',
     time: isoTime(record.timeNs),
+    event: record.reason === DropReason.POLICY_DENY || record.reason === DropReason.POLICY_REJECT ? 'denied' : 'dropped',
     reason: entryName(DROP_REASONS, record.reason), help: DROP_REASONS[record.reason]?.help ?? '',
     protocol: protocolName(record.protocol),
     source: formatAddress(record.src), sourcePort: record.srcPort,
     destination: formatAddress(record.dst), destinationPort: record.dstPort,
     rule: names.rule(record.ruleId),
-    from: { interface: names.interfaceById(record.interface) },
+    from: { interface: names.interfaceById(record.interface), zone: names.zoneOfInterface?.(record.interface) ?? null },
     bytes: record.bytes,
     verdict: 'dropped',
   };

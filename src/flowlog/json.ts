@@ -1,0 +1,213 @@
+// Records and entries as lines of JSON, written straight from the structs' bytes. The form is docs/operations/logs.md's; redacted members
+// are null, dropped ones are not there: neither leaves a trace of the value. Who: streams (file, stdout, syslog) and live observers.
+import { asciiJson, Output, readCount, readMilliseconds, snippet } from './output.js';
+import { Drop, DROP_REASON_TEXTS, dropEvent, END_REASON_TEXTS, EVENT_TEXTS, Flow, PROTOCOL_TEXTS, STATE_TEXTS, TCP, TCP_FLAG_TEXTS } from './layout.js';
+import type { NameTexts } from './names.js';
+import { fieldName, planFields, Treatment, type FieldPlan, type Place } from './fields.js';
+
+const NULL = snippet('null');
+const FLOW_OPEN = snippet('{"kind":"flow"');
+const DROP_OPEN = snippet('{"kind":"drop"');
+const ALLOWED = snippet('"allowed"');
+const DROPPED = snippet('"dropped"');
+const NO_TRANSLATION = snippet(',"translated":null');
+const TRANSLATED_OPEN = snippet(',"translated":');
+const FROM_OPEN = snippet(',"from":');
+const TO_OPEN = snippet(',"to":');
+const COMMA = 44;
+const QUOTE = 34;
+const OPEN = 123;
+const CLOSE = 125;
+const OPEN_LIST = 91;
+const CLOSE_LIST = 93;
+
+type Keys = Record<Place, Uint8Array>;
+
+const MEMBER_OF_OBJECT: Partial<Record<Place, string>> = {
+  translatedSource: 'source', translatedSourcePort: 'sourcePort', translatedDestination: 'destination', translatedDestinationPort: 'destinationPort',
+  fromInterface: 'interface', fromZone: 'zone', toInterface: 'interface', toZone: 'zone',
+};
+
+export class JsonFormat {
+  private readonly treat: Record<Place, Treatment>;
+  private readonly keys: Keys;
+  private readonly hasTranslated: boolean;
+  private readonly hasFrom: boolean;
+  private readonly hasTo: boolean;
+
+  constructor(readonly out: Output, private readonly plan: FieldPlan = planFields()) {
+    this.treat = plan.places;
+    this.keys = Object.fromEntries(Object.keys(plan.places).map((place) => [place, snippet(`,"${MEMBER_OF_OBJECT[place as Place] ?? place}":`)])) as Keys;
+    const { places } = plan;
+    const anyOf = (...list: Place[]): boolean => list.some((place) => places[place] !== Treatment.DROP);
+    this.hasTranslated = anyOf('translatedSource', 'translatedSourcePort', 'translatedDestination', 'translatedDestinationPort');
+    this.hasFrom = anyOf('fromInterface', 'fromZone');
+    this.hasTo = anyOf('toInterface', 'toZone');
+  }
+
+  flow(view: DataView, bytes: Uint8Array, offset: number, names: NameTexts): void {
+    const { out, treat } = this;
+    out.reserve();
+    const protocol = bytes[offset + Flow.PROTOCOL]!;
+    const startMs = readMilliseconds(view, offset + Flow.START);
+    const lastMs = readMilliseconds(view, offset + Flow.LAST);
+    out.text(FLOW_OPEN);
+    if (this.open('time', treat.time)) this.time(lastMs > startMs ? lastMs : startMs);
+    if (this.open('event', treat.event)) out.text(EVENT_TEXTS[bytes[offset + Flow.EVENT]!]!);
+    if (this.open('verdict', treat.verdict)) out.text(ALLOWED);
+    if (this.open('sessionId', treat.sessionId)) this.sessionId(view, offset + Flow.SESSION_ID);
+    if (this.open('protocol', treat.protocol)) out.text(PROTOCOL_TEXTS[protocol]!);
+    if (this.open('source', treat.source)) this.address(bytes, offset + Flow.SOURCE);
+    if (this.open('sourcePort', treat.sourcePort)) out.decimal(view.getUint16(offset + Flow.SOURCE_PORT, true));
+    if (this.open('destination', treat.destination)) this.address(bytes, offset + Flow.DESTINATION);
+    if (this.open('destinationPort', treat.destinationPort)) out.decimal(view.getUint16(offset + Flow.DESTINATION_PORT, true));
+    if (this.hasTranslated) this.translated(view, bytes, offset);
+    if (this.open('rule', treat.rule)) out.text(names.rule(view.getUint32(offset + Flow.RULE, true)));
+    if (this.open('natSource', treat.natSource)) out.text(names.natRule(view.getUint32(offset + Flow.NAT_SOURCE_RULE, true)));
+    if (this.open('natDestination', treat.natDestination)) out.text(names.natRule(view.getUint32(offset + Flow.NAT_DESTINATION_RULE, true)));
+    if (this.hasFrom) {
+      out.text(FROM_OPEN);
+      const at = out.at;
+      if (this.open('fromInterface', treat.fromInterface)) out.text(names.interface(view.getUint32(offset + Flow.FROM_INTERFACE, true)));
+      if (this.open('fromZone', treat.fromZone)) out.text(names.zone(view.getUint16(offset + Flow.FROM_ZONE, true)));
+      this.closeObject(at);
+    }
+    if (this.hasTo) {
+      out.text(TO_OPEN);
+      const at = out.at;
+      if (this.open('toInterface', treat.toInterface)) out.text(names.interface(view.getUint32(offset + Flow.TO_INTERFACE, true)));
+      if (this.open('toZone', treat.toZone)) out.text(names.zone(view.getUint16(offset + Flow.TO_ZONE, true)));
+      this.closeObject(at);
+    }
+    if (this.open('state', treat.state)) out.text(STATE_TEXTS[bytes[offset + Flow.STATE]!]!);
+    const endReason = bytes[offset + Flow.END_REASON]!;
+    if (this.open('endReason', treat.endReason)) out.text(endReason === 0 ? NULL : END_REASON_TEXTS[endReason]!);
+    if (this.open('packets', treat.packets)) this.pair(view, offset + Flow.PACKETS);
+    if (this.open('bytes', treat.bytes)) this.pair(view, offset + Flow.BYTES);
+    if (this.open('start', treat.start)) this.time(startMs);
+    if (this.open('durationMs', treat.durationMs)) out.decimal(lastMs > startMs ? lastMs - startMs : 0);
+    if (this.open('tcpFlags', treat.tcpFlags)) {
+      if (protocol === TCP) {
+        out.byte(OPEN_LIST);
+        out.text(TCP_FLAG_TEXTS[bytes[offset + Flow.TCP_FLAGS]!]!);
+        out.byte(COMMA);
+        out.text(TCP_FLAG_TEXTS[bytes[offset + Flow.TCP_FLAGS + 1]!]!);
+        out.byte(CLOSE_LIST);
+      } else {
+        out.text(NULL);
+      }
+    }
+    out.byte(CLOSE);
+  }
+
+  drop(view: DataView, bytes: Uint8Array, offset: number, names: NameTexts): void {
+    const { out, treat } = this;
+    out.reserve();
+    const reason = bytes[offset + Drop.REASON]!;
+    out.text(DROP_OPEN);
+    if (this.open('time', treat.time)) this.time(readMilliseconds(view, offset + Drop.TIME));
+    if (this.open('event', treat.event)) out.text(EVENT_TEXTS[dropEvent(reason)]!);
+    if (this.open('verdict', treat.verdict)) out.text(DROPPED);
+    if (this.open('reason', treat.reason)) out.text(DROP_REASON_TEXTS[reason]!);
+    if (this.open('protocol', treat.protocol)) out.text(PROTOCOL_TEXTS[bytes[offset + Drop.PROTOCOL]!]!);
+    if (this.open('source', treat.source)) this.address(bytes, offset + Drop.SOURCE);
+    if (this.open('sourcePort', treat.sourcePort)) out.decimal(view.getUint16(offset + Drop.SOURCE_PORT, true));
+    if (this.open('destination', treat.destination)) this.address(bytes, offset + Drop.DESTINATION);
+    if (this.open('destinationPort', treat.destinationPort)) out.decimal(view.getUint16(offset + Drop.DESTINATION_PORT, true));
+    if (this.open('rule', treat.rule)) out.text(names.rule(view.getUint32(offset + Drop.RULE, true)));
+    if (this.hasFrom) {
+      const id = view.getUint32(offset + Drop.INTERFACE, true);
+      out.text(FROM_OPEN);
+      const at = out.at;
+      if (this.open('fromInterface', treat.fromInterface)) out.text(names.interface(id));
+      if (this.open('fromZone', treat.fromZone)) out.text(names.zoneOfInterface(id));
+      this.closeObject(at);
+    }
+    if (this.open('bytes', treat.bytes)) out.decimal(view.getUint16(offset + Drop.BYTES, true));
+    out.byte(CLOSE);
+  }
+
+  /** An entry of the audit log or of the processes' logs. */
+  entry(entry: object): void {
+    const { members } = this.plan;
+    this.out.ascii(asciiJson(members.size === 0 ? entry : treatMembers(entry, members)));
+  }
+
+  private open(place: Place, treatment: Treatment): boolean {
+    if (treatment === Treatment.DROP) return false;
+    this.out.text(this.keys[place]);
+    if (treatment === Treatment.KEEP) return true;
+    this.out.text(NULL);
+    return false;
+  }
+
+  /** Keys bring a comma; the first one of an object becomes its brace. */
+  private closeObject(at: number): void {
+    this.out.bytes[at] = OPEN;
+    this.out.byte(CLOSE);
+  }
+
+  private translated(view: DataView, bytes: Uint8Array, offset: number): void {
+    const { out, treat } = this;
+    if (!isTranslated(view, offset)) {
+      out.text(NO_TRANSLATION);
+      return;
+    }
+    out.text(TRANSLATED_OPEN);
+    const at = out.at;
+    if (this.open('translatedSource', treat.translatedSource)) this.address(bytes, offset + Flow.NAT_SOURCE);
+    if (this.open('translatedSourcePort', treat.translatedSourcePort)) out.decimal(view.getUint16(offset + Flow.NAT_SOURCE_PORT, true));
+    if (this.open('translatedDestination', treat.translatedDestination)) this.address(bytes, offset + Flow.NAT_DESTINATION);
+    if (this.open('translatedDestinationPort', treat.translatedDestinationPort)) out.decimal(view.getUint16(offset + Flow.NAT_DESTINATION_PORT, true));
+    this.closeObject(at);
+  }
+
+  private address(bytes: Uint8Array, offset: number): void {
+    this.out.byte(QUOTE);
+    this.out.address(bytes, offset);
+    this.out.byte(QUOTE);
+  }
+
+  private time(milliseconds: number): void {
+    this.out.byte(QUOTE);
+    this.out.time(milliseconds);
+    this.out.byte(QUOTE);
+  }
+
+  private pair(view: DataView, offset: number): void {
+    this.out.byte(OPEN_LIST);
+    this.out.decimal(readCount(view, offset));
+    this.out.byte(COMMA);
+    this.out.decimal(readCount(view, offset + 8));
+    this.out.byte(CLOSE_LIST);
+  }
+
+  /** Text, for a number of JSON has 53 bits. */
+  private sessionId(view: DataView, offset: number): void {
+    this.out.byte(QUOTE);
+    if (view.getUint32(offset + 4, true) < 0x200000) this.out.decimal(readCount(view, offset));
+    else this.out.ascii(view.getBigUint64(offset, true).toString());
+    this.out.byte(QUOTE);
+  }
+}
+
+export function isTranslated(view: DataView, offset: number): boolean {
+  // Source and destination stand side by side, before and after translation; so do the four ports.
+  for (let index = 0; index < 32; index += 4) {
+    if (view.getUint32(offset + Flow.SOURCE + index) !== view.getUint32(offset + Flow.NAT_SOURCE + index)) return true;
+  }
+  return view.getUint32(offset + Flow.SOURCE_PORT) !== view.getUint32(offset + Flow.NAT_SOURCE_PORT);
+}
+
+const DEPTH_MAX = 16;
+
+function treatMembers(value: unknown, members: ReadonlyMap<string, Treatment>, depth = 0): unknown {
+  if (typeof value !== 'object' || value === null) return value;
+  if (depth === DEPTH_MAX) return null;
+  if (Array.isArray(value)) return value.map((one) => treatMembers(one, members, depth + 1));
+  return Object.fromEntries(Object.entries(value).flatMap(([key, inner]): [string, unknown][] => {
+    const treatment = members.get(fieldName(key)) ?? Treatment.KEEP;
+    if (treatment === Treatment.DROP) return [];
+    return [[key, treatment === Treatment.REDACT ? null : treatMembers(inner, members, depth + 1)]];
+  }));
+}
