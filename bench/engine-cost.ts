@@ -34,5 +34,5 @@ export async function main(argv: readonly string[]): Promise<void> {
   report.verdicts.push({ what: `sessions set up a second at ${SESSIONS_MANY}`, value: many.setupPerSecond, bar: BARS.setupPerSecond, met: many.setupPerSecond >= BARS.setupPerSecond });
   report["measured"] = [few, many];
   const rows = [few, many].map((m) => [count(m.sessions), m.cyclesPerPacket.median.toFixed(1), `${m.cyclesPerPacket.min.toFixed(1)}..${m.cyclesPerPacket.max.toFixed(1)}`, count(m.setupPerSecond), m.bytesPerSession.toFixed(0)]);
-  finish(report, [table(["sessions", "cycles", "min..max", "set-up/s", "bytes"], rows)], options.json);
+  finish(report, [table(["sessions", "cycles", "min..max", "set-up/s", "bytes"], rows)], options);
 }

@@ -85,7 +85,7 @@ export async function main(argv: readonly string[]): Promise<void> {
       { what: "connections completed, both ends", value: Math.min(client.completed, far.completed), bar: options.connections, met: Math.min(client.completed, far.completed) === options.connections },
     );
     const line = `${(client.moved / 1e9).toFixed(2)} GB over ${client.connections} connections in ${client.seconds.toFixed(1)} s: ${(client.bitsPerSecond / 1e9).toFixed(2)} Gbit/s, ${client.retransmits + far.retransmits} retransmissions`;
-    finish(report, [line], options.json);
+    finish(report, [line], options);
   } finally {
     await bench.lab.destroy();
   }

@@ -1,8 +1,12 @@
 // `npm run bench -- NAME [options]`: runs one bench. Each answers one question, and stands in a file of its own.
 
 const benches: Record<string, { question: string; load: () => Promise<{ main(argv: readonly string[]): Promise<void> }> }> = {
+  forwarding: {
+    question: "how many packets a second of established flows, against the kernel, bare AF_XDP and bare XDP redirect?",
+    load: () => import("./forwarding.js"),
+  },
   "engine-vs-bare": {
-    question: "how fast are firewall + SNAT in the engine, against a bare AF_XDP forwarder, the kernel and XDP redirect?",
+    question: "how fast are firewall + SNAT in the engine alone, against a bare AF_XDP forwarder?",
     load: () => import("./engine-vs-bare.js"),
   },
   "engine-cost": {

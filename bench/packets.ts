@@ -4,22 +4,30 @@
 
 import { pause } from "../lab/until.js";
 import { processSeconds, readCpuTimes, softirqThreads } from "./machine.js";
-import type { Peer, Running } from "./peers.js";
-import type { SluiceOptions } from "./sluice.js";
+import type { DeviceOptions, Peer, Running } from "./peers.js";
 import { placed, Tool, toolPath, type Placement } from "./tool.js";
-import { makeTopology, network, type Bench } from "./topology.js";
+import { makeTopology, networks, type Bench, type Family } from "./topology.js";
 
 /** Start of the generator's process and its first packets. */
 const WARM_UP_MS = 500;
 const GENERATOR_SECONDS_SPARE = 5;
-const PROBE_ROUNDS = 2;
-const PROBE_RATE = 20_000;
+const PROBE_ROUNDS = 3;
+const PROBE_RATE = 50_000;
+const PROBES_MAX = 4;
 
 export interface TrafficOptions {
+  family?: Family;
   flows: number;
+  /** Consecutive addresses that flows come from and go to. */
+  sources?: number;
+  destinations?: number;
   frameBytes: number;
   /** Packets a second; 0: as fast as it goes. */
   rate: number;
+  /** Evenly spaced, with timestamps that the receiver makes quantiles of. */
+  stamped?: boolean;
+  /** Every packet of a measurement opens a flow: none is established before. */
+  newFlows?: boolean;
   milliseconds: number;
   generator: Placement;
   device: Placement;
@@ -29,7 +37,15 @@ interface ReceiverSample {
   ns: number;
   packets: number;
   bytes: number;
-  flows: number;
+  flows?: number;
+  latencyUs?: Latency;
+}
+
+export interface Latency {
+  packets: number;
+  p50: number;
+  p99: number;
+  p999: number;
 }
 
 export interface Measurement {
@@ -40,34 +56,43 @@ export interface Measurement {
   ppsPerDeviceSecond: number | undefined;
   offeredPps: number;
   bitsPerSecond: number;
-  flowsSeen: number;
+  latencyUs?: Latency | undefined;
   /** Cores kept busy: by everything, by softirq, by the device's processes, by processes that have no part in this. */
   cores: { busy: number; softirq: number; device: number; foreign: number; stolen: number };
 }
 
 export class Lane {
+  /** Flows of which a packet came to the far end before the first measurement. */
+  flowsSeen = 0;
+  /** Flows of which an answer came back by then. */
+  flowsAnswered = 0;
   readonly #bench: Bench;
   readonly #traffic: TrafficOptions;
   readonly #receiver: Tool<ReceiverSample>;
+  /** At the generator's end, where answers arrive. */
+  readonly #answers: Tool<ReceiverSample>;
   readonly #device: Running | undefined;
 
-  private constructor(bench: Bench, traffic: TrafficOptions, receiver: Tool<ReceiverSample>, device: Running | undefined) {
+  private constructor(bench: Bench, traffic: TrafficOptions, receiver: Tool<ReceiverSample>, answers: Tool<ReceiverSample>, device: Running | undefined) {
     this.#bench = bench;
     this.#traffic = traffic;
     this.#receiver = receiver;
+    this.#answers = answers;
     this.#device = device;
   }
 
-  /** A lane through a device, which has seen every flow; without one, frames are counted and dropped at the first hop. */
-  static async start(peer: Peer | undefined, traffic: TrafficOptions, sluice: SluiceOptions = {}): Promise<Lane> {
-    const bench = makeTopology();
+  /** A lane through a device, which has seen every flow answered; without one, frames are counted and dropped at the first hop. */
+  static async start(peer: Peer | undefined, traffic: TrafficOptions, options: DeviceOptions = {}): Promise<Lane> {
+    const bench = makeTopology(traffic.family);
     try {
       const [node, device] = peer ? ["recv", "recv0"] : ["dut", "dut0"];
-      const receiver = await Tool.start<ReceiverSample>(bench.lab, node, "receiver", ["--on", device, "--flows"], { urgent: traffic.device.urgent });
-      const running = await peer?.start(bench, { ...sluice, placement: traffic.device });
-      const lane = new Lane(bench, traffic, receiver, running);
-      const deadlineMs = 30_000 + (PROBE_ROUNDS * traffic.flows * 1000) / PROBE_RATE;
-      await bench.lab.must("gen", lane.#generator("--probe", String(PROBE_ROUNDS), "--rate", String(PROBE_RATE)), { deadlineMs });
+      const placement = { urgent: traffic.device.urgent };
+      const settings = ["--flows", ...(peer ? ["--answer"] : []), ...(traffic.stamped ? ["--latency"] : [])];
+      const receiver = await Tool.start<ReceiverSample>(bench.lab, node, "receiver", ["--on", device, ...settings], placement);
+      const answers = await Tool.start<ReceiverSample>(bench.lab, "gen", "receiver", ["--on", "gen0", "--flows"], placement);
+      const running = await peer?.start(bench, { ...options, fromXdp: true, placement: traffic.device });
+      const lane = new Lane(bench, traffic, receiver, answers, running);
+      if (!traffic.newFlows) await lane.#establish();
       return lane;
     } catch (error) {
       await bench.lab.destroy();
@@ -75,14 +100,30 @@ export class Lane {
     }
   }
 
+  get sluice(): Running["sluice"] {
+    return this.#device?.sluice;
+  }
+
+  /** Sends every flow's first packets, which the far end answers. */
+  async #establish(): Promise<void> {
+    const { flows } = this.#traffic;
+    const deadlineMs = 30_000 + (PROBE_ROUNDS * flows * 1000) / PROBE_RATE;
+    const wanted = this.#device ? flows : 0;
+    for (let probe = 0; probe < PROBES_MAX && (this.flowsSeen < flows || this.flowsAnswered < wanted); probe++) {
+      await this.#bench.lab.must("gen", this.#generator("--probe", String(PROBE_ROUNDS), "--rate", String(PROBE_RATE), "--mark"), { deadlineMs });
+      this.flowsSeen = (await this.#receiver.sample()).flows ?? 0;
+      this.flowsAnswered = (await this.#answers.sample()).flows ?? 0;
+    }
+  }
+
   async measure(): Promise<Measurement> {
     const { lab } = this.#bench;
-    const { rate, milliseconds } = this.#traffic;
+    const { rate, milliseconds, stamped } = this.#traffic;
     const seconds = Math.ceil((WARM_UP_MS + milliseconds) / 1000) + GENERATOR_SECONDS_SPARE;
-    const generator = lab.start("gen", this.#generator("--seconds", String(seconds), ...(rate ? ["--rate", String(rate)] : [])));
+    const generator = lab.start("gen", this.#generator("--seconds", String(seconds), ...(rate ? ["--rate", String(rate)] : []), ...(stamped ? ["--stamp", "--even"] : [])));
     await pause(WARM_UP_MS);
     const device = this.#device?.pids() ?? [];
-    const ours = [generator.pid, this.#receiver.pid, process.pid, ...softirqThreads()];
+    const ours = [generator.pid, this.#receiver.pid, this.#answers.pid, process.pid, ...softirqThreads()];
     const take = async () => ({ counts: await this.#receiver.sample(), cpu: readCpuTimes(), device: processSeconds(device), ours: processSeconds(ours) });
     const before = await take();
     await pause(milliseconds);
@@ -101,17 +142,21 @@ export class Lane {
     try {
       await this.#device?.stop();
       await this.#receiver.stop();
+      await this.#answers.stop();
     } finally {
       await this.#bench.lab.destroy();
     }
   }
 
   #generator(...more: string[]): string[] {
-    const { flows, frameBytes, generator } = this.#traffic;
+    const { flows, frameBytes, generator, sources, destinations, family = 4 } = this.#traffic;
     return [
       ...placed(generator),
-      ...[toolPath("generator"), "--out", "gen0", "--destination-mac", this.#bench.mac.dut0, "--source", network.firstSource],
-      ...["--destination", network.firstDestination, "--flows", String(flows), "--size", String(frameBytes), ...more],
+      ...[toolPath("generator"), "--out", "gen0", "--destination-mac", this.#bench.mac.dut0, "--source", networks[family].firstSource],
+      ...["--destination", networks[family].firstDestination, "--flows", String(flows), "--size", String(frameBytes)],
+      ...(sources ? ["--sources", String(sources)] : []),
+      ...(destinations ? ["--destinations", String(destinations)] : []),
+      ...more,
     ];
   }
 }
@@ -135,7 +180,7 @@ function compare(before: Reading, after: Reading, offeredPps: number): Measureme
     ppsPerDeviceSecond: device ? packets / device : undefined,
     offeredPps,
     bitsPerSecond: ((after.counts.bytes - before.counts.bytes) * 8) / seconds,
-    flowsSeen: after.counts.flows,
+    latencyUs: after.counts.latencyUs,
     cores: {
       busy: busy / seconds,
       softirq: (after.cpu.softirq - before.cpu.softirq) / seconds,

@@ -1,7 +1,10 @@
 // The devices under test of the packet benches: the appliance and what it is compared with, each set up as its users
 // would, started and ended around each measurement because they share two netdevs.
 
-import { execFileSync } from "node:child_process";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import type { Lab } from "../lab/lab.js";
+import { fillerRules, nftRuleset } from "./rule-set.js";
 import { Sluice, type SluiceOptions } from "./sluice.js";
 import { Tool } from "./tool.js";
 import type { Bench } from "./topology.js";
@@ -12,58 +15,88 @@ export interface Running {
   /** Its own counters after a measurement: for people who look into a surprising result. */
   detail(): Promise<unknown>;
   stop(): Promise<void>;
+  /** The appliance itself, where the device is one. */
+  sluice?: Sluice;
+}
+
+export interface DeviceOptions extends SluiceOptions {
+  /** Frames come from XDP: they are delivered only to a veth with NAPI, which generic receive offload gives it. */
+  fromXdp?: boolean;
 }
 
 export interface Peer {
   title: string;
-  start(bench: Bench, options: SluiceOptions): Promise<Running>;
+  start(bench: Bench, options: DeviceOptions): Promise<Running>;
+}
+
+const NETDEVS = ["dut0", "dut1"] as const;
+
+function setOffloads(lab: Lab, node: string, netdevs: readonly string[], ...settings: string[]): void {
+  for (const netdev of netdevs) lab.runSync(node, ["ethtool", "-K", netdev, ...settings]);
 }
 
 function toolPeer(title: string, tool: string): Peer {
   return {
     title,
     async start({ lab, mac }, { placement }) {
-      const args = ["--in", "dut0", "--out", "dut1", "--destination-mac", mac.recv0, "--source-mac", mac.dut1];
+      const args = [
+        ...["--in", "dut0", "--out", "dut1", "--destination-mac", mac.recv0, "--source-mac", mac.dut1],
+        ...["--return-destination-mac", mac.gen0, "--return-source-mac", mac.dut0],
+      ];
       const running = await Tool.start<unknown>(lab, "dut", tool, args, placement);
       return { pids: () => [running.pid], detail: () => running.sample(), stop: () => running.stop() };
     },
   };
 }
 
-const NFT_RULES = `
-table ip bench {
-  chain forward {
-    type filter hook forward priority filter; policy drop
-    ct state vmap { established : accept, related : accept, invalid : drop }
-    iifname "dut0" oifname "dut1" ip saddr 10.10.0.0/16 accept
-  }
-  chain postrouting {
-    type nat hook postrouting priority srcnat
-    oifname "dut1" ip saddr 10.10.0.0/16 masquerade
-  }
-}
-`;
+/** Connections for which the kernel's table is sized, as an administrator would who expects the benches' flows. */
+const CONNECTIONS = 4 * 1024 * 1024;
+const HASH_SIZE = "/sys/module/nf_conntrack/parameters/hashsize";
+const CONNECTIONS_MAX = "/proc/sys/net/netfilter/nf_conntrack_max";
+let tableIsSized = false;
 
-const kernel: Peer = {
-  title: "kernel forwarding, nftables conntrack + masquerade",
-  async start({ lab }) {
-    // Frames from XDP are delivered only to a veth with NAPI, which generic receive offload gives it.
-    const offload = (state: "on" | "off"): void => ["dut0", "dut1"].forEach((device) => void lab.runSync("dut", ["ethtool", "-K", device, "gro", state]));
-    offload("on");
-    const [file, ...args] = lab.inside("dut", ["nft", "-f", "-"]);
-    execFileSync(file!, args, { input: NFT_RULES, stdio: ["pipe", "ignore", "pipe"] });
-    lab.sysctl("dut", { "net.ipv4.ip_forward": 1 });
-    return {
-      pids: () => [],
-      detail: async () => ({ conntrackEntries: Number(lab.runSync("dut", ["cat", "/proc/sys/net/netfilter/nf_conntrack_count"])) }),
-      async stop() {
-        lab.sysctl("dut", { "net.ipv4.ip_forward": 0 });
-        lab.runSync("dut", ["nft", "delete", "table", "ip", "bench"]);
-        offload("off");
-      },
-    };
-  },
-};
+/** Sizes the connection table, which is the whole machine's; it gets its old size when the bench ends. */
+function sizeConnectionTable(): void {
+  if (tableIsSized || !existsSync(HASH_SIZE)) return;
+  tableIsSized = true;
+  const old = [HASH_SIZE, CONNECTIONS_MAX].map((file) => [file, readFileSync(file, "utf8").trim()] as const);
+  process.on("exit", () => old.forEach(([file, value]) => writeFileSync(file, value)));
+  writeFileSync(HASH_SIZE, String(CONNECTIONS / 4));
+  writeFileSync(CONNECTIONS_MAX, String(CONNECTIONS));
+}
+
+interface KernelVariant {
+  /** The form of the filler rules. */
+  form?: "map" | "linear";
+  /** Generic receive offload where packets come from the stack: frames then travel in bundles. */
+  receiveOffload?: boolean;
+}
+
+function kernelPeer(title: string, { form = "map", receiveOffload = false }: KernelVariant = {}): Peer {
+  return {
+    title,
+    async start({ lab, family }, { fromXdp, rules = 0, timers }) {
+      setOffloads(lab, "dut", NETDEVS, "gro", fromXdp || receiveOffload ? "on" : "off", "tso", "off", "gso", "off");
+      const file = join(lab.directory, "kernel.nft");
+      writeFileSync(file, nftRuleset(fillerRules(rules, family), family, form));
+      lab.runSync("dut", ["nft", "-f", file]);
+      sizeConnectionTable(); // now that connection tracking is there
+      lab.sysctl("dut", {
+        [family === 4 ? "net.ipv4.ip_forward" : "net.ipv6.conf.all.forwarding"]: 1,
+        // As long as the appliance's: the flows of a bench live while others are measured.
+        "net.netfilter.nf_conntrack_udp_timeout": timers?.udpNew ?? 120,
+        "net.netfilter.nf_conntrack_udp_timeout_stream": timers?.udp ?? 300,
+      });
+      return {
+        pids: () => [],
+        detail: async () => ({ conntrackEntries: Number(lab.runSync("dut", ["cat", "/proc/sys/net/netfilter/nf_conntrack_count"])) }),
+        async stop() {
+          lab.runSync("dut", ["nft", "delete", "table", "inet", "bench"]);
+        },
+      };
+    },
+  };
+}
 
 const sluice: Peer = {
   title: "sluice: firewall + SNAT",
@@ -73,6 +106,7 @@ const sluice: Peer = {
       pids: () => running.pids(),
       detail: () => running.status(),
       stop: () => running.stop(),
+      sluice: running,
     };
   },
 };
@@ -80,7 +114,9 @@ const sluice: Peer = {
 export const peers = {
   bare: toolPeer("bare AF_XDP forwarder", "bare_forwarder"),
   sluice,
-  kernel,
+  kernel: kernelPeer("kernel, nftables conntrack + masquerade"),
+  "kernel-linear": kernelPeer("the kernel's, rules one after the other", { form: "linear" }),
+  "kernel-gro": kernelPeer("the kernel's, with GRO", { receiveOffload: true }),
   redirect: toolPeer("bare XDP redirect", "bare_redirect"),
 } satisfies Record<string, Peer>;
 

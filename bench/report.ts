@@ -3,6 +3,8 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describeMachine, projectDirectory, type Machine } from "./machine.js";
+import { plotSvg, type Panel } from "./plot.js";
+import type { Spread } from "./statistics.js";
 
 /** Says on standard error what is going on; standard output belongs to the result. */
 export function progress(text: string): void {
@@ -25,16 +27,30 @@ export function count(value: number): string {
 
 const figure = (value: number): string => (Number.isInteger(value) ? String(value) : value.toFixed(3));
 
+/** What a figure is judged by: the bar it must reach, and where the project wants it. */
 export interface Verdict {
   what: string;
   value: number;
   bar: number;
+  aim?: number;
   met: boolean;
+}
+
+/** The verdict on a ratio that must be at least the bar. */
+export function atLeast(what: string, ratio: Spread, bar: number, aim?: number): Verdict {
+  return { what: `${what} (${figure(ratio.min)} to ${figure(ratio.max)})`, value: ratio.median, bar, ...(aim === undefined ? {} : { aim }), met: ratio.median >= bar };
+}
+
+export function verdictLine({ what, value, bar, aim, met }: Verdict): string {
+  const word = !met ? "MISSED" : aim !== undefined && (aim >= bar ? value >= aim : value <= aim) ? "aim met" : "met";
+  return `${word.padEnd(7)} ${what}: ${figure(value)} (bar ${figure(bar)}${aim === undefined ? "" : `, aim ${figure(aim)}`})`;
 }
 
 export interface Report {
   bench: string;
   machine: Machine;
+  /** As it was typed. */
+  command: string;
   options: object;
   /** Why the figures must not be used; empty when they may. */
   void: string[];
@@ -43,24 +59,34 @@ export interface Report {
 }
 
 export function newReport(bench: string, options: object): Report {
-  return { bench, machine: describeMachine(), options, void: [], verdicts: [] };
+  const command = ["npm run bench --", ...process.argv.slice(2)].join(" ");
+  return { bench, machine: describeMachine(), command, options, void: [], verdicts: [] };
+}
+
+export interface Output {
+  /** Print the report instead of tables. */
+  json: boolean;
+  /** Name of the files in bench/results; default: the bench's. */
+  save?: string;
+  plot?: { title: string; panels: readonly Panel[] };
 }
 
 /** Prints the report, saves it in bench/results, and sets the exit code: 1 when void or below a bar. */
-export function finish(report: Report, tables: readonly string[], asJson: boolean): void {
+export function finish(report: Report, tables: readonly string[], output: Output): void {
   const directory = join(projectDirectory, "bench/results");
-  const stamp = report.machine.date.replace(/[-:]/g, "").slice(0, 15);
-  const file = join(directory, `${report.bench}-${stamp}.json`);
-  mkdirSync(directory, { recursive: true });
-  writeFileSync(file, JSON.stringify(report, null, 2) + "\n");
+  const base = join(directory, output.save ?? report.bench);
   const { machine } = report;
+  const where = `kernel ${machine.kernel}, ${machine.cores} × ${machine.cpu}, commit ${machine.commit}${machine.modified ? " + changes" : ""}`;
+  mkdirSync(directory, { recursive: true });
+  writeFileSync(`${base}.json`, JSON.stringify(report, null, 1) + "\n");
+  if (output.plot) writeFileSync(`${base}.svg`, plotSvg(output.plot.title, `${where}, ${machine.date.slice(0, 10)}${report.void.length ? " – VOID" : ""}`, output.plot.panels));
   const lines = [
     ...tables,
-    ...report.verdicts.map((v) => `${v.met ? "met   " : "MISSED"}  ${v.what}: ${figure(v.value)} (bar ${figure(v.bar)})`),
+    ...report.verdicts.map(verdictLine),
     ...report.void.map((reason) => `VOID    ${reason}`),
-    `kernel ${machine.kernel}, ${machine.cores} × ${machine.cpu}, commit ${machine.commit}${machine.modified ? " + changes" : ""}`,
-    `saved in ${file.slice(projectDirectory.length)}`,
+    where,
+    `saved in ${base.slice(projectDirectory.length)}.json${output.plot ? " and .svg" : ""}`,
   ];
-  process.stdout.write(asJson ? JSON.stringify(report, null, 2) + "\n" : lines.join("\n") + "\n");
+  process.stdout.write(output.json ? JSON.stringify(report, null, 2) + "\n" : lines.join("\n") + "\n");
   if (report.void.length || report.verdicts.some((verdict) => !verdict.met)) process.exitCode = 1;
 }

@@ -2,21 +2,27 @@
 
 import { existsSync, mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { stringify } from "yaml";
 import type { Program } from "../lab/program.js";
 import { processTree, projectDirectory } from "./machine.js";
 import { progress } from "./report.js";
 import { placed, type Placement } from "./tool.js";
-import { network, type Bench } from "./topology.js";
+import { applianceRules, fillerRules } from "./rule-set.js";
+import { networks, type Bench, type Family } from "./topology.js";
 
 const START_DEADLINE_S = 60;
 const sluicePath = join(projectDirectory, "bin/sluice");
 
 export interface SluiceOptions {
   placement?: Placement;
-  /** Rules before the one that allows the traffic; none of them matches. */
-  decoyRules?: number;
+  /** Filler rules before the one that allows the traffic; none of them matches. */
+  rules?: number;
+  /** Sessions it holds at most. */
+  sessions?: number;
+  /** A source NAT pool with ports for millions of sessions. */
+  largePool?: boolean;
   workers?: number;
+  /** Whether the traffic's flows may leave the engine (auto). */
+  offload?: "auto" | "never";
   /** Timers of the configuration, in seconds. */
   timers?: Record<string, number>;
 }
@@ -35,15 +41,8 @@ export function hasSluice(): boolean {
 }
 
 /** Everything from inside to outside passes, through SNAT to the pool; nothing else does. */
-function configuration(options: SluiceOptions): unknown {
-  const decoys = Array.from({ length: options.decoyRules ?? 0 }, (_, i) => ({
-    name: `decoy-${i}`,
-    from: ["trust"],
-    to: ["untrust"],
-    source: [`10.11.${(i >> 8) & 255}.${i & 255}/32`],
-    service: [`tcp/${1 + (i % 65535)}`],
-    action: "allow",
-  }));
+function configuration(options: SluiceOptions, family: Family, fillerSeed?: number): unknown {
+  const network = networks[family];
   return {
     version: 1,
     hostname: "bench",
@@ -51,14 +50,28 @@ function configuration(options: SluiceOptions): unknown {
       trust: { device: network.insideDevice, zone: "trust" },
       untrust: { device: network.outsideDevice, zone: "untrust" },
     },
-    routes: [{ to: network.remotePrefix, via: network.outsideGateway }],
+    routes: [
+      { to: network.insidePrefix, via: network.insideGateway },
+      { to: network.remotePrefix, via: network.outsideGateway },
+    ],
     firewall: {
       default: "deny",
-      rules: [...decoys, { name: "outbound", from: ["trust"], to: ["untrust"], source: [network.insidePrefix], action: "allow" }],
+      rules: [
+        ...applianceRules(fillerRules(options.rules ?? 0, family, fillerSeed)),
+        { name: "outbound", from: ["trust"], to: ["untrust"], source: [network.insidePrefix], action: "allow", ...(options.offload ? { offload: options.offload } : {}) },
+      ],
     },
     ...(options.workers ? { engine: { workers: options.workers } } : {}),
     ...(options.timers ? { timers: options.timers } : {}),
-    nat: { source: [{ name: "egress", from: ["trust"], to: ["untrust"], source: [network.insidePrefix], translate: { pool: [network.pool] } }] },
+    ...(options.sessions ? { limits: { sessions: options.sessions } } : {}),
+    nat: {
+      source: [
+        {
+          ...{ name: "egress", from: ["trust"], to: ["untrust"], source: [network.insidePrefix], families: [`ipv${family}`] },
+          translate: { pool: [options.largePool ? network.largePool : network.pool] },
+        },
+      ],
+    },
   };
 }
 
@@ -77,7 +90,8 @@ export class Sluice {
     const directory = join(bench.lab.directory, "sluice");
     const file = join(bench.lab.directory, "sluice.yaml");
     mkdirSync(directory, { recursive: true });
-    writeFileSync(file, stringify(configuration(options)));
+    // JSON is YAML.
+    writeFileSync(file, JSON.stringify(configuration(options, bench.family)));
     const argv = [...placed(options.placement ?? {}), sluicePath, "up", "--config", file, "--dir", directory];
     const program = bench.lab.start("dut", argv, { parentDeathSignal: "TERM" });
     const sluice = new Sluice(bench, program, directory);

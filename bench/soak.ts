@@ -169,7 +169,7 @@ export async function main(argv: readonly string[]): Promise<void> {
       ["mappings at most", String(Math.max(...samples.map((sample) => sample.natMappings)))],
       ["CPU of the appliance", `${((steady.at(-1)?.cpuSeconds ?? 0) / Math.max(1, steady.at(-1)?.seconds ?? 1)).toFixed(2)} cores`],
     ];
-    finish(report, [table(["", ""], rows)], options.json);
+    finish(report, [table(["", ""], rows)], options);
   } finally {
     await lab.destroy();
   }

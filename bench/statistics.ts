@@ -21,3 +21,11 @@ export function slopeOf(points: readonly (readonly [number, number])[]): number 
   const square = points.reduce((sum, [x]) => sum + (x - meanX) ** 2, 0);
   return square ? points.reduce((sum, [x, y]) => sum + (x - meanX) * (y - meanY), 0) / square : 0;
 }
+
+/** The generator must be able to make so many times what a device under test passes on. */
+export const CEILING_FACTOR = 1.3;
+
+/** Why a result says more about the generator than about the device; undefined when it does not. */
+export function ceilingObjection(title: string, ceilingPps: number, pps: number): string | undefined {
+  return ceilingPps >= CEILING_FACTOR * pps ? undefined : `the generator's ceiling (${Math.round(ceilingPps)} pps) is below ${CEILING_FACTOR} × ${title}`;
+}

@@ -14,6 +14,8 @@
 #include "ethernet.h"
 #include "traffic.h"
 
+#define CATCH_UP_NS_MAX 1000000
+
 const volatile struct generator_config config;
 struct generator_state state;
 
@@ -26,6 +28,15 @@ static __always_inline __u16 finish(__u64 sum) {
   sum = (sum >> 16) + (sum & 0xffff);
   sum = (sum >> 16) + (sum & 0xffff);
   return ~sum;
+}
+
+/* Is the next packet due? After a pause of the machine's it does not catch up by a burst. */
+static __always_inline int is_due(void) {
+  __u64 now = bpf_ktime_get_ns();
+  if (now < state.due_ns)
+    return 0;
+  state.due_ns = now > state.due_ns + CATCH_UP_NS_MAX ? now : state.due_ns + config.interval_ns;
+  return 1;
 }
 
 /* Takes the next flow in turn: its number, and offsets into the ranges of addresses and ports. */
@@ -78,6 +89,9 @@ int generate(struct xdp_md *ctx) {
   struct ethhdr *eth = data;
   if (data + sizeof(*eth) > end)
     return XDP_ABORTED;
+  if (config.interval_ns && !is_due())
+    return XDP_DROP;
+  __u32 tos = config.marked ? TRAFFIC_MARK_TOS : 0;
   struct generator_state taken = take_flow();
   __u32 source = config.source[3] + taken.source, destination = config.destination[3] + taken.destination;
   __u16 source_port = config.source_port + taken.port;
@@ -91,7 +105,7 @@ int generate(struct xdp_md *ctx) {
     __u32 ip_bytes = config.frame_bytes - sizeof(*eth), udp_bytes = ip_bytes - sizeof(*ip);
     __u32 addresses = halves(source) + halves(destination);
     eth->h_proto = bpf_htons(ETH_P_IP);
-    *(__u16 *)ip = bpf_htons(0x4500);
+    *(__u16 *)ip = bpf_htons(0x4500 | tos);
     ip->tot_len = bpf_htons(ip_bytes);
     ip->id = 0;
     ip->frag_off = bpf_htons(0x4000);
@@ -99,7 +113,7 @@ int generate(struct xdp_md *ctx) {
     ip->protocol = IPPROTO_UDP;
     ip->saddr = bpf_htonl(source);
     ip->daddr = bpf_htonl(destination);
-    ip->check = bpf_htons(finish(0x4500 + ip_bytes + 0x4000 + (64 << 8 | IPPROTO_UDP) + addresses));
+    ip->check = bpf_htons(finish((0x4500 | tos) + ip_bytes + 0x4000 + (64 << 8 | IPPROTO_UDP) + addresses));
     if (write_udp(udp, end, source_port, udp_bytes, taken.flow, IPPROTO_UDP + addresses))
       return XDP_ABORTED;
   } else {
@@ -110,7 +124,7 @@ int generate(struct xdp_md *ctx) {
     __u32 udp_bytes = config.frame_bytes - sizeof(*eth) - sizeof(*ip);
     __u64 sum = IPPROTO_UDP + halves(source) + halves(destination);
     eth->h_proto = bpf_htons(ETH_P_IPV6);
-    *(__u32 *)ip = bpf_htonl(0x60000000);
+    *(__u32 *)ip = bpf_htonl(0x60000000 | tos << 20);
     ip->payload_len = bpf_htons(udp_bytes);
     ip->nexthdr = IPPROTO_UDP;
     ip->hop_limit = 64;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR Apache-2.0)
 /*
- * Receiver: counts generated packets and drops them; everything else (ARP, ND, TCP) goes to the host's stack.
+ * Receiver: counts generated packets and drops them, or answers marked ones; everything else (ARP, ND, TCP) goes to the
+ * host's stack. Swapping addresses and ports leaves checksums right.
  * Loaded by bench/native/receiver.cc at the far end, and at the first hop to measure the generator's ceiling.
  */
 #include <linux/bpf.h>
@@ -70,6 +71,15 @@ static __always_inline void record_latency(__u64 sent_ns) {
     ++*count;
 }
 
+static __always_inline void swap_words(void *a, void *b, int words) {
+  __u16 *left = a, *right = b;
+  for (int i = 0; i < words; i++) {
+    __u16 kept = left[i];
+    left[i] = right[i];
+    right[i] = kept;
+  }
+}
+
 SEC("xdp")
 int receive(struct xdp_md *ctx) {
   void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
@@ -77,7 +87,7 @@ int receive(struct xdp_md *ctx) {
   struct udphdr *udp;
   __u64 pseudo = bpf_htons(IPPROTO_UDP);
   __u32 key = 0;
-  int bad = 0;
+  int bad = 0, marked;
   struct receiver_counts *count = bpf_map_lookup_elem(&counts, &key);
   if (!count || data + sizeof(*eth) > end)
     return XDP_ABORTED;
@@ -87,6 +97,7 @@ int receive(struct xdp_md *ctx) {
     udp = (void *)(ip + 1);
     if ((void *)(udp + 1) > end || ip->ihl != 5 || ip->protocol != IPPROTO_UDP)
       goto other;
+    marked = ip->tos == TRAFFIC_MARK_TOS;
     if (config.check_checksums) {
       __u16 *word = (void *)ip;
       __u64 sum = 0;
@@ -101,6 +112,7 @@ int receive(struct xdp_md *ctx) {
     udp = (void *)(ip + 1);
     if ((void *)(udp + 1) > end || ip->nexthdr != IPPROTO_UDP)
       goto other;
+    marked = (*(__u32 *)ip & bpf_htonl(0x0ff00000)) == bpf_htonl(TRAFFIC_MARK_TOS << 20);
     if (config.check_checksums) {
       __u16 *word = (void *)&ip->saddr;
       for (int i = 0; i < 16; i++)
@@ -109,7 +121,7 @@ int receive(struct xdp_md *ctx) {
   } else {
     goto other;
   }
-  if (udp->dest != bpf_htons(TRAFFIC_UDP_PORT))
+  if (udp->dest != bpf_htons(TRAFFIC_UDP_PORT) && udp->source != bpf_htons(TRAFFIC_UDP_PORT))
     goto other;
 
   count->packets++;
@@ -117,7 +129,7 @@ int receive(struct xdp_md *ctx) {
   if (config.check_checksums && (bad || fold(pseudo + udp->len + sum_to_end(udp, end)) != 0xffff))
     count->bad_checksums++;
   __u32 *payload = (void *)(udp + 1);
-  if (config.track_flows && (void *)(payload + 1) <= end) {
+  if (config.track_flows && marked && (void *)(payload + 1) <= end) {
     __u32 flow = bpf_ntohl(*payload);
     __u8 *seen = bpf_map_lookup_elem(&flows_seen, &flow);
     if (seen)
@@ -125,7 +137,20 @@ int receive(struct xdp_md *ctx) {
   }
   if (config.stamped && (void *)(payload + 3) <= end)
     record_latency(payload[1] | (__u64)payload[2] << 32);
-  return XDP_DROP;
+  if (!config.answer || !marked)
+    return XDP_DROP;
+  swap_words(eth->h_dest, eth->h_source, 3);
+  swap_words(&udp->source, &udp->dest, 1);
+  if (eth->h_proto == bpf_htons(ETH_P_IP)) {
+    struct iphdr *ip = (void *)(eth + 1);
+    swap_words(&ip->saddr, &ip->daddr, 2);
+  } else {
+    struct ipv6hdr *ip = (void *)(eth + 1);
+    if ((void *)(ip + 1) > end)
+      return XDP_ABORTED;
+    swap_words(&ip->saddr, &ip->daddr, 8);
+  }
+  return XDP_TX;
 
 other:
   count->others++;

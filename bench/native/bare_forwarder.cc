@@ -14,9 +14,10 @@ using namespace sluice;
 static const char help[] =
     "usage: bare_forwarder --in NETDEV --out NETDEV --destination-mac MAC --source-mac MAC [options]\n"
     "  --in NETDEV             netdev that receives\n"
-    "  --out NETDEV            netdev that sends; what it receives goes back to --in with the same addresses\n"
+    "  --out NETDEV            netdev that sends; what it receives goes back to --in\n"
     "  --destination-mac MAC   of the next hop\n"
     "  --source-mac MAC        of the outgoing netdev\n"
+    "  --return-destination-mac MAC, --return-source-mac MAC   of what goes back (the same)\n"
     "  --batch N               frames a round and port (64)\n"
     "  --frames N              packet buffers (8192)\n"
     "  --ring N                entries a ring (2048)\n"
@@ -38,16 +39,17 @@ struct Worker {
   umem_area &area;
   frame_pool pool;
   std::unique_ptr<xsk> sockets[2];
-  uint8_t macs[12];
+  uint8_t macs[2][12]; // by the netdev that received
   unsigned batch, idle_rounds;
   Counters counters;
   std::atomic<bool> stopping{false};
 
-  unsigned forward(xsk &from, xsk &to) {
+  unsigned forward(unsigned in) {
+    xsk &from = *sockets[in], &to = *sockets[!in];
     rx_frame frames[BATCH_MAX];
     unsigned received = from.receive(frames, batch), dropped = 0;
     for (unsigned i = 0; i < received; i++) {
-      memcpy(frames[i].data, macs, sizeof macs);
+      memcpy(frames[i].data, macs[in], sizeof macs[in]);
       if (!to.transmit(frames[i].address, frames[i].length)) {
         pool.put(frames[i].address);
         dropped++;
@@ -67,7 +69,7 @@ struct Worker {
   void run() {
     unsigned empty_rounds = 0;
     while (!stopping.load(std::memory_order_relaxed)) {
-      unsigned received = forward(*sockets[0], *sockets[1]) + forward(*sockets[1], *sockets[0]);
+      unsigned received = forward(0) + forward(1);
       empty_rounds = received ? 0 : empty_rounds + 1;
       if (empty_rounds > idle_rounds && !sockets[0]->rx_ready() && !sockets[1]->rx_ready()) {
         pollfd wait[2] = {{sockets[0]->fd(), POLLIN, 0}, {sockets[1]->fd(), POLLIN, 0}};
@@ -103,8 +105,10 @@ int main(int count, char **words) {
   worker.idle_rounds = options.number("idle-rounds", 8);
   if (worker.batch < 1 || worker.batch > BATCH_MAX)
     fail("--batch must be 1 to %u", BATCH_MAX);
-  options.mac("destination-mac", worker.macs);
-  options.mac("source-mac", worker.macs + 6);
+  for (int back : {0, 1}) {
+    options.mac_or(back ? "return-destination-mac" : "destination-mac", "destination-mac", worker.macs[back]);
+    options.mac_or(back ? "return-source-mac" : "source-mac", "source-mac", worker.macs[back] + 6);
+  }
   const char *names[2] = {"in", "out"};
   for (int i = 0; i < 2; i++) {
     xsk_options settings;

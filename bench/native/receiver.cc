@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Receiver: counts and drops generated packets in XDP. See tool.h for how it is spoken to; a sample holds totals.
+// Receiver: counts and drops generated packets in XDP, or answers them. See tool.h for how it is spoken to; a sample holds totals.
 #include "../bpf/traffic.h"
 #include "tool.h"
 #include <sys/mman.h>
@@ -11,7 +11,8 @@ static const char help[] =
     "usage: receiver --on NETDEV [options]\n"
     "  --on NETDEV     netdev that receives\n"
     "  --checksums     check IP and UDP checksums, count bad ones\n"
-    "  --flows         count the flows seen\n"
+    "  --flows         count the flows seen, by marked packets (generator --mark)\n"
+    "  --answer        send marked packets back\n"
     "  --latency       latency quantiles of packets sent with --stamp, since the last sample\n"
     "  --bpf FILE      BPF object (build/bench/receiver.bpf.o)\n";
 
@@ -56,7 +57,7 @@ class Latency {
 int main(int count, char **words) {
   Options options(count, words, help);
   unsigned ifindex = options.netdev("on");
-  receiver_config config{options.has("checksums"), options.has("flows"), options.has("latency")};
+  receiver_config config{options.has("checksums"), options.has("flows"), options.has("answer"), options.has("latency")};
   bpf_object *object = open_object(options, "receiver");
   set_config(object, config);
   attach(load_program(object, "receive"), ifindex);

@@ -101,6 +101,7 @@ class Options {
     if (sscanf(required(name).c_str(), "%2hhx:%2hhx:%2hhx:%2hhx:%2hhx:%2hhx", into, into + 1, into + 2, into + 3, into + 4, into + 5) != 6)
       fail("--%s takes a MAC address such as 02:00:00:00:00:01", name);
   }
+  void mac_or(const char *name, const char *otherwise, uint8_t into[6]) const { mac(has(name) ? name : otherwise, into); }
 
  private:
   std::string help_;
