@@ -42,7 +42,7 @@ const FIXED = {
   flowRecords: counter('flow_records_total', 'records of flows and dropped packets; filters of the configuration say which', FLOW_LABELS),
   flowPackets: counter('flow_packets_total', 'packets of sessions that ended, both ways', FLOW_LABELS),
   flowBytes: counter('flow_bytes_total', 'bytes of sessions that ended, both ways', FLOW_LABELS),
-  recordsLost: counter('records_lost_total', 'flow and drop records lost, by the place where there was no room', ['place']),
+  recordsLost: counter('record_losses_total', 'flow and drop records lost, by the place where there was no room', ['place']),
   logRecords: counter('log_records_total', 'records that a log stream handed over', ['stream']),
   logLost: counter('log_records_lost_total', 'records that a log stream gave up: its receiver did not keep up', ['stream']),
   logConnected: gauge('log_connected', '1 while a log stream gets through', ['stream']),
