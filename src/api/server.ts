@@ -10,7 +10,8 @@ import { healthOf } from '../control/status.js';
 import type { Transactions } from '../control/transactions.js';
 import type { Log } from '../supervisor/log.js';
 import type { RunDirectory } from '../supervisor/run-directory.js';
-import { protectRoutes, type AccessParts } from './access.js';
+import type { Access } from './access-service.js';
+import { protectRoutes } from './access.js';
 import { BODY_BYTES_MAX, registerBodies } from './bodies.js';
 import type { CaptureSource } from './capture.js';
 import type { ApiContext } from './context.js';
@@ -22,6 +23,7 @@ import { Metrics } from '../metrics/metrics.js';
 import { OpenApi } from './openapi.js';
 import { Operations } from './operations.js';
 import { registerCapture } from './routes/capture.js';
+import { registerConfig } from './routes/config.js';
 import { registerConfigResources } from './routes/config-resources.js';
 import { registerOperations } from './routes/operations.js';
 import { registerRecords } from './routes/records.js';
@@ -42,7 +44,7 @@ const PATH_PART_CHARACTERS_MAX = 1024;
 const PROBLEM_TYPE = 'application/problem+json';
 
 export interface ApiParts {
-  access?: AccessParts;
+  access?: Access;
   transactions?: Transactions;
   capture?: CaptureSource;
   limits?: Limits;
@@ -71,7 +73,8 @@ export function buildApi(control: Control, paths: RunDirectory, log: Log, parts:
   api.setErrorHandler((error, _request, reply) => sendProblem(error, reply, log));
   const document = new OpenApi();
   document.collect(api);
-  protectRoutes(api, parts.access ?? localAccess(log));
+  if (parts.access) parts.access.protect(api);
+  else protectRoutes(api, localAccess(log));
   registerLimits(api, new Throttle(parts.limits ?? LIMITS));
   registerBodies(api);
   api.addHook('onSend', async (_request, reply, payload) => {
@@ -80,7 +83,8 @@ export function buildApi(control: Control, paths: RunDirectory, log: Log, parts:
   });
   api.setNotFoundHandler((request) => { throw notFound(document, request.method, request.url); });
 
-  for (const register of [registerStatus, registerSessions, registerRecords, registerSimulate, registerCapture, registerConfigResources, registerReload, registerOperations]) register(api, context);
+  for (const register of [registerStatus, registerSessions, registerRecords, registerSimulate, registerCapture, registerConfig, registerConfigResources, registerReload, registerOperations]) register(api, context);
+  parts.access?.registerRoutes(api);
   registerOwn(api, control, document);
   return api;
 }
@@ -89,7 +93,7 @@ function registerOwn(api: FastifyInstance, control: Control, document: OpenApi):
   const metrics = new Metrics();
   api.get('/api/v1/openapi.json', {
     config: { role: 'viewer', resource: 'openapi' },
-    schema: { operationId: 'getOpenApi', summary: 'This document', tags: ['api'], response: { 200: { type: 'object' } } },
+    schema: { operationId: 'getOpenApi', summary: 'This document', tags: ['API'], response: { 200: { type: 'object' } } },
   }, () => document.build());
   api.get('/metrics', { config: { role: 'viewer', resource: 'metrics' } }, async (_request, reply) => {
     const text = await metrics.render(control);

@@ -32,7 +32,7 @@ export function registerCapture(api: FastifyInstance, { control, capture: source
   api.get<{ Querystring: Static<typeof Listing> }>('/api/v1/capture', {
     config: { role: 'operator', resource: 'capture', audit: true },
     schema: {
-      operationId: 'capture', summary: 'Packets as they pass, as a stream of pcapng', tags: ['traffic'], querystring: Listing, produces: { 200: MEDIA_TYPE },
+      operationId: 'capture', summary: 'Packets as they pass, as a stream of pcapng', tags: ['Traffic'], querystring: Listing, produces: { 200: MEDIA_TYPE },
       description: 'Ends at the first of its bounds. What a slow reader did not take in time is left out and counted in the interface statistics at the end.',
     },
   }, async (request, reply) => {

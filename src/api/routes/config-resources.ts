@@ -21,7 +21,7 @@ import type { Config } from '../../config/schema.js';
 const PREFIX = '/api/v1/config';
 const LIMIT_MAX = 10_000;
 const LIMIT_DEFAULT = 1000;
-const TAG = ['configuration'];
+const TAG = ['Configuration'];
 
 const name = (description: string) => Type.Optional(Type.String({ minLength: 1, maxLength: 64, description }));
 const commitMembers = {

@@ -11,12 +11,12 @@ const Id = question({ id: Type.String({ format: 'uuid', pattern: '^[0-9a-f-]{36}
 export function registerOperations(api: FastifyInstance, { operations }: ApiContext): void {
   api.get('/api/v1/operations', {
     config: { role: 'viewer', resource: 'operations' },
-    schema: { operationId: 'listOperations', summary: 'Operations of the caller, newest first', tags: ['operations'], response: { 200: Type.Object({ operations: Type.Array(OperationSchema) }) } },
+    schema: { operationId: 'listOperations', summary: 'Operations of the caller, newest first', tags: ['Operations'], response: { 200: Type.Object({ operations: Type.Array(OperationSchema) }) } },
   }, (request) => ({ operations: operations.list().filter((one) => maySee(request, one)) }));
 
   api.get<{ Params: Static<typeof Id> }>('/api/v1/operations/:id', {
     config: { role: 'viewer', resource: 'operations' },
-    schema: { operationId: 'getOperation', summary: 'One operation', tags: ['operations'], params: Id, response: { 200: OperationSchema } },
+    schema: { operationId: 'getOperation', summary: 'One operation', tags: ['Operations'], params: Id, response: { 200: OperationSchema } },
   }, (request, reply) => {
     const operation = operations.get(request.params.id);
     if (!operation || !maySee(request, operation)) throw new ApiError(404, 'SLUICE_API_NOT_FOUND', 'there is no such operation; finished ones are forgotten after a while', '/id');

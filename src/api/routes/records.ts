@@ -24,7 +24,7 @@ const page = <T extends typeof FlowRecord | typeof DropRecord>(record: T) => Typ
 export function registerRecords(api: FastifyInstance, { control }: ApiContext): void {
   api.get<{ Querystring: Static<typeof Listing> }>('/api/v1/flows', {
     config: { role: 'viewer', resource: 'flows', heavy: true },
-    schema: { operationId: 'listFlows', summary: 'Recent records of sessions', tags: ['traffic'], querystring: Listing, response: { 200: page(FlowRecord) } },
+    schema: { operationId: 'listFlows', summary: 'Recent records of sessions', tags: ['Traffic'], querystring: Listing, response: { 200: page(FlowRecord) } },
   }, ({ query: { last, after, ...filter } }) => {
     const accept = filterOf(filter);
     const decode = (view: DataView, offset: number): ReturnType<typeof decodeFlow> => decodeFlow(view, offset, control.names);
@@ -33,7 +33,7 @@ export function registerRecords(api: FastifyInstance, { control }: ApiContext): 
 
   api.get<{ Querystring: Static<typeof Listing> }>('/api/v1/drops', {
     config: { role: 'viewer', resource: 'drops', heavy: true },
-    schema: { operationId: 'listDrops', summary: 'Recent dropped packets, sampled under load', tags: ['traffic'], querystring: Listing, response: { 200: page(DropRecord) } },
+    schema: { operationId: 'listDrops', summary: 'Recent dropped packets, sampled under load', tags: ['Traffic'], querystring: Listing, response: { 200: page(DropRecord) } },
   }, ({ query: { last, after, ...filter } }) => {
     const accept = filterOf(filter);
     const decode = (view: DataView, offset: number): ReturnType<typeof decodeDrop> => decodeDrop(view, offset, control.names);

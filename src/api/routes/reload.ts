@@ -7,7 +7,7 @@ export function registerReload(api: FastifyInstance, { control }: ApiContext): v
   api.post('/api/v1/reload', {
     config: { role: 'operator', resource: 'reload' },
     schema: {
-      operationId: 'reload', summary: 'Look at the machine and the configuration again', tags: ['operations'],
+      operationId: 'reload', summary: 'Look at the machine and the configuration again', tags: ['Operations'],
       description: 'Answers at once; /api/v1/status tells when the state in force is the wanted one, and what stands in its way.',
       response: { 202: Type.Object({ requested: Type.Boolean() }) },
     },

@@ -33,7 +33,7 @@ export function registerSessions(api: FastifyInstance, { control, operations }: 
   api.get<{ Querystring: Static<typeof Listing> }>('/api/v1/sessions', {
     config: { role: 'viewer', resource: 'sessions', heavy: true },
     schema: {
-      operationId: 'listSessions', summary: 'Live sessions', tags: ['traffic'], querystring: Listing,
+      operationId: 'listSessions', summary: 'Live sessions', tags: ['Traffic'], querystring: Listing,
       description: 'A page may be short, or empty, while there is still a cursor: a bounded number of sessions is looked at for each page.',
       response: { 200: Type.Object({ sessions: Type.Array(FlowRecord), cursor: nextCursor }) },
     },
@@ -44,12 +44,12 @@ export function registerSessions(api: FastifyInstance, { control, operations }: 
 
   api.get<{ Params: Static<typeof Id> }>('/api/v1/sessions/:id', {
     config: { role: 'viewer', resource: 'sessions' },
-    schema: { operationId: 'getSession', summary: 'One live session', tags: ['traffic'], params: Id, response: { 200: FlowRecord } },
+    schema: { operationId: 'getSession', summary: 'One live session', tags: ['Traffic'], params: Id, response: { 200: FlowRecord } },
   }, async ({ params: { id } }) => await readSession(control.engine, control.names, sessionId(id)) ?? noSession(id));
 
   api.delete<{ Params: Static<typeof Id> }>('/api/v1/sessions/:id', {
     config: { role: 'operator', resource: 'sessions' },
-    schema: { operationId: 'killSession', summary: 'End one session; its next packet is judged anew', tags: ['traffic'], params: Id, response: { 204: Type.Null() } },
+    schema: { operationId: 'killSession', summary: 'End one session; its next packet is judged anew', tags: ['Traffic'], params: Id, response: { 204: Type.Null() } },
   }, async ({ params: { id } }, reply) => {
     if (!await control.engine.kill(sessionId(id).toString())) noSession(id);
     return reply.status(204).send();
@@ -58,7 +58,7 @@ export function registerSessions(api: FastifyInstance, { control, operations }: 
   api.post<{ Body: Static<typeof KillQuestion> }>('/api/v1/sessions/kill', {
     config: { role: 'operator', resource: 'sessions', heavy: true },
     schema: {
-      operationId: 'killSessions', summary: 'End the sessions that a filter takes, at most so many', tags: ['traffic'], body: KillQuestion,
+      operationId: 'killSessions', summary: 'End the sessions that a filter takes, at most so many', tags: ['Traffic'], body: KillQuestion,
       response: { 200: Killed, 202: OperationSchema },
     },
   }, (request, reply) => {

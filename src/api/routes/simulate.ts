@@ -33,7 +33,7 @@ export function registerSimulate(api: FastifyInstance, { control }: ApiContext):
   api.post<{ Body: SimulateBody }>('/api/v1/simulate', {
     config: { role: 'viewer', resource: 'simulate', audit: false },
     schema: {
-      operationId: 'simulate', summary: 'Would this packet pass, and by which rule, route and translation?', tags: ['state'], body: Question,
+      operationId: 'simulate', summary: 'Would this packet pass, and by which rule, route and translation?', tags: ['State'], body: Question,
       response: { 200: Type.Object({ question: Question, answer: Answer }) },
     },
   }, (request) => simulate(control, request.body));

@@ -44,27 +44,27 @@ const Rule = answer('Rule', {
 export function registerStatus(api: FastifyInstance, { control, paths }: ApiContext): void {
   api.get('/api/v1/status', {
     config: { role: 'viewer', resource: 'status' },
-    schema: { operationId: 'getStatus', summary: 'Processes, interfaces, sessions, drops: is everything as it should be?', tags: ['state'], response: { 200: StatusSchema } },
+    schema: { operationId: 'getStatus', summary: 'Processes, interfaces, sessions, drops: is everything as it should be?', tags: ['State'], response: { 200: StatusSchema } },
   }, () => statusView(control, paths));
 
   api.get('/api/v1/counters', {
     config: { role: 'viewer', resource: 'counters' },
-    schema: { operationId: 'getCounters', summary: 'Exact counters and levels', tags: ['state'], response: { 200: CountersSchema } },
+    schema: { operationId: 'getCounters', summary: 'Exact counters and levels', tags: ['State'], response: { 200: CountersSchema } },
   }, () => countersView(control));
 
   api.get('/api/v1/neighbours', {
     config: { role: 'viewer', resource: 'neighbours' },
-    schema: { operationId: 'listNeighbours', summary: 'Next hops and their link addresses', tags: ['state'], response: { 200: Type.Object({ neighbours: Type.Array(Neighbour) }) } },
+    schema: { operationId: 'listNeighbours', summary: 'Next hops and their link addresses', tags: ['State'], response: { 200: Type.Object({ neighbours: Type.Array(Neighbour) }) } },
   }, async () => ({ neighbours: await control.neighbours() }));
 
   api.get('/api/v1/routes', {
     config: { role: 'viewer', resource: 'routes' },
-    schema: { operationId: 'listRoutes', summary: 'The forwarding table as the engine has it', tags: ['state'], response: { 200: Type.Object({ routes: Type.Array(Route) }) } },
+    schema: { operationId: 'listRoutes', summary: 'The forwarding table as the engine has it', tags: ['State'], response: { 200: Type.Object({ routes: Type.Array(Route) }) } },
   }, () => ({ routes: control.applied ? readRoutes(control.applied.compiled.snapshot, control.names) : [] }));
 
   api.get('/api/v1/rules', {
     config: { role: 'viewer', resource: 'rules' },
-    schema: { operationId: 'listRules', summary: 'Rules in force, in their order, with what they matched', tags: ['state'], response: { 200: Type.Object({ rules: Type.Array(Rule) }) } },
+    schema: { operationId: 'listRules', summary: 'Rules in force, in their order, with what they matched', tags: ['State'], response: { 200: Type.Object({ rules: Type.Array(Rule) }) } },
   }, async () => {
     const hits = await control.ruleHits();
     return { rules: (control.applied?.compiled.rules ?? []).map(({ id, ...rule }) => ({ ...rule, sessions: hits.get(id) ?? (rule.kind === 'firewall' ? 0 : null) })) };
