@@ -1,6 +1,6 @@
 // Access as a whole: identities, limits, audit log and the HTTPS listener, kept as the configuration says. Who: src/control/process.ts makes
-// one and calls `configure` with what is in force; src/api/server.ts calls `protect` and `registerRoutes`; commits ask `prepare` first, so
-// that a listener that cannot be had is found before anything is changed. Thread: Node's main thread of control.
+// one, gives it to src/api/server.ts (it is the AccessParts of protectRoutes, and adds its own routes), and calls `configure` with what is
+// in force; commits ask `prepare` first, so that a listener that cannot be had is found before anything is changed. Thread: Node's main one.
 // An address that is not there yet (the engine may still have to set it) is tried again every RETRY_MS; what is taken by another program is an error.
 import { chmodSync, chownSync, mkdirSync, readdirSync, statSync } from 'node:fs';
 import type { Server as HttpsServer } from 'node:https';
@@ -17,7 +17,7 @@ import { Identity } from './access-identity.js';
 import { AccessLimits, RATES_DEFAULT } from './access-limits.js';
 import { loadPeerReader, type ReadPeer } from './access-peer.js';
 import { registerAccessRoutes } from './access-routes.js';
-import { protectRoutes } from './access.js';
+import type { AccessParts } from './access.js';
 import { ApiError } from './errors.js';
 import { Oidc } from './oidc.js';
 import { TlsError } from './tls-certificate.js';
@@ -37,16 +37,16 @@ export interface Prepared { commit(): Promise<void>; abandon(): Promise<void> }
 
 interface Wanted { api: ApiConfig; plan: CertificatePlan | undefined; material: Material | undefined; oidc: Oidc | undefined; opened: HttpsListener | undefined }
 
-export class Access {
+export class Access implements AccessParts {
   readonly limits = new AccessLimits();
   readonly audit: AuditLog;
   readonly tokens: TokenStore;
-  readonly identity: Identity;
+  readonly authenticator: Identity;
+  readonly log: Log;
   /** Why HTTPS does not answer as configured, for people. */
   problem: string | undefined;
   resources: ReadonlySet<string> = new Set();
   private readonly paths: RunDirectory;
-  private readonly log: Log;
   private api: FastifyInstance | undefined;
   private config: ApiConfig = {};
   private listener: HttpsListener | undefined;
@@ -64,24 +64,24 @@ export class Access {
     this.tokens = new TokenStore(join(paths.apiState, 'tokens.json'));
     if (this.tokens.damage !== undefined) log.error(`no API token is valid: ${join(paths.apiState, 'tokens.json')} is damaged (${this.tokens.damage})`);
     if (owner) giveAway(paths, owner);
-    this.identity = new Identity({ tokens: this.tokens, limits: this.limits, readPeer, log });
+    this.authenticator = new Identity({ tokens: this.tokens, limits: this.limits, readPeer, log });
     this.settling = setInterval(() => this.limits.settleRefusals((event) => this.record(event)), SETTLE_MS).unref();
   }
 
   // ---- the API's side -----------------------------------------------------------------------------------------------
 
-  /** Before the first route. */
-  protect(api: FastifyInstance): void {
+  attach(api: FastifyInstance, resources: ReadonlySet<string>): void {
     this.api = api;
-    this.resources = protectRoutes(api, { authenticator: this.identity, audit: this.audit, limits: this.limits, log: this.log });
-    this.identity.acceptSocket(api.server);
+    this.resources = resources;
+    this.authenticator.acceptSocket(api.server);
+    api.register((own, _options, done) => {
+      registerAccessRoutes(own, this);
+      done();
+    });
   }
 
-  /** Tokens, audit log, and who am I. */
-  registerRoutes(api: FastifyInstance): void { registerAccessRoutes(api, this); }
-
   /** Headers for what control asks of itself with `inject`. */
-  get internalHeaders(): { authorization: string } { return { authorization: this.identity.internalAuthorization }; }
+  get internalHeaders(): { authorization: string } { return { authorization: this.authenticator.internalAuthorization }; }
 
   /** The socket's file exists and has its final group. */
   socketIsReady(): void { this.openSocketTo(this.config); }
@@ -125,7 +125,7 @@ export class Access {
       } catch (error) {
         this.say(`HTTPS is not as configured: ${(error as Error).message}`);
         // Who may what counts at once, also where the listener cannot be had: nobody keeps a role that was taken away.
-        this.take(config.api ?? {}, this.identity.oidc);
+        this.take(config.api ?? {}, this.authenticator.oidc);
         if (config.api?.listen === undefined) await this.closeListener();
         this.again(() => this.configure(config));
       }
@@ -145,7 +145,7 @@ export class Access {
 
   private async load(config: Config): Promise<Wanted> {
     const api = config.api ?? {};
-    const oidc = api.oidc === undefined ? undefined : same(api.oidc, this.identity.oidc?.config) ? this.identity.oidc : openOidc(api.oidc);
+    const oidc = api.oidc === undefined ? undefined : same(api.oidc, this.authenticator.oidc?.config) ? this.authenticator.oidc : openOidc(api.oidc);
     if (api.listen === undefined) return { api, plan: undefined, material: undefined, oidc, opened: undefined };
     const address = parseListen(api.listen);
     const hostname = config.hostname ?? machineName();
@@ -202,8 +202,8 @@ export class Access {
 
   private take(api: ApiConfig, oidc: Oidc | undefined): void {
     this.config = api;
-    this.identity.configure(api);
-    this.identity.oidc = api.oidc === undefined ? undefined : oidc;
+    this.authenticator.configure(api);
+    this.authenticator.oidc = api.oidc === undefined ? undefined : oidc;
     this.limits.settings = { ...RATES_DEFAULT, ...api.limits };
     this.openSocketTo(api);
   }
@@ -211,7 +211,7 @@ export class Access {
   /** With roles for users by name the socket is open to all, and the kernel says who comes; else to its group alone. */
   private openSocketTo({ socket }: ApiConfig): void {
     try {
-      this.identity.socketGid = statSync(this.paths.apiSocket).gid;
+      this.authenticator.socketGid = statSync(this.paths.apiSocket).gid;
       chmodSync(this.paths.apiSocket, socket?.users || socket?.groups ? 0o666 : 0o660);
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'ENOENT') this.log.warn({ err: error }, 'the rights of the API socket could not be set');
@@ -220,11 +220,11 @@ export class Access {
 
   private makeListener(address: ListenAddress, plan: CertificatePlan, material: Material): HttpsListener {
     const { api } = this;
-    if (!api) throw new Error('protect() comes first');
+    if (!api) throw new Error('the API comes first: give this to protectRoutes');
     const listener = new HttpsListener(address, plan, material, {
       route: (request, response) => api.routing(request, response),
-      onServer: (server: HttpsServer) => this.identity.acceptTls(server),
-      onClientsChanged: () => { this.identity.clientsEpoch += 1; },
+      onServer: (server: HttpsServer) => this.authenticator.acceptTls(server),
+      onClientsChanged: () => { this.authenticator.clientsEpoch += 1; },
       log: this.log,
     });
     listener.setLimits(this.config.limits);

@@ -68,7 +68,11 @@ export interface AuditSink {
   sync(): Promise<void>;
 }
 
-export interface AccessParts { authenticator: Authenticator; audit: AuditSink; limits: AccessLimits; log: Log }
+export interface AccessParts {
+  authenticator: Authenticator; audit: AuditSink; limits: AccessLimits; log: Log;
+  /** Told of the API that it protects, before its first route. `resources` fills as routes come. */
+  attach?(api: FastifyInstance, resources: ReadonlySet<string>): void;
+}
 
 /** Requests whose refusal is in the audit log already. */
 const refusedRequests = new WeakSet<FastifyRequest>();
@@ -76,18 +80,18 @@ const SAFE_METHODS = new Set(['GET', 'HEAD', 'OPTIONS']);
 const RESOURCE_FORM = /^[a-z][a-z0-9-]{0,30}$/;
 const PATH_CHARACTERS_MAX = 512;
 
-/** Adds the checks to an API that has no routes yet. Answers the resources, which fill as routes are added: scopes may name these. */
-export function protectRoutes(api: FastifyInstance, parts: AccessParts): ReadonlySet<string> {
+/** Adds the checks to an API that has no routes yet. */
+export function protectRoutes(api: FastifyInstance, parts: AccessParts): void {
   const resources = new Set<string>();
   api.decorateRequest('principal', null as unknown as Principal);
   api.decorateRequest('auditDetail', null);
   api.addHook('onRoute', (route) => void resources.add(requireAccess(route)));
-  api.addHook('onRequest', (request, reply) => admit(parts, request, reply));
+  api.addHook('onRequest', (request) => admit(parts, request));
   api.addHook('preHandler', async (request) => beginAudit(parts, request));
   api.addHook('onSend', async (request, reply, payload) => {
     await endAudit(parts, request, reply, payload);
   });
-  return resources;
+  parts.attach?.(api, resources);
 }
 
 /** A route's resource. Throws when the route says too little, or lets a viewer change something. */
@@ -104,11 +108,10 @@ function requireAccess(route: RouteOptions): string {
 
 // ---- 1 to 3: let in or refused ------------------------------------------------------------------------------------------
 
-async function admit(parts: AccessParts, request: FastifyRequest, reply: FastifyReply): Promise<void> {
+async function admit(parts: AccessParts, request: FastifyRequest): Promise<void> {
   const { role, resource } = request.routeOptions.config;
   if (role === 'public') return;
   let principal: Principal | undefined;
-  reply.header('cache-control', 'no-store').header('x-content-type-options', 'nosniff');
   try {
     refuseForeignOrigin(request);
     principal = await parts.authenticator.authenticate(request);

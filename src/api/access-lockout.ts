@@ -1,0 +1,232 @@
+// Lock-out protection: would this change cut off the very caller that asks for it? Who: the routes that change the configuration call
+// `requireStayingIn` before they commit. Pure.
+// It asks two things. Does the caller still have a way in: its listener, its role, its CA or issuer? And does its traffic still arrive: for a
+// caller on HTTPS whose packets come by a data interface, the interface, its address, translation of the API's own port, the route back, and,
+// where the way to the listener leads through the appliance, the rules. What cannot be judged (an object that does not resolve) counts as a cut.
+// A caller on the Unix socket is on the machine: only its role can be taken away (how it got there, an ssh over a data interface, cannot be
+// seen from here). Whoever means it says so, or sets a time within which the change must be confirmed.
+import { networkInterfaces } from 'node:os';
+import { AddressError, contains, familyOf, parseAddress, parseInterfaceAddress, parsePrefix, prefixFamily, type Prefix } from '../lib/address.js';
+import { vlanDeviceName } from '../config/facts.js';
+import { Objects } from '../config/objects.js';
+import { ConfigError } from '../config/problem.js';
+import { asList } from '../config/schema-parts.js';
+import type { Config, FirewallRule, InterfaceConfig, ServiceItem } from '../config/schema.js';
+import { TCP } from '../config/services.js';
+import { SL_PROTOCOL_ANY } from '../engine/abi.generated.js';
+import { parseListen } from './tls.js';
+import { roleOfCertificate } from './access-certificate.js';
+import { ROLES, type Caller, type Principal, type Role } from './access.js';
+import { ApiError } from './errors.js';
+import { roleOfGroups } from './oidc.js';
+
+export interface LockOut { pointer: string; reason: string }
+
+/** Throws ApiError 409 SLUICE_LOCKOUT unless the caller has said that it means it: `confirmed`, or a time to confirm within. */
+export function requireStayingIn(principal: Principal, before: Config, after: Config, means: { confirmed?: boolean; confirmWithinS?: number | undefined }): void {
+  if (means.confirmed || means.confirmWithinS !== undefined) return;
+  const cuts = wouldCutCaller(principal, before, after);
+  if (cuts.length === 0) return;
+  throw new ApiError(409, 'SLUICE_LOCKOUT', `this would cut off your own session: ${cuts.map(({ reason }) => reason).join('; ')}. Commit it with a time to confirm within, so that it undoes itself when you cannot, or say that you mean it`, cuts[0]!.pointer, { members: { cuts } });
+}
+
+/** Why the caller could not come back after this change; empty: it could. */
+export function wouldCutCaller(principal: Principal, before: Config, after: Config): LockOut[] {
+  if (before === after) return [];
+  return [...listenerCuts(principal.caller, before, after), ...roleCuts(principal, before, after), ...trafficCuts(principal.caller, before, after)];
+}
+
+// ---- the way in -------------------------------------------------------------------------------------------------------
+
+function listenerCuts(caller: Caller, before: Config, after: Config): LockOut[] {
+  if (caller.transport !== 'https') return [];
+  const listen = after.api?.listen;
+  if (listen === undefined) return [{ pointer: '/api/listen', reason: 'the API would not listen on HTTPS any more' }];
+  if (before.api?.listen === listen) return [];
+  const { host, port } = parseListen(listen);
+  const isReached = port === caller.localPort && (host === caller.localAddress || host === '0.0.0.0' || host === '::');
+  return isReached ? [] : [{ pointer: '/api/listen', reason: `the API would listen on ${listen}; you connect to ${caller.localAddress} port ${caller.localPort}` }];
+}
+
+function roleCuts({ grant, role, scopes, name }: Principal, before: Config, after: Config): LockOut[] {
+  const judge = (pointer: string, what: string, next: { role: Role; scopes?: string | readonly string[] | undefined } | undefined): LockOut[] => {
+    if (!next) return [{ pointer, reason: `${name} would have no role any more (${what})` }];
+    if (ROLES.indexOf(next.role) < ROLES.indexOf(role)) return [{ pointer, reason: `${name} would be ${next.role} instead of ${role}` }];
+    const left = next.scopes === undefined ? undefined : asList<string>(next.scopes);
+    const lost = left === undefined ? [] : (scopes ?? ['everything else']).filter((scope) => !left.includes(scope) && !left.includes(scope.replace(/:read$/, '')));
+    return lost.length === 0 ? [] : [{ pointer, reason: `${name} would lose ${lost.join(', ')}` }];
+  };
+  switch (grant.kind) {
+    case 'socket-user': return judge('/api/socket/users', 'api.socket.users', roleNamed(after.api?.socket?.users, grant.user));
+    case 'socket-member': return judge('/api/socket/groups', 'api.socket.groups', roleNamed(after.api?.socket?.groups, grant.group));
+    case 'certificate': {
+      const { clients } = after.api ?? {};
+      if (clients && before.api?.clients && (clients.caFile !== before.api.clients.caFile || clients.crlFile !== before.api.clients.crlFile)) {
+        return [{ pointer: '/api/clients/caFile', reason: 'client certificates would be verified by another CA or revocation list' }];
+      }
+      return judge('/api/clients', 'api.clients', clients && roleOfCertificate(grant.subject, grant.names, clients.roles));
+    }
+    case 'oidc': {
+      const { oidc } = after.api ?? {};
+      if (!oidc || oidc.issuer !== grant.issuer) return [{ pointer: '/api/oidc/issuer', reason: `tokens of ${grant.issuer} would not be taken any more` }];
+      const changed = (['audience', 'jwksUri', 'caFile', 'algorithms', 'groupsClaim'] as const).find((member) => JSON.stringify(oidc[member]) !== JSON.stringify(before.api?.oidc?.[member]));
+      if (changed) return [{ pointer: `/api/oidc/${changed}`, reason: `your token might not be taken any more: api.oidc.${changed} changes` }];
+      return judge('/api/oidc/roles', 'api.oidc.roles', roleOfGroups(grant.groups, oidc.roles));
+    }
+    default: return []; // root, tokens, the socket's own group: no configuration takes these away
+  }
+}
+
+function roleNamed(roles: Record<string, Role> | undefined, name: string): { role: Role } | undefined {
+  const role = roles && Object.hasOwn(roles, name) ? roles[name] : undefined;
+  return role && { role };
+}
+
+// ---- the packets ------------------------------------------------------------------------------------------------------
+
+function trafficCuts(caller: Caller, before: Config, after: Config): LockOut[] {
+  if (caller.transport !== 'https') return [];
+  try {
+    const peer = parseAddress(caller.address);
+    const local = parseAddress(caller.localAddress);
+    const old = new Ways(before);
+    const now = new Ways(after);
+    const ingress = old.interfaceTo(peer);
+    const owner = old.ownerOf(local);
+    if (ingress === undefined && owner === undefined) return []; // its packets never meet the data interfaces
+    const cuts = interfaceCuts(old, now, ingress, owner, peer, local);
+    if (cuts.length > 0) return cuts;
+    return [...translationCuts(before, after, local, caller.localPort), ...ruleCuts(old, now, peer, local, caller.localPort)];
+  } catch (error) {
+    if (error instanceof AddressError) return []; // link-local with a zone: by no interface that we could name
+    throw error;
+  }
+}
+
+/** Where packets of a configuration come and go. Interfaces without addresses of their own have their device's. */
+class Ways {
+  private readonly subnets: { name: string; prefix: Prefix }[] = [];
+
+  constructor(readonly config: Config) {
+    for (const [name, one] of Object.entries(config.interfaces ?? {})) {
+      for (const prefix of addressesOf(one)) this.subnets.push({ name, prefix });
+    }
+  }
+
+  ownerOf(address: bigint): string | undefined { return this.subnets.find(({ prefix }) => prefix.address === address)?.name; }
+
+  /** The longest prefix that holds it, connected or routed. Undefined: no way, or none by a data interface. */
+  interfaceTo(address: bigint): string | undefined {
+    let best: { name: string | undefined; length: number } = { name: this.connectedTo(address), length: -1 };
+    for (const { prefix } of this.subnets) if (holds(prefix, address)) best.length = Math.max(best.length, prefix.length);
+    for (const route of this.config.routes ?? []) {
+      const prefix = parsePrefix(route.to);
+      if (!holds(prefix, address) || prefix.length <= best.length) continue;
+      best = { name: this.nextHop(route.via), length: prefix.length };
+    }
+    return best.name;
+  }
+
+  private connectedTo(address: bigint): string | undefined {
+    return this.subnets.filter(({ prefix }) => holds(prefix, address)).sort((a, b) => b.prefix.length - a.prefix.length)[0]?.name;
+  }
+
+  private nextHop(via: NonNullable<Config['routes']>[number]['via']): string | undefined {
+    if (via === undefined) return undefined; // blackhole
+    if (typeof via === 'object' && !Array.isArray(via)) return via.interface;
+    return this.connectedTo(parseAddress(asList<string>(via)[0]!));
+  }
+}
+
+const holds = (prefix: Prefix, address: bigint): boolean => prefixFamily(prefix) === familyOf(address) && contains(prefix, address);
+
+function addressesOf(one: InterfaceConfig): Prefix[] {
+  const device = one.vlan === undefined ? one.device : vlanDeviceName(one.device, one.vlan);
+  const texts = one.addresses === undefined ? (networkInterfaces()[device] ?? []).flatMap(({ cidr }) => cidr ?? []) : asList<string>(one.addresses);
+  return texts.flatMap((text) => {
+    try {
+      return [parseInterfaceAddress(text)];
+    } catch (error) {
+      if (error instanceof AddressError) return [];
+      throw error;
+    }
+  });
+}
+
+function interfaceCuts(old: Ways, now: Ways, ingress: string | undefined, owner: string | undefined, peer: bigint, local: bigint): LockOut[] {
+  const cuts: LockOut[] = [];
+  const onSameWire = (a: InterfaceConfig, b: InterfaceConfig | undefined): boolean => a.device === b?.device && a.vlan === b.vlan;
+  for (const name of new Set([owner, ingress])) {
+    if (name === undefined) continue;
+    const one = old.config.interfaces![name]!;
+    const next = Object.values(now.config.interfaces ?? {}).find((other) => onSameWire(one, other));
+    if (!next) cuts.push({ pointer: `/interfaces/${name}`, reason: `interface ${name}, by which your packets come, would be gone` });
+    else if (name === owner && !addressesOf(next).some(({ address }) => address === local)) cuts.push({ pointer: `/interfaces/${name}/addresses`, reason: `interface ${name} would lose the address that you connect to` });
+  }
+  if (cuts.length > 0 || ingress === undefined) return cuts;
+  const way = now.interfaceTo(peer);
+  if (way === undefined || !onSameWire(old.config.interfaces![ingress]!, now.config.interfaces![way])) {
+    cuts.push({ pointer: '/routes', reason: way === undefined ? 'the way back to you would be gone' : `the way back to you would lead over ${way} instead of ${ingress}` });
+  }
+  return cuts;
+}
+
+/** Translation takes a port of an own address away from the host. */
+function translationCuts(before: Config, after: Config, local: bigint, port: number): LockOut[] {
+  const takes = (config: Config): string | undefined => {
+    const objects = new Objects(config);
+    const published = (config.nat?.destination ?? []).findIndex((rule) => !rule.disabled && listHolds(objects, rule.destination, local, true) && serviceHolds(objects, rule.service, port, true));
+    if (published >= 0) return `/nat/destination/${published}`;
+    const fixed = (config.nat?.static ?? []).findIndex((rule) => !rule.disabled && listHolds(objects, rule.outside, local, true));
+    return fixed < 0 ? undefined : `/nat/static/${fixed}`;
+  };
+  const now = takes(after);
+  return now !== undefined && takes(before) === undefined ? [{ pointer: now, reason: `port ${port} of the address that you connect to would be translated to another machine` }] : [];
+}
+
+/** Where the listener's address is on no data interface, but is reached through two of them. */
+function ruleCuts(old: Ways, now: Ways, peer: bigint, local: bigint, port: number): LockOut[] {
+  const verdict = (ways: Ways): { allowed: boolean; pointer: string } | undefined => {
+    const from = ways.interfaceTo(peer);
+    const to = ways.interfaceTo(local);
+    if (from === undefined || to === undefined || ways.ownerOf(local) !== undefined) return undefined;
+    const { interfaces, firewall } = ways.config;
+    const objects = new Objects(ways.config);
+    const fits = (rule: FirewallRule): boolean => {
+      const isSure = rule.action !== 'allow'; // what does not resolve stops, and never allows
+      return !rule.disabled && zoneFits(rule.from, interfaces![from]!.zone) && zoneFits(rule.to, interfaces![to]!.zone)
+        && listHolds(objects, rule.source, peer, isSure) && listHolds(objects, rule.destination, local, isSure) && serviceHolds(objects, rule.service, port, isSure);
+    };
+    const index = (firewall?.rules ?? []).findIndex(fits);
+    return index < 0 ? { allowed: false, pointer: '/firewall' } : { allowed: firewall!.rules![index]!.action === 'allow', pointer: `/firewall/rules/${index}` };
+  };
+  const next = verdict(now);
+  if (!verdict(old)?.allowed || !next || next.allowed) return [];
+  return [{ pointer: next.pointer, reason: 'the rules would stop your packets on their way to the API' }];
+}
+
+const zoneFits = (zones: string | string[] | undefined, zone: string): boolean => zones === undefined || asList<string>(zones).some((one) => one === 'any' || one === zone);
+
+/** `unknown`: what a list counts as that does not resolve. */
+function listHolds(objects: Objects, list: string | string[] | undefined, address: bigint, unknown: boolean): boolean {
+  return resolved(unknown, () => {
+    const { any, prefixes } = objects.addressList(list);
+    return any || prefixes.some((prefix) => holds(prefix, address));
+  });
+}
+
+function serviceHolds(objects: Objects, list: ServiceItem | ServiceItem[] | undefined, port: number, unknown: boolean): boolean {
+  return resolved(unknown, () => {
+    const { any, services } = objects.serviceList(list);
+    return any || services.some(({ protocol, dstLo, dstHi }) => (protocol === SL_PROTOCOL_ANY || protocol === TCP) && dstLo <= port && port <= dstHi);
+  });
+}
+
+function resolved(unknown: boolean, judge: () => boolean): boolean {
+  try {
+    return judge();
+  } catch (error) {
+    if (error instanceof ConfigError) return unknown;
+    throw error;
+  }
+}
