@@ -26,6 +26,9 @@ const current = (directory: string): string => join(directory, CURRENT_FILE);
 const linesIn = (path: string): string[] => readFileSync(path, 'utf8').split('\n').slice(0, -1);
 const write = (path: string, lines: readonly string[]): void => writeFileSync(path, lines.map((line) => `${line}\n`).join(''));
 
+const set = (lines: readonly string[], at: number, line: string): string[] => lines.map((one, index) => (index === at ? line : one));
+const splice = (lines: readonly string[], at: number, count: number, ...added: string[]): string[] => [...lines.slice(0, at), ...added, ...lines.slice(at + count)];
+
 describe('a log', () => {
   test('is whole, numbered and readable by others\' means', async () => {
     const directory = makeLog(5);
@@ -108,24 +111,24 @@ describe('a log', () => {
 
 describe('verification finds', () => {
   const tampered: [string, (lines: string[], directory: string) => string[] | void, object[]][] = [
-    ['a changed line', (lines) => lines.with(4, lines[4]!.replace('"n":5', '"n":6')), [{ kind: 'altered', sequence: 5, line: 5 }]],
+    ['a changed line', (lines) => set(lines, 4, lines[4]!.replace('"n":5', '"n":6')), [{ kind: 'altered', sequence: 5, line: 5 }]],
     ['a changed line with a hash that fits it', (lines) => {
       const { previous } = parseLine(lines[4]!)!;
-      return lines.with(4, makeLine(5, '2026-01-01T00:00:00.000Z', previous, { event: 'system', detail: { n: 6 } }).line.trimEnd());
+      return set(lines, 4, makeLine(5, '2026-01-01T00:00:00.000Z', previous, { event: 'system', detail: { n: 6 } }).line.trimEnd());
     }, [{ kind: 'altered', sequence: 5 }]],
     ['a changed last line with a hash that fits it', (lines) => {
       const { previous } = parseLine(lines[9]!)!;
-      return lines.with(9, makeLine(10, '2026-01-01T00:00:00.000Z', previous, { event: 'system' }).line.trimEnd());
+      return set(lines, 9, makeLine(10, '2026-01-01T00:00:00.000Z', previous, { event: 'system' }).line.trimEnd());
     }, [{ kind: 'altered', sequence: 10 }]],
-    ['a changed hash', (lines) => lines.with(4, lines[4]!.replace(/"hash":"./, '"hash":"_')), [{ kind: 'altered', sequence: 5 }, { kind: 'altered', sequence: 5 }]],
-    ['a line that is no JSON', (lines) => lines.with(4, 'nothing'), [{ kind: 'altered', sequence: 5, line: 5 }]],
-    ['a missing line', (lines) => lines.toSpliced(4, 1), [{ kind: 'removed', from: 5, to: 5, line: 5 }]],
-    ['missing lines', (lines) => lines.toSpliced(4, 3), [{ kind: 'removed', from: 5, to: 7 }]],
+    ['a changed hash', (lines) => set(lines, 4, lines[4]!.replace(/"hash":"./, '"hash":"_')), [{ kind: 'altered', sequence: 5 }, { kind: 'altered', sequence: 5 }]],
+    ['a line that is no JSON', (lines) => set(lines, 4, 'nothing'), [{ kind: 'altered', sequence: 5, line: 5 }]],
+    ['a missing line', (lines) => splice(lines, 4, 1), [{ kind: 'removed', from: 5, to: 5, line: 5 }]],
+    ['missing lines', (lines) => splice(lines, 4, 3), [{ kind: 'removed', from: 5, to: 7 }]],
     ['missing lines at the start', (lines) => lines.slice(3), [{ kind: 'removed', from: 1, to: 3 }]],
     ['missing lines at the end', (lines) => lines.slice(0, 8), [{ kind: 'removed', from: 9, to: 10 }]],
     ['all lines missing', () => [], [{ kind: 'removed', from: 1, to: 10 }]],
-    ['a line twice', (lines) => lines.toSpliced(4, 0, lines[3]!), [{ kind: 'inserted', sequence: 4, line: 5 }]],
-    ['two lines exchanged', (lines) => lines.with(4, lines[5]!).with(5, lines[4]!), [{ kind: 'removed', from: 5, to: 5 }, { kind: 'inserted', sequence: 5 }]],
+    ['a line twice', (lines) => splice(lines, 4, 0, lines[3]!), [{ kind: 'inserted', sequence: 4, line: 5 }]],
+    ['two lines exchanged', (lines) => set(set(lines, 4, lines[5]!), 5, lines[4]!), [{ kind: 'removed', from: 5, to: 5 }, { kind: 'inserted', sequence: 5 }]],
     ['a last line cut short', (lines, directory) => {
       write(current(directory), lines);
       truncateSync(current(directory), statSync(current(directory)).size - 5);
