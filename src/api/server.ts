@@ -10,8 +10,7 @@ import { healthOf } from '../control/status.js';
 import type { Transactions } from '../control/transactions.js';
 import type { Log } from '../supervisor/log.js';
 import type { RunDirectory } from '../supervisor/run-directory.js';
-import type { Access } from './access-service.js';
-import { protectRoutes } from './access.js';
+import { protectRoutes, type AccessParts } from './access.js';
 import { BODY_BYTES_MAX, registerBodies } from './bodies.js';
 import type { CaptureSource } from './capture.js';
 import type { ApiContext } from './context.js';
@@ -25,6 +24,7 @@ import { Operations } from './operations.js';
 import { registerCapture } from './routes/capture.js';
 import { registerConfig } from './routes/config.js';
 import { registerConfigResources } from './routes/config-resources.js';
+import { registerObserve } from './routes/observe.js';
 import { registerOperations } from './routes/operations.js';
 import { registerRecords } from './routes/records.js';
 import { registerReload } from './routes/reload.js';
@@ -44,7 +44,7 @@ const PATH_PART_CHARACTERS_MAX = 1024;
 const PROBLEM_TYPE = 'application/problem+json';
 
 export interface ApiParts {
-  access?: Access;
+  access?: AccessParts;
   transactions?: Transactions;
   capture?: CaptureSource;
   limits?: Limits;
@@ -73,8 +73,7 @@ export function buildApi(control: Control, paths: RunDirectory, log: Log, parts:
   api.setErrorHandler((error, _request, reply) => sendProblem(error, reply, log));
   const document = new OpenApi();
   document.collect(api);
-  if (parts.access) parts.access.protect(api);
-  else protectRoutes(api, localAccess(log));
+  protectRoutes(api, parts.access ?? localAccess(log));
   registerLimits(api, new Throttle(parts.limits ?? LIMITS));
   registerBodies(api);
   api.addHook('onSend', async (_request, reply, payload) => {
@@ -83,8 +82,7 @@ export function buildApi(control: Control, paths: RunDirectory, log: Log, parts:
   });
   api.setNotFoundHandler((request) => { throw notFound(document, request.method, request.url); });
 
-  for (const register of [registerStatus, registerSessions, registerRecords, registerSimulate, registerCapture, registerConfig, registerConfigResources, registerReload, registerOperations]) register(api, context);
-  parts.access?.registerRoutes(api);
+  for (const register of [registerStatus, registerSessions, registerRecords, registerSimulate, registerObserve, registerCapture, registerConfig, registerConfigResources, registerReload, registerOperations]) register(api, context);
   registerOwn(api, control, document);
   return api;
 }
