@@ -3,6 +3,7 @@
 #include "policy/snapshot.h"
 
 #include <cstring>
+#include <optional>
 
 namespace sluice {
 namespace {
@@ -64,35 +65,69 @@ bool validate(const snapshot& s, const reader& r) {
 
 classifier_rule selector(const sl_nat_rule& n) { return {n.from_zones, n.to_zones, n.sources, n.destinations, n.services}; }
 
-// 1:1 rules in both directions: inside → outside matches the source, outside → inside the destination.
-bool compile_nat(snapshot& s, std::string* error) {
+// What the classifiers of a snapshot are made from; made again from the snapshot before when it is updated.
+struct nat_inputs {
   std::vector<classifier_rule> source, destination, static_in, static_out;
-  std::vector<sl_prefix> prefixes = s.prefixes;
-  for (uint32_t i = 0; i < s.nat_rules.size(); ++i) {
-    const sl_nat_rule& n = s.nat_rules[i];
-    if (n.kind == SL_NAT_SOURCE || n.kind == SL_NAT_EXEMPT) { source.push_back(selector(n)); s.source_rules.push_back(i); }
-    if (n.kind == SL_NAT_DESTINATION) {
-      classifier_rule c = selector(n);
-      c.to_zones = ~0ull;
-      destination.push_back(c);
-      s.destination_rules.push_back(i);
-    }
-    if (n.kind == SL_NAT_STATIC) {
-      static_in.push_back({~0ull, ~0ull, {}, n.destinations, {}});
-      sl_prefix inside{};
-      inside.address = n.to_address;
-      inside.length = n.to_prefix_length;
-      prefixes.push_back(inside);
-      static_out.push_back({n.to_zones ? n.to_zones : ~0ull, ~0ull, {static_cast<uint32_t>(prefixes.size() - 1), 1}, {}, {}});
-      static_out.back().from_zones = ~0ull;
-      static_out.back().to_zones = n.from_zones ? n.from_zones : ~0ull;  // towards the zones that see the outside address
-      static_in.back().from_zones = n.from_zones ? n.from_zones : ~0ull;
-      s.static_rules.push_back(i);
+  std::vector<uint32_t> source_rules, destination_rules, static_rules;
+  std::vector<sl_prefix> prefixes;  // the snapshot's, then the insides of 1:1 rules
+
+  // 1:1 rules in both directions: inside → outside matches the source, outside → inside the destination.
+  explicit nat_inputs(const snapshot& s) {
+    prefixes = s.prefixes;
+    for (uint32_t i = 0; i < s.nat_rules.size(); ++i) {
+      const sl_nat_rule& n = s.nat_rules[i];
+      if (n.kind == SL_NAT_SOURCE || n.kind == SL_NAT_EXEMPT) { source.push_back(selector(n)); source_rules.push_back(i); }
+      if (n.kind == SL_NAT_DESTINATION) {
+        classifier_rule c = selector(n);
+        c.to_zones = ~0ull;
+        destination.push_back(c);
+        destination_rules.push_back(i);
+      }
+      if (n.kind == SL_NAT_STATIC) {
+        static_in.push_back({~0ull, ~0ull, {}, n.destinations, {}});
+        sl_prefix inside{};
+        inside.address = n.to_address;
+        inside.length = n.to_prefix_length;
+        prefixes.push_back(inside);
+        static_out.push_back({n.to_zones ? n.to_zones : ~0ull, ~0ull, {static_cast<uint32_t>(prefixes.size() - 1), 1}, {}, {}});
+        static_out.back().from_zones = ~0ull;
+        static_out.back().to_zones = n.from_zones ? n.from_zones : ~0ull;  // towards the zones that see the outside address
+        static_in.back().from_zones = n.from_zones ? n.from_zones : ~0ull;
+        static_rules.push_back(i);
+      }
     }
   }
-  auto build = [&](const std::vector<classifier_rule>& rules) { return classifier::build(rules, prefixes, s.services, error); };
-  return (s.source_classifier = build(source)) && (s.destination_classifier = build(destination)) &&
-         (s.static_in_classifier = build(static_in)) && (s.static_out_classifier = build(static_out));
+  classifier_input input(const std::vector<classifier_rule>& rules, const snapshot& s) const { return {rules, prefixes, s.services}; }
+};
+
+std::vector<classifier_rule> rule_inputs(const snapshot& s) {
+  std::vector<classifier_rule> rules;
+  rules.reserve(s.rules.size());
+  for (const sl_rule& rule : s.rules) rules.push_back({rule.from_zones, rule.to_zones, rule.sources, rule.destinations, rule.services});
+  return rules;
+}
+
+// Classifiers that share with `previous` what did not change.
+bool compile_classifiers(snapshot& s, const snapshot* previous, std::string* error) {
+  auto make = [&](std::unique_ptr<const classifier> snapshot::*which, const classifier_input& now, const auto& before) {
+    s.*which = previous ? classifier::update(*(previous->*which), before(), now, error) : classifier::build(now, error);
+    return s.*which != nullptr;
+  };
+  std::vector<classifier_rule> rules = rule_inputs(s), rules_before;
+  if (previous) rules_before = rule_inputs(*previous);
+  if (!make(&snapshot::rule_classifier, {rules, s.prefixes, s.services}, [&] { return classifier_input{rules_before, previous->prefixes, previous->services}; })) return false;
+  nat_inputs now(s);
+  std::optional<nat_inputs> old;
+  if (previous) old.emplace(*previous);
+  auto make_nat = [&](std::unique_ptr<const classifier> snapshot::*which, std::vector<classifier_rule> nat_inputs::*list) {
+    return make(which, now.input(now.*list, s), [&] { return old->input((*old).*list, *previous); });
+  };
+  if (!make_nat(&snapshot::source_classifier, &nat_inputs::source) || !make_nat(&snapshot::destination_classifier, &nat_inputs::destination) ||
+      !make_nat(&snapshot::static_in_classifier, &nat_inputs::static_in) || !make_nat(&snapshot::static_out_classifier, &nat_inputs::static_out)) return false;
+  s.source_rules = std::move(now.source_rules);
+  s.destination_rules = std::move(now.destination_rules);
+  s.static_rules = std::move(now.static_rules);
+  return true;
 }
 
 void note_local(snapshot& s) {
@@ -112,7 +147,7 @@ void note_local(snapshot& s) {
 
 }  // namespace
 
-std::unique_ptr<snapshot> compile_snapshot(const uint8_t* buffer, size_t bytes, std::string* error) {
+std::unique_ptr<snapshot> compile_snapshot(const uint8_t* buffer, size_t bytes, std::string* error, const snapshot* previous) {
   sl_snapshot_header header;
   if (bytes < sizeof header) { *error = "snapshot is shorter than its header"; return nullptr; }
   std::memcpy(&header, buffer, sizeof header);
@@ -133,11 +168,7 @@ std::unique_ptr<snapshot> compile_snapshot(const uint8_t* buffer, size_t bytes, 
               r.section(header.nat_addresses, "nat_addresses", 4096, &s->nat_addresses) &&
               r.section(header.nexthops, "nexthops", many, &s->nexthops) && r.section(header.routes, "routes", many, &s->routes);
   if (!read || !validate(*s, r)) return nullptr;
-  std::vector<classifier_rule> rules;
-  rules.reserve(s->rules.size());
-  for (const sl_rule& rule : s->rules) rules.push_back({rule.from_zones, rule.to_zones, rule.sources, rule.destinations, rule.services});
-  s->rule_classifier = classifier::build(rules, s->prefixes, s->services, error);
-  if (!s->rule_classifier || !compile_nat(*s, error)) return nullptr;
+  if (!compile_classifiers(*s, previous, error)) return nullptr;
   s->route_table = lpm::build(s->routes, error);
   if (!s->route_table) return nullptr;
   note_local(*s);

@@ -68,7 +68,8 @@ struct snapshot {
 };
 
 // Validates every offset, span and index of the buffer and compiles it. nullptr and a text that names the section and
-// entry when it is refused. slots, pools and counters are bound afterwards by the engine.
-std::unique_ptr<snapshot> compile_snapshot(const uint8_t* buffer, size_t bytes, std::string* error);
+// entry when it is refused. slots, pools and counters are bound afterwards by the engine. What did not change since
+// `previous` is shared with it; either may be freed first. Calls that share must come from one thread.
+std::unique_ptr<snapshot> compile_snapshot(const uint8_t* buffer, size_t bytes, std::string* error, const snapshot* previous = nullptr);
 
 }  // namespace sluice

@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// rule_sets.h: made-up rule sets shaped like those of the packet classification papers (access lists, firewalls, Linux
-// chains), and keys that meet them at their corners. For the classifier's tests and bench; one thread; seeded, so that
-// each failure repeats.
+// rule_sets.h: made-up rule sets shaped like ClassBench's seeds (access lists, firewalls, Linux chains), a shape of our own
+// with lists everywhere, keys that meet them at their corners, and edits. For the classifier's tests and bench; one
+// thread; seeded, so that each failure repeats.
+//
+// The shares of protocols, port classes, ports and pairs of prefix lengths are rounded from ClassBench's parameter files
+// acl1, fw1 and ipc1 (D. Taylor, J. Turner, "ClassBench: A Packet Classification Benchmark", IEEE INFOCOM 2005). Addresses
+// repeat and nest as there: few networks have most of the rules. What ClassBench does not know is added: some rules name
+// zones, and a share of the rules, as the caller says, is IPv6's (/0 stays, /8 to /16 become /32 to /48, /32 /128).
 #pragma once
 
 #include <algorithm>
@@ -17,6 +22,17 @@
 namespace sluice::rule_sets {
 
 enum class shape { acl, fw, ipc, random };
+
+// A seed: shares are in percent, and need not add up to 100: the last of each takes the rest.
+struct share_of_lengths { unsigned percent; uint8_t source, destination; };
+struct share_of_ports { unsigned percent; uint16_t src_lo, src_hi, dst_lo, dst_hi; };
+struct share_of_protocol { unsigned percent; uint16_t protocol; };
+struct seed {
+  std::vector<share_of_protocol> protocols;
+  std::vector<share_of_ports> ports;    // of TCP and UDP; lo > hi: a port of its own, drawn from a few well-known and many others
+  std::vector<share_of_lengths> lengths; // as of IPv4
+};
+
 
 struct rule_set {
   std::vector<classifier_rule> rules;
@@ -46,8 +62,10 @@ public:
   uint32_t below(uint32_t bound) { return static_cast<uint32_t>(random_() % bound); }
   bool chance(unsigned percent) { return below(100) < percent; }
 
-  rule_set make(shape kind, std::size_t count) {
+  rule_set make(shape kind, std::size_t count, unsigned ipv6_percent = 20) {
     rule_set set;
+    ipv6_percent_ = ipv6_percent;
+    used_ = {};
     // Objects repeat in real sets: addresses come from networks in use, services from a few well known.
     networks_.clear();
     for (std::size_t i = 0; i < std::max<std::size_t>(4, count / 20); ++i)
@@ -55,6 +73,47 @@ public:
     for (std::size_t i = 0; i < count; ++i)
       set.rules.push_back(rule(kind, set));
     return set;
+  }
+
+  // One rule added, taken away, edited or moved, as a commit does.
+  void edit(shape kind, rule_set& set) {
+    const auto place = [&](std::size_t bound) { return set.rules.begin() + below(static_cast<uint32_t>(bound)); };
+    const uint32_t what = set.rules.empty() ? 0 : below(5);
+    if (what == 0) {
+      const classifier_rule made = rule(kind, set);
+      set.rules.insert(place(set.rules.size() + 1), made);
+    } else if (what == 1) {
+      set.rules.erase(place(set.rules.size()));
+    } else if (what == 2) {
+      const classifier_rule made = rule(kind, set);
+      *place(set.rules.size()) = made;
+    } else if (what == 3) { // one field of it
+      const classifier_rule made = rule(kind, set);
+      classifier_rule& edited = *place(set.rules.size());
+      edited.services = made.services;
+      if (chance(30))
+        edited.from_zones = zones();
+    } else {
+      const auto from = place(set.rules.size());
+      const classifier_rule moved = *from;
+      set.rules.erase(from);
+      set.rules.insert(place(set.rules.size() + 1), moved);
+    }
+  }
+
+  // The same rules with their lists at other places, as the control plane lays them out anew each time.
+  static rule_set laid_out_anew(const rule_set& set) {
+    rule_set made;
+    const auto copy = [](const auto& from, auto& to, sl_span span) {
+      if (span.count == 0)
+        return sl_span{0, 0};
+      to.insert(to.end(), from.begin() + span.first, from.begin() + span.first + span.count);
+      return sl_span{static_cast<uint32_t>(to.size() - span.count), span.count};
+    };
+    for (const classifier_rule& rule : set.rules)
+      made.rules.push_back({rule.from_zones, rule.to_zones, copy(set.prefixes, made.prefixes, rule.sources),
+                            copy(set.prefixes, made.prefixes, rule.destinations), copy(set.services, made.services, rule.services)});
+    return made;
   }
 
   // Half of the keys are made from a rule, at the first, last, or next value of one of each field's ranges.
@@ -171,32 +230,97 @@ private:
     return chance(80) ? uint64_t{1} << below(4) : 1 + below(15);
   }
 
-  classifier_rule rule(shape kind, rule_set& set) {
-    classifier_rule made{zones(), zones(), {}, {}, {}};
-    switch (kind) {
-    case shape::acl: // specific pairs, exact destination ports
-      made.sources = prefixes(set, 5, 20, 1);
-      made.destinations = prefixes(set, 2, 60, 1);
-      made.services = services(set, 10, 10, 1);
-      break;
-    case shape::fw: // wildcards and ranges
-      made.sources = prefixes(set, 40, 30, 1);
-      made.destinations = prefixes(set, made.sources.count == 0 ? 5 : 30, 40, 1);
-      made.services = services(set, 8, 35, 1);
-      break;
-    case shape::ipc: // between the two
-      made.sources = prefixes(set, 15, 35, 1);
-      made.destinations = prefixes(set, 15, 40, 1);
-      made.services = services(set, 15, 20, 1);
-      break;
-    case shape::random: // lists everywhere, long ones now and then
-      made.sources = prefixes(set, 20, 30, chance(5) ? below(300) : 1 + below(4));
-      made.destinations = prefixes(set, 20, 30, chance(5) ? below(300) : 1 + below(4));
-      made.services = services(set, 20, 30, chance(5) ? below(60) : 1 + below(4));
-      if (chance(1))
-        made.from_zones = 0;
-      break;
+  static const seed& seed_of(shape kind) {
+    constexpr uint16_t one = 1, none = 0; // one > none: an exact port
+    static const seed acl{
+        {{87, 6}, {1, 17}, {3, 1}, {9, SL_PROTOCOL_ANY}},
+        {{58, 0, 65535, one, none}, {2, 0, 65535, 1600, 1649}, {2, 0, 65535, 1300, 1350}, {2, 0, 65535, 7500, 7599}, {1, 0, 65535, 1025, 65535},
+         {2, 0, 65535, 61000, 61009}, {2, 0, 65535, 62200, 62239}, {1, 0, 65535, 5001, 65535}, {30, 0, 65535, 0, 65535}},
+        {{75, 32, 32}, {5, 32, 22}, {5, 23, 32}, {3, 32, 24}, {3, 31, 32}, {2, 23, 16}, {1, 30, 22}, {1, 32, 31}, {1, 32, 30}, {1, 0, 32},
+         {1, 32, 0}, {2, 31, 24}}};
+    static const seed fw{
+        {{57, 6}, {32, 17}, {4, 1}, {6, 47}, {1, SL_PROTOCOL_ANY}},
+        {{57, 0, 65535, one, none}, {21, 0, 65535, 0, 65535}, {10, one, none, 0, 65535}, {6, 1024, 65535, 1024, 65535}, {2, one, none, one, none},
+         {2, 1024, 65535, one, none}, {2, one, none, 1024, 65535}},
+        {{55, 0, 32}, {15, 32, 0}, {7, 0, 0}, {6, 32, 32}, {2, 30, 0}, {2, 32, 21}, {2, 21, 0}, {2, 23, 0}, {2, 27, 0}, {2, 28, 32}, {2, 0, 30},
+         {3, 0, 28}}};
+    static const seed ipc{
+        {{26, 6}, {38, 17}, {1, 1}, {1, 47}, {34, SL_PROTOCOL_ANY}},
+        {{35, 0, 65535, one, none}, {15, one, none, 0, 65535}, {7, 0, 65535, 1024, 65535}, {2, 0, 65535, 20, 23}, {1, 0, 65535, 109, 110},
+         {1, 20, 23, 0, 65535}, {1, 1645, 1646, 0, 65535}, {38, 0, 65535, 0, 65535}},
+        {{24, 32, 32}, {10, 24, 24}, {9, 24, 32}, {6, 32, 24}, {4, 0, 32}, {4, 23, 24}, {4, 23, 32}, {3, 24, 16}, {3, 24, 0}, {4, 16, 24},
+         {5, 26, 26}, {3, 32, 16}, {2, 0, 24}, {3, 22, 26}, {3, 28, 32}, {3, 32, 28}, {2, 17, 25}, {2, 25, 23}, {6, 24, 28}}};
+    return kind == shape::acl ? acl : kind == shape::fw ? fw : ipc;
+  }
+
+  template <class Share>
+  const Share& drawn(const std::vector<Share>& shares) {
+    uint32_t at = below(100);
+    for (const Share& share : shares) {
+      if (at < share.percent)
+        return share;
+      at -= share.percent;
     }
+    return shares.back();
+  }
+
+  // Early ones of all are drawn most: a few have most of the rules.
+  uint32_t skewed(uint32_t bound) {
+    const double at = static_cast<double>(below(1u << 24)) / (1u << 24);
+    return std::min(bound - 1, static_cast<uint32_t>(at * at * bound));
+  }
+
+  // A prefix of this length in a network in use; the same one as before now and then.
+  sl_span seed_prefix(rule_set& set, unsigned length, bool ipv6) {
+    if (length == 0 && !ipv6)
+      return {0, 0};
+    std::vector<uint32_t>& used = used_[(ipv6 ? 64 : 0) + length];
+    if (!used.empty() && chance(40))
+      return {used[skewed(static_cast<uint32_t>(used.size()))], 1};
+    uint32_t address = networks_[skewed(static_cast<uint32_t>(networks_.size()))] & 0xffff0000u;
+    address |= skewed(256) << 8 | below(256);
+    used.push_back(static_cast<uint32_t>(set.prefixes.size()));
+    if (!ipv6) {
+      set.prefixes.push_back(prefix(ipv4(address), 96 + length));
+    } else {
+      sl_address wide{{0x20, 0x01, 0x0d, 0xb8, static_cast<uint8_t>(address >> 24), static_cast<uint8_t>(address >> 16),
+                       static_cast<uint8_t>(address >> 8), 0, 0, 0, 0, 0, 0, 0, 0, static_cast<uint8_t>(address)}};
+      set.prefixes.push_back(prefix(wide, length == 0 ? 0 : length < 20 ? 48 : length < 28 ? 56 : length < 32 ? 64 : 128));
+    }
+    return {used.back(), 1};
+  }
+
+  sl_span seed_service(rule_set& set, const seed& of) {
+    sl_service made{drawn(of.protocols).protocol, 0, 0xffff, 0, 0xffff, 0};
+    if (made.protocol == 6 || made.protocol == 17) {
+      const share_of_ports& ports = drawn(of.ports);
+      const auto exact = [this] { return chance(60) ? well_known() : static_cast<uint16_t>(1 + skewed(9000)); };
+      if (made.src_lo = ports.src_lo, made.src_hi = ports.src_hi; made.src_lo > made.src_hi)
+        made.src_lo = made.src_hi = exact();
+      if (made.dst_lo = ports.dst_lo, made.dst_hi = ports.dst_hi; made.dst_lo > made.dst_hi)
+        made.dst_lo = made.dst_hi = exact();
+    } else if (made.protocol == SL_PROTOCOL_ANY) {
+      return {0, 0};
+    }
+    set.services.push_back(made);
+    return {static_cast<uint32_t>(set.services.size() - 1), 1};
+  }
+
+  classifier_rule rule(shape kind, rule_set& set) {
+    if (kind != shape::random) {
+      const seed& of = seed_of(kind);
+      const auto [percent, source, destination] = drawn(of.lengths);
+      const bool ipv6 = chance(ipv6_percent_);
+      const uint64_t from = chance(90) ? ~uint64_t{0} : zones(), to = chance(90) ? ~uint64_t{0} : zones();
+      return {from, to, seed_prefix(set, source, ipv6), seed_prefix(set, destination, ipv6), seed_service(set, of)};
+    }
+    // Lists everywhere, long ones now and then.
+    classifier_rule made{zones(), zones(), {}, {}, {}};
+    made.sources = prefixes(set, 20, 30, chance(5) ? below(300) : 1 + below(4));
+    made.destinations = prefixes(set, 20, 30, chance(5) ? below(300) : 1 + below(4));
+    made.services = services(set, 20, 30, chance(5) ? below(60) : 1 + below(4));
+    if (chance(1))
+      made.from_zones = 0;
     return made;
   }
 
@@ -223,6 +347,8 @@ private:
 
   std::mt19937_64 random_;
   std::vector<uint32_t> networks_;
+  unsigned ipv6_percent_ = 0;
+  std::array<std::vector<uint32_t>, 128> used_; // by length and family: prefixes drawn before
 };
 
 // The definition: the first rule whose parts all match. Shares nothing with the classifier.
