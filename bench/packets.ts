@@ -13,7 +13,9 @@ const WARM_UP_MS = 500;
 const GENERATOR_SECONDS_SPARE = 5;
 const PROBE_ROUNDS = 3;
 const PROBE_RATE = 50_000;
-const PROBES_MAX = 4;
+const PROBES_MAX = 10;
+/** Between two probes: neighbours are being resolved. */
+const PROBE_PAUSE_MS = 500;
 
 export interface TrafficOptions {
   family?: Family;
@@ -110,6 +112,7 @@ export class Lane {
     const deadlineMs = 30_000 + (PROBE_ROUNDS * flows * 1000) / PROBE_RATE;
     const wanted = this.#device ? flows : 0;
     for (let probe = 0; probe < PROBES_MAX && (this.flowsSeen < flows || this.flowsAnswered < wanted); probe++) {
+      if (probe) await pause(PROBE_PAUSE_MS);
       await this.#bench.lab.must("gen", this.#generator("--probe", String(PROBE_ROUNDS), "--rate", String(PROBE_RATE), "--mark"), { deadlineMs });
       this.flowsSeen = (await this.#receiver.sample()).flows ?? 0;
       this.flowsAnswered = (await this.#answers.sample()).flows ?? 0;

@@ -150,7 +150,8 @@ int receive(struct xdp_md *ctx) {
       return XDP_ABORTED;
     swap_words(&ip->saddr, &ip->daddr, 8);
   }
-  return XDP_TX;
+  /* Not XDP_TX: veth wakes a peer for that only if it has an XDP program, which the kernel's forwarding has not. */
+  return bpf_redirect(ctx->ingress_ifindex, 0);
 
 other:
   count->others++;
