@@ -3,7 +3,7 @@ import { request } from 'node:http';
 import type { ProblemDetails } from './errors.js';
 
 const ANSWER_BYTES_MAX = 64 * 1024 * 1024;
-const TIME_LIMIT_MS = 15_000;
+const TIME_LIMIT_MS = 60_000; // of silence: a configuration of 100,000 rules takes seconds to send and to check
 
 /** `code` NOT_RUNNING: nothing listens there; NOT_PERMITTED: this user may not ask; else the API's own code. */
 export class ClientError extends Error {
@@ -26,6 +26,36 @@ export class ApiClient {
 
   async post<T>(path: string, body: unknown): Promise<T> {
     return JSON.parse(await this.send('POST', path, JSON.stringify(body))) as T;
+  }
+
+  async put<T>(path: string, body: unknown): Promise<T> {
+    return JSON.parse(await this.send('PUT', path, JSON.stringify(body))) as T;
+  }
+
+  async delete(path: string): Promise<void> { await this.send('DELETE', path); }
+
+  /** An answer that comes line by line, for as long as it comes. Ends quietly when the other side hangs up. */
+  lines(path: string, query: Query, onLine: (line: string) => void): Promise<void> {
+    const given = Object.entries(query).filter((entry): entry is [string, string | number] => entry[1] !== undefined);
+    const search = new URLSearchParams(given.map(([key, value]) => [key, String(value)])).toString();
+    return new Promise((resolve, reject) => {
+      const asking = request({ socketPath: this.socket, method: 'GET', path: `${path}?${search}`, agent: false }, (response) => {
+        const isRefused = (response.statusCode ?? 0) >= 400;
+        response.setEncoding('utf8');
+        let rest = '';
+        response.on('data', (chunk: string) => {
+          rest += chunk;
+          if (isRefused) return;
+          const lines = rest.split('\n');
+          rest = lines.pop() ?? '';
+          for (const line of lines) if (line !== '') onLine(line);
+        });
+        response.on('close', () => (isRefused ? reject(problemOf(rest, response.statusCode ?? 0)) : resolve()));
+        response.on('error', () => resolve());
+      });
+      asking.on('error', (error: NodeJS.ErrnoException) => reject(connectionError(error, this.socket)));
+      asking.end();
+    });
   }
 
   private send(method: string, path: string, body?: string): Promise<string> {

@@ -11,6 +11,7 @@ type AddCommand = (program: Command) => void;
 const COMMANDS: Record<string, () => Promise<AddCommand>> = {
   up: async () => (await import('./commands/up.js')).addUpCommand,
   check: async () => (await import('./commands/check.js')).addCheckCommand,
+  doctor: async () => (await import('./commands/doctor.js')).addDoctorCommand,
   status: async () => (await import('./commands/status.js')).addStatusCommand,
   top: async () => (await import('./commands/top.js')).addTopCommand,
   flows: async () => (await import('./commands/records.js')).addFlowsCommand,
@@ -18,6 +19,7 @@ const COMMANDS: Record<string, () => Promise<AddCommand>> = {
   observe: async () => (await import('./commands/records.js')).addObserveCommand,
   simulate: async () => (await import('./commands/simulate.js')).addSimulateCommand,
   rules: async () => (await import('./commands/rules.js')).addRulesCommand,
+  config: async () => (await import('./commands/config.js')).addConfigCommand,
   completion: async () => (await import('./commands/completion.js')).addCompletionCommand,
   'completion-names': async () => (await import('./commands/completion.js')).addCompletionNamesCommand,
 };

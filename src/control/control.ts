@@ -1,7 +1,8 @@
 // The control process's core: keeps the engine in the state that configuration and machine ask for, and the recent records at hand.
 // Who: src/control/main.ts; the API reads from it. Thread: Node's main thread of the control process.
 // One loop, `converge`: facts → compile → configure → facts again, when netdevs were changed → apply. It starts at each connection to
-// the engine, each change of the machine and each reload; what fails is tried again, the engine keeps what it has.
+// the engine, each change of the machine and each reload; what fails is tried again, the engine keeps what it has. A commit takes its
+// turn between two rounds of it (`change`): it puts another configuration in force whole, or leaves the former one in force whole.
 // Bounds: FLOW_RECORDS_MAX and DROP_RECORDS_MAX records, SCAN_MAX sessions looked at a request.
 import { createHash } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -13,10 +14,12 @@ import type { EngineStatus } from '../engine/host.js';
 import { errorCode, errorMessage, IpcError } from '../engine/ipc.js';
 import { decodeFlow, decodeNeighbour, decodeSimulate, encodeSimulate, viewOf, type FlowRecordView, type NeighbourView, type SimulateAnswer, type SimulateQuestion } from '../engine/records.js';
 import type { Problem } from '../config/problem.js';
+import type { FlowLog } from '../flowlog/flow-log.js';
 import type { Log } from '../supervisor/log.js';
 import type { Compile, Compiled } from './compiled.js';
 import { EngineClient } from './engine-client.js';
 import type { Filter } from './filter.js';
+import { passFaultPoint } from './fault-points.js';
 import { RecordRing } from './record-ring.js';
 
 const FLOW_RECORDS_MAX = 10_000;
@@ -32,12 +35,24 @@ const GENERATION_OFFSET = 16;   // of sl_snapshot_header
 export interface Applied { compiled: Compiled; fingerprint: string; generation: number; enginePid: number; at: string }
 export interface Failure { code: string; message: string; at: string }
 
+/** What a commit wants of control. */
+export interface ChangePlan {
+  compile: Compile;
+  /** Resolves when what the change needs is on disk; awaited before anything is touched. */
+  prepared: Promise<void>;
+  /** Makes it last: when this rejects, the former configuration is in force again. */
+  keep(): Promise<void>;
+}
+export interface ChangeTimes { compileMs: number; applyMs: number; generation: number }
+
 export class Control {
   readonly flows = new RecordRing(FLOW_RECORD_BYTES, FLOW_RECORDS_MAX);
   readonly drops = new RecordRing(DROP_RECORD_BYTES, DROP_RECORDS_MAX);
   readonly startedAt = new Date();
   readonly engine: EngineClient;
-  applied: Applied | undefined;
+  /** Takes records, and each configuration as it comes into force; src/flowlog/attach.ts sets it. */
+  flowLog: FlowLog | undefined;
+  private inForce: Applied | undefined;
   facts: HostFacts | undefined;
   engineStatus: EngineStatus | undefined;
   problems: Problem[] = [];
@@ -48,6 +63,7 @@ export class Control {
   private retryMs = RETRY_MS_MIN;
   private timer: NodeJS.Timeout | undefined;
   private stopped = false;
+  private turn: Promise<unknown> = Promise.resolve();
 
   constructor(engineSocket: string, private readonly compile: Compile, private readonly log: Log) {
     this.engine = new EngineClient(engineSocket, {
@@ -62,9 +78,16 @@ export class Control {
       onRecords: (flows, drops, bytes) => {
         this.flows.push(bytes.subarray(0, flows * FLOW_RECORD_BYTES));
         this.drops.push(bytes.subarray(flows * FLOW_RECORD_BYTES, flows * FLOW_RECORD_BYTES + drops * DROP_RECORD_BYTES));
+        this.flowLog?.take(flows, drops, bytes);
       },
       onChanged: () => this.convergeSoon(CHANGED_DEBOUNCE_MS),
     });
+  }
+
+  get applied(): Applied | undefined { return this.inForce; }
+  set applied(applied: Applied | undefined) {
+    this.inForce = applied;
+    if (applied) this.flowLog?.configure(applied.compiled);
   }
 
   start(): void { this.engine.start(); }
@@ -95,7 +118,7 @@ export class Control {
     while (this.wanted && !this.stopped && this.engine.isConnected) {
       this.wanted = false;
       try {
-        await this.converge();
+        await this.inTurn(() => this.converge());
         this.failure = undefined;
         this.retryMs = RETRY_MS_MIN;
       } catch (error) {
@@ -118,9 +141,19 @@ export class Control {
 
   private async converge(): Promise<void> {
     const status = await this.engine.status();
-    let facts = await this.engine.facts();
-    const generation = Math.max(status.generation, this.applied?.generation ?? 0) + 1;
-    let compiled = this.compileOrThrow(facts, generation, status);
+    const { compiled, facts } = await this.prepareNetdevs(this.compile, await this.engine.facts(), status);
+    this.facts = facts;
+    const fingerprint = fingerprintOf(compiled);
+    const isInForce = this.applied?.fingerprint === fingerprint && this.applied.enginePid === status.pid && this.applied.generation === status.generation;
+    if (!isInForce) this.applied = await this.apply(compiled, fingerprint, status);
+    this.engineStatus = await this.engine.status();
+  }
+
+  /** Has netdevs, addresses and ports made as the plan says, and compiles again while that changes the facts. */
+  private async prepareNetdevs(compile: Compile, before: HostFacts, status: EngineStatus): Promise<{ compiled: Compiled; facts: HostFacts }> {
+    let facts = before;
+    const generation = this.nextGeneration(status);
+    let compiled = this.compileOrThrow(compile, facts, generation, status);
     this.watchObstacles(facts, compiled);
     for (let round = 0; round < CONFIGURE_ROUNDS_MAX; round += 1) {
       for (const warning of await this.engine.configure(compiled.plan)) this.log.warn(warning);
@@ -128,26 +161,113 @@ export class Control {
       const isSettled = deviceState(after) === deviceState(facts);
       facts = after;
       if (isSettled) break;
-      compiled = this.compileOrThrow(facts, generation, status);
+      compiled = this.compileOrThrow(compile, facts, generation, status);
     }
-    this.facts = facts;
-    const fingerprint = fingerprintOf(compiled);
-    const isInForce = this.applied?.fingerprint === fingerprint && this.applied.enginePid === status.pid && this.applied.generation === status.generation;
-    if (!isInForce) {
-      const result = await this.engine.apply(compiled.snapshot);
-      this.applied = { compiled, fingerprint, generation: result.generation, enginePid: status.pid, at: new Date().toISOString() };
-      for (const warning of compiled.warnings) this.log.warn(warning);
-      this.log.info({ generation: result.generation, rules: compiled.rules.length, microseconds: result.microseconds }, 'configuration is in force');
-    }
-    this.engineStatus = await this.engine.status();
+    return { compiled, facts };
   }
 
-  private compileOrThrow(facts: HostFacts, generation: number, { ports }: EngineStatus): Compiled {
-    const { problems, compiled } = this.compile(facts, generation, ports);
+  private async apply(compiled: Compiled, fingerprint: string, status: EngineStatus): Promise<Applied> {
+    const result = await this.engine.apply(compiled.snapshot);
+    for (const warning of compiled.warnings) this.log.warn(warning);
+    this.log.info({ generation: result.generation, rules: compiled.rules.length, microseconds: result.microseconds }, 'configuration is in force');
+    return { compiled, fingerprint, generation: result.generation, enginePid: status.pid, at: new Date().toISOString() };
+  }
+
+  private nextGeneration(status: EngineStatus): number { return Math.max(status.generation, this.applied?.generation ?? 0) + 1; }
+
+  private compileOrThrow(compile: Compile, facts: HostFacts, generation: number, { ports }: EngineStatus): Compiled {
+    const { problems, compiled } = compile(facts, generation, ports);
     this.problems = problems;
     if (compiled) return compiled;
     const first = problems.find((problem) => problem.severity === 'error');
-    throw new IpcError(first?.code ?? 'SLUICE_CONFIG', first ? `${first.path}: ${first.message} (${first.remedy})` : 'the configuration cannot be compiled');
+    throw Object.assign(new IpcError(first?.code ?? 'SLUICE_CONFIG', first ? `${first.path}: ${first.message} (${first.remedy})` : 'the configuration cannot be compiled'), { problems });
+  }
+
+  // ---- a commit ---------------------------------------------------------------------------------------------------
+
+  /** What `compile` gives for the machine as it is, without touching anything. */
+  async tryCompile(compile: Compile): Promise<Compiled> {
+    const status = await this.engine.status();
+    const { problems } = this;
+    try {
+      return this.compileOrThrow(compile, this.freshFacts() ?? await this.engine.facts(), this.nextGeneration(status), status);
+    } finally {
+      this.problems = problems;
+    }
+  }
+
+  /** All or nothing. When it rejects, the former configuration is in force, or, while the engine is away, will be once it is back. */
+  async change(plan: ChangePlan): Promise<ChangeTimes> {
+    return this.inTurn(() => this.changeNow(plan));
+  }
+
+  private async changeNow({ compile, prepared, keep }: ChangePlan): Promise<ChangeTimes> {
+    const former = this.applied;
+    const formerProblems = this.problems;
+    let touched = false;
+    try {
+      passFaultPoint('change-begun');
+      const begunMs = performance.now();
+      const status = await this.engine.status();
+      const known = this.freshFacts();
+      let compiled = this.compileOrThrow(compile, known ?? await this.engine.facts(), this.nextGeneration(status), status);
+      const compiledMs = performance.now();
+      passFaultPoint('change-compiled');
+      await prepared;
+      const applyMs = performance.now();
+      const isSamePlan = known !== undefined && former?.enginePid === status.pid && JSON.stringify(former.compiled.plan) === JSON.stringify(compiled.plan);
+      touched = true;
+      if (!isSamePlan) {
+        passFaultPoint('change-configuring');
+        let facts: HostFacts;
+        ({ compiled, facts } = await this.prepareNetdevs(compile, known ?? await this.engine.facts(), status));
+        this.facts = facts;
+        passFaultPoint('change-configured');
+      }
+      passFaultPoint('change-applying');
+      const applied = await this.apply(compiled, fingerprintOf(compiled), status);
+      const appliedMs = performance.now();
+      passFaultPoint('change-applied');
+      await keep();
+      passFaultPoint('change-kept');
+      this.applied = applied;
+      this.failure = undefined;
+      if (!isSamePlan) this.engineStatus = await this.engine.status();
+      else if (this.engineStatus) this.engineStatus = { ...this.engineStatus, generation: applied.generation, appliedAt: applied.at };
+      return { compileMs: compiledMs - begunMs, applyMs: appliedMs - applyMs, generation: applied.generation };
+    } catch (error) {
+      this.problems = formerProblems;
+      if (touched) await this.reestablish(former);
+      throw error;
+    }
+  }
+
+  /** Back to what was in force. What cannot be done now, the loop does: its configuration is still the former one. */
+  private async reestablish(former: Applied | undefined): Promise<void> {
+    if (former === undefined || !this.engine.isConnected) return this.convergeSoon(0);
+    try {
+      await this.engine.configure(former.compiled.plan);
+      const status = await this.engine.status();
+      const generation = this.nextGeneration(status);
+      const snapshot = Uint8Array.from(former.compiled.snapshot);
+      new DataView(snapshot.buffer).setBigUint64(GENERATION_OFFSET, BigInt(generation), true);
+      const result = await this.engine.apply(snapshot);
+      this.applied = { ...former, generation: result.generation, enginePid: status.pid };
+      this.log.warn({ generation: result.generation }, 'the former configuration is in force again');
+    } catch (error) {
+      this.fail(error);
+    }
+    this.convergeSoon(0); // the machine may have changed on the way
+  }
+
+  /** The machine as last read, unless something happened to it since. */
+  private freshFacts(): HostFacts | undefined { return this.wanted ? undefined : this.facts; }
+
+  /** Rounds of the loop and commits, one after the other. */
+  private inTurn<T>(work: () => Promise<T>): Promise<T> {
+    const result = this.turn.then(work);
+    this.turn = result.catch(() => undefined);
+    return result;
   }
 
   /** Somebody may load an nftables chain while we run; it does not stop us, and must not stay unsaid. */
@@ -209,6 +329,6 @@ const NO_NAMES: Compiled['names'] = { rule: () => null, natRule: () => null, int
 const deviceState = (facts: HostFacts): string => JSON.stringify([facts.devices, facts.localPortRange]);
 
 /** Two compilations with one fingerprint differ in their generation at most. */
-function fingerprintOf({ snapshot, plan }: Compiled): string {
-  return createHash('sha256').update(snapshot.subarray(0, GENERATION_OFFSET)).update(snapshot.subarray(GENERATION_OFFSET + 8)).update(JSON.stringify(plan)).digest('hex');
+function fingerprintOf({ snapshot, plan, observability }: Compiled): string {
+  return createHash('sha256').update(snapshot.subarray(0, GENERATION_OFFSET)).update(snapshot.subarray(GENERATION_OFFSET + 8)).update(JSON.stringify([plan, observability])).digest('hex');
 }

@@ -1,26 +1,31 @@
 // The control process: control's core, its API, and the way from root to an unprivileged user. Who: src/control/main.ts, once signals are caught.
 // It starts as root to bind DIR/api.sock and load its modules, then becomes that user for good (privileges.ts).
-import { chmodSync, chownSync, rmSync } from 'node:fs';
+import { chmodSync, chownSync, existsSync, readFileSync, rmSync } from 'node:fs';
 import { buildApi } from '../api/server.js';
+import { attachFlowLog } from '../flowlog/attach.js';
+import type { FlowLog } from '../flowlog/flow-log.js';
 import { createChildLog, type Log } from '../supervisor/log.js';
 import { runDirectory, type RunDirectory } from '../supervisor/run-directory.js';
-import { compileFile } from './compiled.js';
 import { Control } from './control.js';
 import { dropPrivileges, findBarrier, type ControlUser } from './privileges.js';
+import { Transactions } from './transactions.js';
 
 export interface ControlArguments { dir: string; user?: ControlUser }
 
 export interface ControlProcess { reload(): void; stop(): Promise<void> }
 
 export async function startControl({ dir, user }: ControlArguments): Promise<ControlProcess> {
-  const log = createChildLog('control');
+  let flowLog: FlowLog | undefined;
+  const log = createChildLog('control', (line) => flowLog?.system(line));
   process.on('uncaughtException', (error) => {
     log.fatal({ err: error }, 'control failed');
     process.exit(1);
   });
   const paths = runDirectory(dir);
-  const control = new Control(paths.engineSocket, (facts, generation, slots) => compileFile(paths.runningConfig, facts, generation, slots), log);
-  const api = buildApi(control, paths, log);
+  const transactions = new Transactions(paths.configState, log);
+  const control = new Control(paths.engineSocket, (facts, generation, slots) => transactions.compileRunning(facts, generation, slots), log);
+  flowLog = attachFlowLog(control, paths, log, user);
+  const api = buildApi(control, paths, log, { transactions });
   // What fastify loads at the first request, it could not load any more from a checkout that only root may read.
   for (const url of ['/api/v1/status', '/api/v1/drops?last=0', '/metrics', '/nothing']) await api.inject(url);
   rmSync(paths.apiSocket, { force: true });
@@ -28,15 +33,30 @@ export async function startControl({ dir, user }: ControlArguments): Promise<Con
   await api.listen({ path: paths.apiSocket });
   process.umask(umask);
   if (user) becomeUser(user, paths, log);
+  await transactions.start(control);
+  await takeOffered(transactions, paths, log);
   control.start();
   log.info({ socket: paths.apiSocket, uid: process.getuid?.() }, 'control is up');
   return {
-    reload: () => control.reload(),
+    reload: () => {
+      void takeOffered(transactions, paths, log).finally(() => control.reload());
+    },
     stop: async () => {
+      transactions.stop();
       control.stop();
       await api.close();
+      await flowLog?.stop();
     },
   };
+}
+
+/** The file that the supervisor published. It was checked there already; what fails here is said, and what runs goes on. */
+async function takeOffered(transactions: Transactions, paths: RunDirectory, log: Log): Promise<void> {
+  try {
+    if (existsSync(paths.runningConfig)) await transactions.takeFile(readFileSync(paths.runningConfig, 'utf8'));
+  } catch (error) {
+    log.error({ err: error }, `the file given to sluice up was not taken over: ${(error as Error).message}`);
+  }
 }
 
 function becomeUser(to: ControlUser, paths: RunDirectory, log: Log): void {

@@ -1,13 +1,13 @@
 // What transactions speak of: versions, changes, requests and results. The seam between transactions.ts and whoever changes or shows
 // the configuration (src/api/routes/, src/cli/). Add members, rename none.
+import type { Change } from '../config/diff.js';
 import type { Problem } from '../config/problem.js';
 import type { Config } from '../config/schema.js';
 
 /** Who changes something, as history and audit log name it. */
 export interface Author { name: string; via: 'socket' | 'token' | 'oidc' | 'mtls' | 'file' | 'system' }
 
-/** `path`: like firewall.rules[web]: entries of lists are named by their name, or by their place where they have none. */
-export interface Change { path: string; kind: 'added' | 'removed' | 'changed' | 'moved'; before?: unknown; after?: unknown }
+export type { Change } from '../config/diff.js';
 
 /** A configuration that was or is in force. `config` is frozen by convention: make a changed copy (sharing what stays) and commit it. */
 export interface Version { readonly revision: number; readonly etag: string; readonly text: string; readonly config: Config }
@@ -42,7 +42,9 @@ export interface CommitRequest {
 
 export interface CommitResult {
   revision: number; etag: string;
+  /** The first 1,000; `changeCount` counts all. */
   changes: Change[];
+  changeCount: number;
   warnings: Problem[];
   milliseconds: { validate: number; compile: number; apply: number; total: number };
   confirmBy?: string;

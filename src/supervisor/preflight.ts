@@ -1,7 +1,7 @@
 // What `sluice up` and a reload examine before they touch anything: configuration, machine, obstacles, build. Who: src/supervisor/up.ts,
 // and `sluice check` for the configuration's part.
 import { existsSync } from 'node:fs';
-import { checkFile } from '../config/check.js';
+import { checkFile, checkText } from '../config/check.js';
 import { engineOptions } from '../config/defaults.js';
 import type { Facts } from '../config/facts.js';
 import { formatProblem, type Problem } from '../config/problem.js';
@@ -13,8 +13,8 @@ import { packageRoot } from './run-directory.js';
 
 export interface Preflight { config?: Config; facts?: HostFacts; problems: Problem[]; refusals: string[] }
 
-/** `isOwn`: does this netdev carry our program already? */
-export async function preflight(file: string, isOwn: (device: string) => boolean): Promise<Preflight> {
+/** `isOwn`: does this netdev carry our program already? `text`: what to check, when it is not the file's content. */
+export async function preflight(file: string, isOwn: (device: string) => boolean, text?: string): Promise<Preflight> {
   const refusals: string[] = [];
   if (process.getuid?.() !== 0) {
     return { problems: [], refusals: ['sluice up needs root: it attaches XDP programs and sets addresses\n    run it as root'] };
@@ -23,7 +23,7 @@ export async function preflight(file: string, isOwn: (device: string) => boolean
     if (!existsSync(part)) refusals.push(`${part} is not built\n    run \`npm run setup\` in ${packageRoot()}`);
   }
   const facts = await readFacts();
-  const { problems, config } = checkFile(file, facts);
+  const { problems, config } = text === undefined ? checkFile(file, facts) : checkText(text, file, facts);
   if (!config) return { problems, facts, refusals };
   const devices = [...new Set(Object.values(config.interfaces ?? {}).map((one) => one.device))];
   if (devices.length === 0) refusals.push(`${file} names no interface\n    add at least one under interfaces:`);

@@ -2,16 +2,17 @@
 // Order of a start: 1 preflight (touches nothing), 2 lock, 3 orphans of a killed supervisor are ended, 4 bpffs, 5 running configuration,
 // 6 engine, 7 control, 8 ready. Order of the end: control, engine, pins and mount, addresses and links, files, lock.
 // Engine and control never depend on this process being alive: it may be killed, and a second `up` takes over.
-import { chownSync, existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, rmSync } from 'node:fs';
+import { chmodSync, chownSync, existsSync, lchownSync, mkdirSync, readdirSync, readFileSync, rmdirSync, rmSync, watch, type FSWatcher } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { ApiClient } from '../api/client.js';
-import { engineOptions } from '../config/defaults.js';
-import type { Config } from '../config/schema.js';
+import { engineOptions, type EngineOptions } from '../config/defaults.js';
 import type { ControlArguments } from '../control/process.js';
 import { chooseControlUser, type ControlUser } from '../control/privileges.js';
 import type { StatusView } from '../control/status.js';
+import { ConfigStore } from '../control/store.js';
+import { devicesOf } from '../control/transactions.js';
 import { run } from '../engine/command.js';
 import type { EngineArguments } from '../engine/process.js';
 import { ensureBpfMount, removeBpfMount, removeMountPoint, type BpfMount } from './bpffs.js';
@@ -21,12 +22,14 @@ import { createLog, createLogWriter, type Log } from './log.js';
 import { endProcess, identify, isAlive, readNetworkNamespace, readPidFile, takeLock, type ProcessIdentity } from './pid-file.js';
 import { describeConfig, describePreflight, isRefused, preflight, type Preflight } from './preflight.js';
 import { packageRoot, packageVersion, replaceFile, runDirectory, type RunDirectory } from './run-directory.js';
+import { chooseStart, lastStart, type StartConfig } from './start-config.js';
 
 const READY_SECONDS = 30;
 const REFUSAL_SECONDS = 5;       // a failure of the first apply that lasts this long will not pass by itself
 const STARTS_FAILED_MAX = 4;     // an engine that ended so often before it was ever ready
 const WORKERS_AUTO_MAX = 16;
 const XDP_DETACH_MS_MAX = 2000;  // the kernel releases links from a work queue
+const WATCH_DEBOUNCE_MS = 50;
 const HOST_DEVICE = 'sluice0';
 const SCRIPTS = { supervisor: 'sluice', engine: 'src/engine/main.js', control: 'src/control/main.js' } as const;
 /** What the engine needs beside being uid 0: netdevs and netlink, raw sockets, BPF, and locked packet memory. */
@@ -38,15 +41,27 @@ export async function up(options: UpOptions): Promise<number> {
   const paths = runDirectory(options.dir);
   const orphans = findOrphans(paths);
   const isOwn = (device: string): boolean => orphans.length > 0 || existsSync(join(paths.bpf, `link-${device}`));
-  const checked = await preflight(options.config, isOwn);
+  let start = chooseStart(options.config, paths.configState);
+  for (const damage of start.damage) process.stderr.write(`warning: configuration store: ${damage}\n`);
+  let checked = await preflight(start.name, isOwn, start.text);
   process.stderr.write(describePreflight(checked));
-  if (isRefused(checked)) return 1;
+  const last = start.revision === undefined ? lastStart(paths.configState) : undefined;
+  if (checked.config === undefined && checked.facts !== undefined && last !== undefined) {
+    process.stderr.write(`warning: ${options.config} is refused; revision ${last.revision}, which ran last, runs instead\n    repair the file and reload, or commit another configuration\n`);
+    start = last;
+    checked = await preflight(start.name, isOwn, start.text);
+    process.stderr.write(describePreflight(checked));
+  }
+  if (isRefused(checked)) {
+    if (start.revision !== undefined) process.stderr.write(`    this is the configuration that ran last; to start with another one, change ${options.config}: a file that differs from the one last taken over is taken\n`);
+    return 1;
+  }
   const stranger = orphans.find((orphan) => readNetworkNamespace(orphan.pid) !== readNetworkNamespace('self'));
   if (stranger) {
     process.stderr.write(`error: ${paths.dir} belongs to an appliance in another network namespace (${stranger.role} process ${stranger.pid})\n    choose another --dir, or enter that namespace\n`);
     return 1;
   }
-  const supervisor = new Supervisor(options, paths, checked);
+  const supervisor = new Supervisor(options, paths, checked, start);
   return supervisor.run();
 }
 
@@ -66,17 +81,21 @@ class Supervisor {
   private engine: ManagedChild | undefined;
   private control: ManagedChild | undefined;
   private mount: BpfMount | undefined;
-  private config: Config;
+  private engineOptions: EngineOptions;
+  private readonly devices: Set<string>;  // that ever carried XDP in our time
+  private watcher: FSWatcher | undefined;
+  private watchTimer: NodeJS.Timeout | undefined;
   private isTakeover = false;
   private hasten = false;
   private ending: ((code: number) => void) | undefined;
   private readonly end: Promise<number>;
   private reloading: Promise<void> = Promise.resolve();
 
-  constructor(private readonly options: UpOptions, private readonly paths: RunDirectory, private readonly checked: Preflight) {
+  constructor(private readonly options: UpOptions, private readonly paths: RunDirectory, private readonly checked: Preflight, private readonly startConfig: StartConfig) {
     this.writeLine = createLogWriter(options.logJson);
     this.log = createLog('supervisor', this.writeLine);
-    this.config = checked.config!;
+    this.engineOptions = engineOptions(checked.config!);
+    this.devices = new Set(devicesOf(checked.config!));
     this.existed = existsSync(paths.dir);
     this.end = new Promise((resolve) => { this.ending = resolve; });
   }
@@ -105,9 +124,10 @@ class Supervisor {
 
   private async start(): Promise<void> {
     const { paths } = this;
-    this.say(`Sluice ${packageVersion()} with ${this.options.config} in ${paths.dir}`);
-    for (const line of describeConfig(this.config, this.checked.facts!)) this.say(line);
-    mkdirSync(paths.state, { recursive: true, mode: 0o700 });
+    const { revision } = this.startConfig;
+    this.say(`Sluice ${packageVersion()} with ${this.options.config}${revision === undefined ? '' : ` (revision ${revision}, committed since)`} in ${paths.dir}`);
+    for (const line of describeConfig(this.checked.config!, this.checked.facts!)) this.say(line);
+    this.makeState();
     const journal = CleanupJournal.load(paths.cleanup);
     const orphans = findOrphans(paths);
     this.mount = await ensureBpfMount(paths.bpf, orphans.map((orphan) => orphan.pid), journal);
@@ -118,7 +138,9 @@ class Supervisor {
       if (!await endProcess(orphan, STOP_GRACE_MS)) throw new Error(`${orphan.role} process ${orphan.pid} of an earlier sluice cannot be ended`);
       this.log.info({ pid: orphan.pid }, `ended the ${orphan.role} of an earlier sluice`);
     }
-    this.publishConfig();
+    // A refused file is not offered to control: what ran goes on.
+    if (this.startConfig.revision === undefined) this.publishConfig();
+    else rmSync(paths.runningConfig, { force: true });
     const fatal = (role: string): void => {
       this.log.error(`${role} cannot run; ending`);
       this.ending?.(1);
@@ -127,6 +149,42 @@ class Supervisor {
     this.control = new ManagedChild(this.controlPlan(), this.log, this.writeLine, fatal);
     this.engine.start();
     this.control.start();
+    this.watchStore();
+  }
+
+  /** The state directory; in it, control's own parts, which it alone writes. Nothing there is followed: control may have put it there. */
+  private makeState(): void {
+    const { paths, user } = this;
+    mkdirSync(paths.state, { recursive: true, mode: 0o711 });
+    chmodSync(paths.state, 0o711);
+    for (const directory of [paths.configState, paths.auditState, paths.apiState]) {
+      mkdirSync(directory, { recursive: true, mode: 0o700 });
+      if (!user) continue;
+      for (const name of readdirSync(directory)) lchownSync(join(directory, name), user.uid, user.gid);
+      lchownSync(directory, user.uid, user.gid);
+    }
+  }
+
+  /** A commit may change what the engine is started with. */
+  private watchStore(): void {
+    this.watcher = watch(this.paths.configState, (_event, name) => {
+      if (name === null || !/^pointer-[ab]$/.test(name)) return;
+      clearTimeout(this.watchTimer);
+      this.watchTimer = setTimeout(() => {
+        this.reloading = this.reloading.then(() => this.onCommit()).catch((error: unknown) => this.log.error({ err: error }, 'a commit could not be followed'));
+      }, WATCH_DEBOUNCE_MS);
+    });
+    this.watcher.on('error', (error) => this.log.warn({ err: error }, 'the state directory cannot be watched; engine settings need a restart'));
+  }
+
+  private async onCommit(): Promise<void> {
+    const pointer = ConfigStore.readPointer(this.paths.configState);
+    if (this.hasten || pointer === undefined) return;
+    for (const device of pointer.devices) this.devices.add(device);
+    if (JSON.stringify(pointer.engine) === JSON.stringify(this.engineOptions)) return;
+    this.engineOptions = pointer.engine;
+    this.log.warn('engine settings changed; starting the engine again');
+    await this.engine?.replace(this.enginePlan());
   }
 
   private publishConfig(): void {
@@ -135,7 +193,7 @@ class Supervisor {
   }
 
   private enginePlan(): ChildPlan {
-    const { workers, framesPerWorker, busyPoll, txBudget, sessionsMax } = engineOptions(this.config);
+    const { workers, framesPerWorker, busyPoll, txBudget, sessionsMax } = this.engineOptions;
     const options: EngineArguments = {
       dir: this.paths.dir, framesPerWorker, busyPoll, txBudget, sessionsMax, hostDevice: HOST_DEVICE,
       workers: workers === 'auto' ? Math.min(availableParallelism(), WORKERS_AUTO_MAX) : workers,
@@ -221,13 +279,7 @@ class Supervisor {
       this.log.error('the configuration is refused; the one in force stays');
       return;
     }
-    const before = JSON.stringify(engineOptions(this.config));
-    this.config = checked.config!;
     this.publishConfig();
-    if (JSON.stringify(engineOptions(this.config)) !== before) {
-      this.log.warn('engine settings changed; starting the engine again');
-      await this.engine?.replace(this.enginePlan());
-    }
     this.control?.signal('SIGHUP');
   }
 
@@ -236,6 +288,8 @@ class Supervisor {
   private async stop(code: number): Promise<number> {
     const { paths } = this;
     this.hasten = true; // from here on a signal kills
+    clearTimeout(this.watchTimer);
+    this.watcher?.close();
     await this.control?.stop();
     await this.engine?.stop();
     const failures: string[] = [];
@@ -257,7 +311,7 @@ class Supervisor {
   }
 
   private async xdpIsGone(): Promise<void> {
-    const devices = new Set(Object.values(this.config.interfaces ?? {}).map((one) => one.device));
+    const { devices } = this;
     for (const end = performance.now() + XDP_DETACH_MS_MAX; ;) {
       const links = JSON.parse(await run('ip', '-j', 'link', 'show')) as { ifname: string; xdp?: unknown }[];
       const left = links.filter((link) => link.xdp !== undefined && devices.has(link.ifname)).map((link) => link.ifname);
@@ -267,14 +321,14 @@ class Supervisor {
     }
   }
 
-  /** Logs stay when something went wrong; a directory that was there before stays. */
+  /** Logs stay when something went wrong; a directory that was there before stays, and so does the state: configuration, audit log, keys. */
   private removeFiles(isClean: boolean): void {
     const { paths } = this;
     removeMountPoint(paths.bpf);
     const files = [paths.apiSocket, paths.engineSocket, paths.runningConfig, paths.lastApplied];
     if (isClean) files.push(paths.cleanup, paths.engineLog, paths.controlLog);
     for (const file of [...files, paths.supervisorPid]) rmSync(file, { force: true });
-    for (const directory of [paths.state, ...(this.existed ? [] : [paths.dir])]) {
+    for (const directory of [paths.configState, paths.auditState, paths.apiState, paths.state, ...(this.existed ? [] : [paths.dir])]) {
       if (existsSync(directory) && readdirSync(directory).length === 0) rmdirSync(directory);
     }
   }

@@ -1,12 +1,13 @@
 // The real control over a real engine socket, with an addon of plain JavaScript behind it. For tests of control, API and CLI.
-import { writeFileSync } from 'node:fs';
 import type { FastifyInstance } from 'fastify';
 import { onTestFinished } from 'vitest';
 import { buildApi } from '../../src/api/server.js';
-import { compileFile } from '../../src/control/compiled.js';
 import { Control } from '../../src/control/control.js';
+import { Transactions } from '../../src/control/transactions.js';
 import { DROP_RECORD_BYTES, DropReason, EndReason, FLOW_RECORD_BYTES, FlowEvent, SessionState, writeDropRecord, writeFlowRecord, type DropRecord, type FlowRecord } from '../../src/engine/abi.generated.js';
 import type { HostFacts } from '../../src/engine/facts.js';
+import { attachFlowLog } from '../../src/flowlog/attach.js';
+import type { FlowLog } from '../../src/flowlog/flow-log.js';
 import { EngineHost } from '../../src/engine/host.js';
 import { fnv1a32 } from '../../src/config/names.js';
 import { bytesOf, parseAddress } from '../../src/lib/address.js';
@@ -31,13 +32,12 @@ nat:
 `;
 
 export interface ControlBench {
-  paths: RunDirectory; addon: FakeAddon; host: EngineHost; control: Control; api: FastifyInstance; facts: HostFacts;
+  paths: RunDirectory; addon: FakeAddon; host: EngineHost; control: Control; transactions: Transactions; api: FastifyInstance; facts: HostFacts;
   restartEngine(): Promise<void>;
 }
 
 export async function startBench(config = CONFIG): Promise<ControlBench> {
   const paths = makeRunDirectory();
-  writeFileSync(paths.runningConfig, config);
   const bench = { paths, facts: makeFacts() } as ControlBench;
   bench.restartEngine = async () => {
     bench.host?.stop();
@@ -48,11 +48,17 @@ export async function startBench(config = CONFIG): Promise<ControlBench> {
     await bench.host.start();
   };
   await bench.restartEngine();
-  bench.control = new Control(paths.engineSocket, (facts, generation, slots) => compileFile(paths.runningConfig, facts, generation, slots), silentLog);
-  bench.api = buildApi(bench.control, paths, silentLog);
+  const transactions = new Transactions(paths.configState, silentLog);
+  bench.transactions = transactions;
+  bench.control = new Control(paths.engineSocket, (facts, generation, slots) => transactions.compileRunning(facts, generation, slots), silentLog);
+  await transactions.start(bench.control, config);
+  bench.flowLog = attachFlowLog(bench.control, paths, silentLog);
+  bench.api = buildApi(bench.control, paths, silentLog, { transactions });
   onTestFinished(async () => {
+    transactions.stop();
     bench.control.stop();
     await bench.api.close();
+    await bench.flowLog.stop();
     bench.host.stop();
   });
   bench.control.start();

@@ -1,5 +1,4 @@
 // Control over the engine's socket: the engine comes to what configuration and machine ask for, and back to it after anything.
-import { writeFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
 import { findMissing } from '../../src/control/status.js';
 import { CONFIG, makeDrop, makeFlow, startBench, type ControlBench } from './bench.js';
@@ -40,19 +39,19 @@ describe('control', () => {
     expect(bench.host.status().generation).toBeGreaterThanOrEqual(1);
   });
 
-  test('a reload takes the new file over; a broken one changes nothing', async () => {
+  test('a changed file is taken over; a broken one, or the same one again, changes nothing', async () => {
     const bench = await startBench();
     await ready(bench);
-    writeFileSync(bench.paths.runningConfig, CONFIG.replace('action: reject', 'action: rejekt'));
-    bench.control.reload();
-    await expect.poll(() => bench.control.failure?.code, { timeout: 5000 }).toBe('SLUICE_CONFIG_VALUE');
+    await expect(bench.transactions.takeFile(CONFIG.replace('action: reject', 'action: rejekt'))).rejects.toMatchObject({ code: 'SLUICE_CONFIG_INVALID' });
     expect(bench.addon.calls.at(-1)).toBe('apply 1');
-    writeFileSync(bench.paths.runningConfig, CONFIG.replace('name: telnet', 'name: old-telnet'));
-    bench.control.reload();
-    await expect.poll(() => bench.addon.calls.at(-1), { timeout: 8000 }).toBe('apply 2');
+    const changed = CONFIG.replace('name: telnet', 'name: old-telnet');
+    expect(await bench.transactions.takeFile(changed)).toMatchObject({ revision: 2 });
+    expect(bench.addon.calls.at(-1)).toBe('apply 2');
     await ready(bench);
     expect(bench.control.failure).toBeUndefined();
     expect(bench.control.applied!.compiled.rules.map((rule) => rule.name)).toEqual(['outbound', 'old-telnet', 'egress']);
+    expect(await bench.transactions.takeFile(changed)).toBeUndefined();
+    expect(bench.transactions.history().map((one) => one.by.via)).toEqual(['file', 'file']);
   });
 
   test('what the engine refuses is told, and tried again', async () => {

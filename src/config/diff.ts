@@ -1,0 +1,125 @@
+// Differences between two configurations: by structure and by name, not by line. And the text in which people read them.
+//
+// Called by control's transactions and the command line. Pure. Parts that are the same object (share.ts) cost one comparison.
+// Bound: CHANGES_MAX changes are named; all are counted.
+import { keyOf, shareWith } from './share.js';
+
+/** `path`: like firewall.rules[web].service: entries of lists go by their name (routes by destination), or by their place. */
+export interface Change { path: string; kind: 'added' | 'removed' | 'changed' | 'moved'; before?: unknown; after?: unknown }
+
+export const CHANGES_MAX = 1000;
+
+export interface Difference { changes: Change[]; /** Of which `changes` holds the first CHANGES_MAX. */ count: number }
+
+export function diffConfigs(before: unknown, after: unknown): Difference {
+  const found = new Found();
+  compare(found, '', before, shareWith(after, before));
+  return { changes: found.changes, count: found.count };
+}
+
+class Found {
+  readonly changes: Change[] = [];
+  count = 0;
+
+  add(make: () => Change): void {
+    this.count += 1;
+    if (this.changes.length < CHANGES_MAX) this.changes.push(make());
+  }
+}
+
+function compare(found: Found, path: string, before: unknown, after: unknown): void {
+  if (before === after) return;
+  if (before === undefined) return found.add(() => ({ path, kind: 'added', after }));
+  if (after === undefined) return found.add(() => ({ path, kind: 'removed', before }));
+  if (isMapping(before) && isMapping(after)) return compareMappings(found, path, before, after);
+  if (isNamedList(before) && isNamedList(after)) return compareLists(found, path, before, after);
+  found.add(() => ({ path, kind: 'changed', before, after }));
+}
+
+type Mapping = Record<string, unknown>;
+const isMapping = (value: unknown): value is Mapping => typeof value === 'object' && value !== null && !Array.isArray(value);
+const isNamedList = (value: unknown): value is readonly unknown[] => Array.isArray(value) && value.every((item) => keyOf(item) !== undefined);
+const at = (value: Mapping, key: string): unknown => (Object.hasOwn(value, key) ? value[key] : undefined);
+
+function compareMappings(found: Found, path: string, before: Mapping, after: Mapping): void {
+  for (const key of Object.keys(before)) compare(found, join(path, key), at(before, key), at(after, key));
+  for (const key of Object.keys(after)) if (!Object.hasOwn(before, key)) compare(found, join(path, key), undefined, after[key]);
+}
+
+function compareLists(found: Found, path: string, before: readonly unknown[], after: readonly unknown[]): void {
+  const oldPlaces = placesOf(before);
+  const newPlaces = placesOf(after);
+  if (oldPlaces.size !== before.length || newPlaces.size !== after.length) { // a name stands twice: only places tell
+    const length = Math.max(before.length, after.length);
+    for (let index = 0; index < length; index += 1) compare(found, `${path}[${index}]`, before[index], after[index]);
+    return;
+  }
+  const kept: { key: string; from: number; to: number }[] = [];
+  for (const [key, from] of oldPlaces) {
+    const to = newPlaces.get(key);
+    if (to === undefined) found.add(() => ({ path: entryPath(path, key), kind: 'removed', before: before[from] }));
+    else kept.push({ key, from, to });
+  }
+  for (const index of outOfOrder(kept.map(({ to }) => to))) {
+    const { key, from, to } = kept[index]!;
+    found.add(() => ({ path: entryPath(path, key), kind: 'moved', before: from, after: to }));
+  }
+  for (const [key, to] of newPlaces) {
+    const from = oldPlaces.get(key);
+    if (from === undefined) found.add(() => ({ path: entryPath(path, key), kind: 'added', after: after[to] }));
+    else compare(found, entryPath(path, key), before[from], after[to]);
+  }
+}
+
+function placesOf(list: readonly unknown[]): Map<string, number> {
+  return new Map(list.map((item, index) => [keyOf(item)!, index]));
+}
+
+/** The fewest items that must move so that all ascend: those outside a longest ascending run. */
+function outOfOrder(values: readonly number[]): number[] {
+  if (values.every((value, index) => index === 0 || value > values[index - 1]!)) return [];
+  const tails: number[] = [];      // length of a run → index of its smallest last value
+  const previous = new Int32Array(values.length).fill(-1);
+  values.forEach((value, index) => {
+    let low = 0;
+    let high = tails.length;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (values[tails[middle]!]! < value) low = middle + 1;
+      else high = middle;
+    }
+    previous[index] = low === 0 ? -1 : tails[low - 1]!;
+    tails[low] = index;
+  });
+  const inRun = new Set<number>();
+  for (let index = tails.at(-1) ?? -1; index >= 0; index = previous[index]!) inRun.add(index);
+  return values.map((_, index) => index).filter((index) => !inRun.has(index));
+}
+
+function join(path: string, key: string): string {
+  const part = /^[A-Za-z_][A-Za-z0-9_-]*$/.test(key) ? key : `[${JSON.stringify(key)}]`;
+  return path === '' || part.startsWith('[') ? `${path}${part}` : `${path}.${part}`;
+}
+
+const entryPath = (path: string, key: string): string => `${path}[${key}]`;
+
+/** A line a change: + added, - removed, ~ changed, > moved. */
+export function formatChanges({ changes, count }: Difference): string {
+  const lines = changes.map(({ path, kind, before, after }) => {
+    switch (kind) {
+      case 'added': return `+ ${path}: ${brief(after)}`;
+      case 'removed': return `- ${path}: ${brief(before)}`;
+      case 'moved': return `> ${path}: from place ${Number(before) + 1} to ${Number(after) + 1}`;
+      case 'changed': return `~ ${path}: ${brief(before)} → ${brief(after)}`;
+    }
+  });
+  if (count > changes.length) lines.push(`  and ${count - changes.length} more`);
+  return lines.map((line) => `${line.replace(/[\u0000-\u001f\u007f-\u009f]/g, '?')}\n`).join('');
+}
+
+const BRIEF_CHARACTERS_MAX = 200;
+
+function brief(value: unknown): string {
+  const text = typeof value === 'string' ? value : JSON.stringify(value) ?? '';
+  return text.length > BRIEF_CHARACTERS_MAX ? `${text.slice(0, BRIEF_CHARACTERS_MAX - 3)}...` : text;
+}

@@ -1,0 +1,56 @@
+// Emits a configuration as YAML text in the manner of config.example.yaml: sections as blocks, an entry of a list or of a named section a
+// line. Called by control's transactions for configurations that came as values (one changed rule over the API) and have no text yet.
+// Pure but for a cache: an entry that was emitted before is not emitted again. What it gives, load.ts reads back as the same value.
+const SECTIONS_OF_SECTIONS = new Set(['objects', 'firewall', 'nat', 'observability', 'api', 'bgp', 'ha']);
+const INDENT = '  ';
+const NESTED_MAX = 64;
+
+export function emitConfig(config: object): string {
+  const lines: string[] = [];
+  for (const [key, value] of Object.entries(config)) emitSection(lines, '', key, value, SECTIONS_OF_SECTIONS.has(key));
+  return `${lines.join('\n')}\n`;
+}
+
+function emitSection(lines: string[], indent: string, key: string, value: unknown, isDeep: boolean): void {
+  if (Array.isArray(value) && value.length > 0 && value.every(isMapping)) {
+    lines.push(`${indent}${scalar(key)}:`);
+    for (const item of value) lines.push(`${indent}${INDENT}- ${entry(item as object)}`);
+  } else if (isMapping(value) && Object.keys(value).length > 0) {
+    lines.push(`${indent}${scalar(key)}:`);
+    for (const [name, one] of Object.entries(value)) {
+      if (isDeep) emitSection(lines, indent + INDENT, name, one, false);
+      else lines.push(`${indent}${INDENT}${scalar(name)}: ${flow(one, 0)}`);
+    }
+  } else lines.push(`${indent}${scalar(key)}: ${flow(value, 0)}`);
+}
+
+const isMapping = (value: unknown): value is Record<string, unknown> => typeof value === 'object' && value !== null && !Array.isArray(value);
+
+const emitted = new WeakMap<object, string>();
+
+function entry(item: object): string {
+  let text = emitted.get(item);
+  if (text === undefined) {
+    text = flow(item, 0);
+    emitted.set(item, text);
+  }
+  return text;
+}
+
+function flow(value: unknown, depth: number): string {
+  if (depth > NESTED_MAX) throw new Error('nested deeper than any configuration');
+  if (typeof value === 'string') return scalar(value);
+  if (Array.isArray(value)) return `[${value.map((item) => flow(item, depth + 1)).join(', ')}]`;
+  if (!isMapping(value)) return JSON.stringify(value) ?? 'null';
+  const pairs = Object.entries(value).filter(([, one]) => one !== undefined).map(([key, one]) => `${scalar(key)}: ${flow(one, depth + 1)}`);
+  return pairs.length === 0 ? '{}' : `{ ${pairs.join(', ')} }`;
+}
+
+/** Plain where no YAML reader could take it for anything else; quoted as JSON otherwise, which YAML reads alike. */
+function scalar(text: string): string {
+  const isPlain = /^[A-Za-z_][A-Za-z0-9_./-]*$/.test(text) && !/^(true|false|null|yes|no|on|off|y|n)$/i.test(text);
+  const isAddress = /^[0-9]{1,3}(\.[0-9]{1,3}){3}(\/[0-9]{1,2})?$/.test(text);
+  if (isPlain || isAddress) return text;
+  // U+2028 and its like are line breaks to some YAML readers.
+  return JSON.stringify(text).replace(/[\u007f-\u009f\u2028\u2029\ufeff]/g, (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`);
+}

@@ -1,0 +1,92 @@
+// Files of the store: written so that a power cut at any moment leaves the old or the new one whole, and read so that a damaged one is known.
+// Form: "sluice KIND 1 SHA256\n", a line of JSON, then the text; the digest is over all that follows the first line.
+// Who: src/control/store.ts. Bounds: FILE_BYTES_MAX.
+import { createHash, randomBytes } from 'node:crypto';
+import { readFileSync, rmSync, statSync } from 'node:fs';
+import { open, rename, rm, type FileHandle } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import { passFaultPoint, type FaultPoint } from './fault-points.js';
+
+export const FILE_BYTES_MAX = 80 * 1024 * 1024; // the largest configuration, and its head
+
+export type FileKind = 'revision' | 'pointer' | 'candidate';
+
+export interface StoredFile<Head> { head: Head; text: string }
+
+/** Damaged, or not what it says to be. */
+export class DamagedFile extends Error {
+  constructor(readonly path: string, reason: string) { super(`${path}: ${reason}`); }
+}
+
+/** Undefined when there is none. Throws DamagedFile. */
+export function readStored<Head>(path: string, kind: FileKind): StoredFile<Head> | undefined {
+  let bytes: Buffer;
+  try {
+    if (statSync(path).size > FILE_BYTES_MAX) throw new DamagedFile(path, 'larger than any such file');
+    bytes = readFileSync(path);
+  } catch (error) {
+    if (error instanceof DamagedFile) throw error;
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
+    throw new DamagedFile(path, (error as Error).message);
+  }
+  const first = bytes.indexOf(0x0a);
+  const match = /^sluice ([a-z]+) 1 ([0-9a-f]{64})$/.exec(first < 0 || first > 200 ? '' : bytes.toString('utf8', 0, first));
+  if (match === null || match[1] !== kind) throw new DamagedFile(path, `not a ${kind} of this version`);
+  const body = bytes.subarray(first + 1);
+  if (createHash('sha256').update(body).digest('hex') !== match[2]) throw new DamagedFile(path, 'its checksum is wrong');
+  const second = body.indexOf(0x0a);
+  return { head: JSON.parse(body.toString('utf8', 0, second)) as Head, text: body.toString('utf8', second + 1) };
+}
+
+/** The new file is durable, under its name, when this resolves; what stood there before is replaced. Rejects with the system's error. */
+export async function writeStored(path: string, kind: FileKind, head: object, text: string): Promise<void> {
+  const pass = (moment: 'begun' | 'opened' | 'half-written' | 'written' | 'synced' | 'linked' | 'durable'): void => {
+    if (kind !== 'candidate') passFaultPoint(`${kind}-${moment}` satisfies FaultPoint);
+  };
+  pass('begun');
+  const body = Buffer.from(`${JSON.stringify(head)}\n${text}`);
+  const bytes = Buffer.concat([Buffer.from(`sluice ${kind} 1 ${createHash('sha256').update(body).digest('hex')}\n`), body]);
+  const temporary = `${path}.${randomBytes(6).toString('hex')}.tmp`;
+  try {
+    const file = await open(temporary, 'wx', 0o600); // exclusive: a link planted there is never followed
+    try {
+      pass('opened');
+      const half = Math.ceil(bytes.length / 2);
+      await writeAll(file, bytes.subarray(0, half));
+      pass('half-written');
+      await writeAll(file, bytes.subarray(half));
+      pass('written');
+      await file.sync();
+      pass('synced');
+    } finally {
+      await file.close();
+    }
+    await rename(temporary, path);
+    pass('linked');
+    await syncDirectory(dirname(path));
+    pass('durable');
+  } catch (error) {
+    rmSync(temporary, { force: true });
+    throw error;
+  }
+}
+
+async function writeAll(file: FileHandle, bytes: Uint8Array): Promise<void> {
+  for (let written = 0; written < bytes.length;) written += (await file.write(bytes, written)).bytesWritten;
+}
+
+export async function syncDirectory(path: string): Promise<void> {
+  const directory = await open(path, 'r');
+  try {
+    await directory.sync();
+  } finally {
+    await directory.close();
+  }
+}
+
+export async function renameStored(from: string, to: string): Promise<void> {
+  await rename(from, to);
+  await syncDirectory(dirname(to));
+}
+
+export async function removeStored(path: string): Promise<void> { await rm(path, { force: true }); }
