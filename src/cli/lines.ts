@@ -50,7 +50,7 @@ function translation(flow: FlowRecordView): string {
 export function recordLine(record: AnyRecord): string {
   const ends = `${record.protocol} ${endpoint(record, record.source, record.sourcePort)} → ${endpoint(record, record.destination, record.destinationPort)}`;
   const rule = record.rule ? ` rule ${record.rule}` : '';
-  if (record.kind === 'drop') return `${timeOf(record)} dropped ${record.reason.padEnd(20)} ${ends} on ${record.from.interface ?? '?'}${rule}`;
+  if (record.kind === 'drop') return `${timeOf(record)} ${record.event.padEnd(7)} ${record.reason.padEnd(20)} ${ends} on ${record.from.interface ?? '?'}${rule}`;
   const event = record.event === 'end' ? `ended ${record.endReason ?? ''}`.trim() : record.event;
   const nat = translation(record);
   const volume = record.event === 'end' ? ` ${record.packets[0] + record.packets[1]} packets, ${formatBytes(record.bytes[0] + record.bytes[1])}` : '';

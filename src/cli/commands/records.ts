@@ -1,21 +1,25 @@
 // `sluice flows`, `sluice drops`, `sluice observe`: what passed and what did not. Who: src/cli/program.ts.
 import type { Command } from 'commander';
-import { ApiClient, type Query } from '../../api/client.js';
+import type { Query } from '../../api/client.js';
 import type { AnyRecord } from '../../control/filter.js';
 import { DROP_REASONS } from '../../engine/abi.generated.js';
 import type { DropRecordView, FlowRecordView } from '../../engine/records.js';
-import { followRecords, type RecordPage, type RecordPath } from '../follow.js';
+import { RECORD_EVENTS } from '../../flowlog/layout.js';
+import { VERDICTS } from '../../flowlog/match.js';
+import { followRecords } from '../follow.js';
 import { DROP_COLUMNS, FLOW_COLUMNS, recordLine } from '../lines.js';
 import { addCommon, addFilters, choiceOption, clientOf, filterQuery, wholeNumber, type CommonOptions, type FilterOptions } from '../options.js';
-import { formatTable, print, printJson, printJsonLine } from '../output.js';
+import { CliError, formatTable, print, printJson } from '../output.js';
 
 const LIMIT_MAX = 10_000;
+interface RecordPage<T> { records: T[]; last: number; missed: number }
 const byTime = (a: AnyRecord, b: AnyRecord): number => (a.time < b.time ? -1 : a.time > b.time ? 1 : 0);
 
-async function follow(options: CommonOptions, paths: readonly RecordPath[], query: Query): Promise<void> {
-  const show = (record: AnyRecord): void => (options.json ? printJsonLine(record) : print(recordLine(record)));
+function follow(options: CommonOptions, query: Query, last = 0): Promise<void> {
+  // Lines are JSON already: for programs they go on as they are.
+  const show = (line: string): void => print(options.json ? line : recordLine(JSON.parse(line) as AnyRecord));
   const missed = (count: number): void => void process.stderr.write(`… ${count} records came faster than they could be shown\n`);
-  await followRecords(clientOf(options), paths, query, show, missed);
+  return followRecords(clientOf(options), query, last, show, missed);
 }
 
 // ---- flows --------------------------------------------------------------------------------------------------------
@@ -33,7 +37,7 @@ export function addFlowsCommand(program: Command): void {
 
 async function showFlows(options: FlowsOptions): Promise<void> {
   const query = filterQuery(options);
-  if (options.follow) return follow(options, ['/api/v1/flows'], query);
+  if (options.follow) return follow(options, { ...query, verdict: 'allowed' });
   const client = clientOf(options);
   const live = await readSessions(client, query, options.limit);
   const recent = options.live ? [] : (await client.get<RecordPage<FlowRecordView>>('/api/v1/flows', { ...query, last: options.limit })).records;
@@ -76,7 +80,7 @@ export function addDropsCommand(program: Command): void {
 
 async function showDrops(options: DropsOptions): Promise<void> {
   const query = { ...filterQuery(options), reason: options.reason };
-  if (options.follow) return follow(options, ['/api/v1/drops'], query);
+  if (options.follow) return follow(options, { ...query, verdict: 'dropped' });
   const client = clientOf(options);
   const { drops } = await client.get<{ drops: Record<string, number> }>('/api/v1/counters');
   const { records } = await client.get<RecordPage<DropRecordView>>('/api/v1/drops', { ...query, last: options.last });
@@ -93,24 +97,28 @@ async function showDrops(options: DropsOptions): Promise<void> {
 
 // ---- observe ------------------------------------------------------------------------------------------------------
 
-interface ObserveOptions extends CommonOptions, FilterOptions { last: number; verdict?: string; follow?: boolean }
+interface ObserveOptions extends CommonOptions, FilterOptions { last?: number; verdict?: string; event?: string; reason?: string; follow?: boolean; dns?: string | boolean }
 
 export function addObserveCommand(program: Command): void {
   const command = program.command('observe').description('records of flows and dropped packets together, newest last');
   addFilters(addCommon(command))
-    .option('--last <N>', 'at most so many', wholeNumber(1, LIMIT_MAX), 50)
-    .addOption(choiceOption('--verdict <VERDICT>', 'only what was allowed, or dropped', ['allowed', 'dropped']))
+    .option('--last <N>', 'at most so many of those that are there (default: 50; with --follow: 0)', wholeNumber(0, LIMIT_MAX))
+    .addOption(choiceOption('--verdict <VERDICT>', 'only what was allowed, or dropped', VERDICTS))
+    .addOption(choiceOption('--event <EVENT>', 'only what happened so', RECORD_EVENTS))
+    .addOption(choiceOption('--reason <REASON>', 'only packets dropped for this reason', DROP_REASONS.slice(1).map((entry) => entry.name)))
+    .option('--dns [NAME]', 'only DNS questions and their answers: not in this version')
     .option('--follow', 'show records as they come, until Ctrl-C')
     .action((options: ObserveOptions) => observe(options));
 }
 
 async function observe(options: ObserveOptions): Promise<void> {
-  const query = { ...filterQuery(options), verdict: options.verdict };
-  if (options.follow) return follow(options, ['/api/v1/flows', '/api/v1/drops'], query);
-  const client = clientOf(options);
-  const flows = await client.get<RecordPage<AnyRecord>>('/api/v1/flows', { ...query, last: options.last });
-  const drops = await client.get<RecordPage<AnyRecord>>('/api/v1/drops', { ...query, last: options.last });
-  const records = [...flows.records, ...drops.records].sort(byTime).slice(-options.last);
-  if (options.json) return printJson({ records });
-  print(records.length === 0 ? 'No records.' : records.map(recordLine).join('\n'));
+  if (options.dns !== undefined) {
+    throw new CliError('--dns needs the engine to read DNS answers (DNS snooping), which this version does not do', 'use --protocol udp --port 53 to see which clients ask which servers');
+  }
+  const query = { ...filterQuery(options), verdict: options.verdict, event: options.event, reason: options.reason };
+  if (options.follow) return follow(options, query, options.last ?? 0);
+  const lines: string[] = [];
+  await clientOf(options).lines('/api/v1/observe', { ...query, last: options.last ?? 50 }, (line) => lines.push(line));
+  if (options.json) return printJson({ records: lines.map((line) => JSON.parse(line) as AnyRecord) });
+  print(lines.length === 0 ? 'No records.' : lines.map((line) => recordLine(JSON.parse(line) as AnyRecord)).join('\n'));
 }
