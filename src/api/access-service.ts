@@ -4,7 +4,7 @@
 // An address that is not there yet (the engine may still have to set it) is tried again every RETRY_MS; what is taken by another program is an error.
 import { chmodSync, chownSync, mkdirSync, readdirSync, statSync } from 'node:fs';
 import type { Server as HttpsServer } from 'node:https';
-import { hostname as machineName } from 'node:os';
+import { hostname as machineName, networkInterfaces } from 'node:os';
 import { join } from 'node:path';
 import type { FastifyInstance } from 'fastify';
 import { AuditLog, type AuditEvent } from '../audit/log.js';
@@ -279,8 +279,9 @@ function openOidc(config: NonNullable<ApiConfig['oidc']>): Oidc {
 /** What clients may call the appliance: its host name, what the configuration adds, and the address they connect to. */
 function certificateNames(config: Config, hostname: string, { host }: ListenAddress): string[] {
   const isAny = host === '0.0.0.0' || host === '::';
-  const own = Object.values(config.interfaces ?? {}).flatMap((one) => asList<string>(one.addresses)).map((address) => address.split('/')[0]!);
-  return [hostname, ...asList<string>(config.api?.names), ...(isAny ? own : [host])].filter((name) => !name.startsWith('fe80:'));
+  const configured = Object.values(config.interfaces ?? {}).flatMap((one) => asList<string>(one.addresses)).map((address) => address.split('/')[0]!);
+  const found = Object.values(networkInterfaces()).flatMap((addresses) => addresses ?? []).map(({ address }) => address);
+  return [hostname, ...asList<string>(config.api?.names), ...(isAny ? [...configured, ...found] : [host])].filter((name) => !name.startsWith('fe80:'));
 }
 
 function overlap(a: ListenAddress, b: ListenAddress): boolean {
