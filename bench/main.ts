@@ -5,6 +5,10 @@ const benches: Record<string, { question: string; load: () => Promise<{ main(arg
     question: "how many packets a second of established flows, against the kernel, bare AF_XDP and bare XDP redirect?",
     load: () => import("./forwarding.js"),
   },
+  latency: {
+    question: "how long does a packet take at half of the kernel's most, against the kernel?",
+    load: () => import("./latency.js"),
+  },
   "engine-vs-bare": {
     question: "how fast are firewall + SNAT in the engine alone, against a bare AF_XDP forwarder?",
     load: () => import("./engine-vs-bare.js"),

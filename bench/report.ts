@@ -33,6 +33,8 @@ export interface Verdict {
   value: number;
   bar: number;
   aim?: number;
+  /** Bar and aim are the most that there may be, not the least. */
+  most?: boolean;
   met: boolean;
 }
 
@@ -41,8 +43,13 @@ export function atLeast(what: string, ratio: Spread, bar: number, aim?: number):
   return { what: `${what} (${figure(ratio.min)} to ${figure(ratio.max)})`, value: ratio.median, bar, ...(aim === undefined ? {} : { aim }), met: ratio.median >= bar };
 }
 
-export function verdictLine({ what, value, bar, aim, met }: Verdict): string {
-  const word = !met ? "MISSED" : aim !== undefined && (aim >= bar ? value >= aim : value <= aim) ? "aim met" : "met";
+/** The verdict on a ratio that must be at most the bar. */
+export function atMost(what: string, ratio: Spread, bar: number, aim?: number): Verdict {
+  return { ...atLeast(what, ratio, bar, aim), met: ratio.median <= bar, most: true };
+}
+
+export function verdictLine({ what, value, bar, aim, most, met }: Verdict): string {
+  const word = !met ? "MISSED" : aim !== undefined && (most ? value <= aim : value >= aim) ? "aim met" : "met";
   return `${word.padEnd(7)} ${what}: ${figure(value)} (bar ${figure(bar)}${aim === undefined ? "" : `, aim ${figure(aim)}`})`;
 }
 
