@@ -157,11 +157,11 @@ export class IpfixFormat {
 
   flow(view: DataView, bytes: Uint8Array, offset: number, names: NameTexts): void {
     // Both ends of a session have one family; a translation does not change it in this version.
-    this.record(isMapped(bytes, offset + Flow.SOURCE) ? TEMPLATE.FLOW_IPV4 : TEMPLATE.FLOW_IPV6, view, bytes, offset, names);
+    this.record(isMapped(view, offset + Flow.SOURCE) ? TEMPLATE.FLOW_IPV4 : TEMPLATE.FLOW_IPV6, view, bytes, offset, names);
   }
 
   drop(view: DataView, bytes: Uint8Array, offset: number, names: NameTexts): void {
-    this.record(isMapped(bytes, offset + Drop.SOURCE) && isMapped(bytes, offset + Drop.DESTINATION) ? TEMPLATE.DROP_IPV4 : TEMPLATE.DROP_IPV6, view, bytes, offset, names);
+    this.record(isMapped(view, offset + Drop.SOURCE) && isMapped(view, offset + Drop.DESTINATION) ? TEMPLATE.DROP_IPV4 : TEMPLATE.DROP_IPV6, view, bytes, offset, names);
   }
 
   /** Ends the message under way. */

@@ -21,6 +21,21 @@ const CLOSE = 125;
 const OPEN_LIST = 91;
 const CLOSE_LIST = 93;
 
+/** The constant pieces of a whole record, joined with what small enums put between them. */
+const text = (bytes: Uint8Array): string => Buffer.from(bytes).toString('latin1');
+const WHOLE = {
+  open: snippet('{"kind":"flow","time":"'),
+  afterTime: EVENT_TEXTS.map((event) => snippet(`","event":${text(event)},"verdict":"allowed","sessionId":"`)),
+  afterSessionId: PROTOCOL_TEXTS.map((protocol) => snippet(`","protocol":${text(protocol)},"source":"`)),
+  sourcePort: snippet('","sourcePort":'), destination: snippet(',"destination":"'), destinationPort: snippet('","destinationPort":'),
+  translated: snippet(',"translated":{"source":"'),
+  state: STATE_TEXTS.map((state) => snippet(`,"state":${text(state)}`)),
+  endReason: END_REASON_TEXTS.map((reason, value) => snippet(`,"endReason":${value === 0 ? 'null' : text(reason)},"packets":[`)),
+  bytes: snippet('],"bytes":['), start: snippet('],"start":"'), duration: snippet('","durationMs":'),
+  flags: TCP_FLAG_TEXTS.map((flags) => snippet(`,"tcpFlags":[${text(flags)}`)), flagsBack: TCP_FLAG_TEXTS.map((flags) => snippet(`,${text(flags)}]}`)),
+  noFlags: snippet(',"tcpFlags":null}'),
+};
+
 type Keys = Record<Place, Uint8Array>;
 
 const MEMBER_OF_OBJECT: Partial<Record<Place, string>> = {
@@ -34,11 +49,13 @@ export class JsonFormat {
   private readonly hasTranslated: boolean;
   private readonly hasFrom: boolean;
   private readonly hasTo: boolean;
+  private readonly isWhole: boolean;
 
   constructor(readonly out: Output, private readonly plan: FieldPlan = planFields()) {
     this.treat = plan.places;
     this.keys = Object.fromEntries(Object.keys(plan.places).map((place) => [place, snippet(`,"${MEMBER_OF_OBJECT[place as Place] ?? place}":`)])) as Keys;
     const { places } = plan;
+    this.isWhole = Object.values(places).every((treatment) => treatment === Treatment.KEEP);
     const anyOf = (...list: Place[]): boolean => list.some((place) => places[place] !== Treatment.DROP);
     this.hasTranslated = anyOf('translatedSource', 'translatedSourcePort', 'translatedDestination', 'translatedDestinationPort');
     this.hasFrom = anyOf('fromInterface', 'fromZone');
@@ -48,6 +65,10 @@ export class JsonFormat {
   flow(view: DataView, bytes: Uint8Array, offset: number, names: NameTexts): void {
     const { out, treat } = this;
     out.reserve();
+    if (this.isWhole) {
+      this.wholeFlow(view, bytes, offset, names);
+      return;
+    }
     const protocol = bytes[offset + Flow.PROTOCOL]!;
     const startMs = readMilliseconds(view, offset + Flow.START);
     const lastMs = readMilliseconds(view, offset + Flow.LAST);
@@ -57,9 +78,9 @@ export class JsonFormat {
     if (this.open('verdict', treat.verdict)) out.text(ALLOWED);
     if (this.open('sessionId', treat.sessionId)) this.sessionId(view, offset + Flow.SESSION_ID);
     if (this.open('protocol', treat.protocol)) out.text(PROTOCOL_TEXTS[protocol]!);
-    if (this.open('source', treat.source)) this.address(bytes, offset + Flow.SOURCE);
+    if (this.open('source', treat.source)) this.address(view, bytes, offset + Flow.SOURCE);
     if (this.open('sourcePort', treat.sourcePort)) out.decimal(view.getUint16(offset + Flow.SOURCE_PORT, true));
-    if (this.open('destination', treat.destination)) this.address(bytes, offset + Flow.DESTINATION);
+    if (this.open('destination', treat.destination)) this.address(view, bytes, offset + Flow.DESTINATION);
     if (this.open('destinationPort', treat.destinationPort)) out.decimal(view.getUint16(offset + Flow.DESTINATION_PORT, true));
     if (this.hasTranslated) this.translated(view, bytes, offset);
     if (this.open('rule', treat.rule)) out.text(names.rule(view.getUint32(offset + Flow.RULE, true)));
@@ -100,6 +121,62 @@ export class JsonFormat {
     out.byte(CLOSE);
   }
 
+  /** What flow() writes when nothing is left out: the common case, in as few pieces as there are values. */
+  private wholeFlow(view: DataView, bytes: Uint8Array, offset: number, names: NameTexts): void {
+    const { out } = this;
+    const startMs = readMilliseconds(view, offset + Flow.START);
+    const lastMs = readMilliseconds(view, offset + Flow.LAST);
+    const protocol = bytes[offset + Flow.PROTOCOL]!;
+    out.text(WHOLE.open);
+    out.time(lastMs > startMs ? lastMs : startMs);
+    out.text(WHOLE.afterTime[bytes[offset + Flow.EVENT]!]!);
+    this.sessionIdDigits(view, offset + Flow.SESSION_ID);
+    out.text(WHOLE.afterSessionId[protocol]!);
+    out.address(view, bytes, offset + Flow.SOURCE);
+    out.text(WHOLE.sourcePort);
+    out.decimal(view.getUint16(offset + Flow.SOURCE_PORT, true));
+    out.text(WHOLE.destination);
+    out.address(view, bytes, offset + Flow.DESTINATION);
+    out.text(WHOLE.destinationPort);
+    out.decimal(view.getUint16(offset + Flow.DESTINATION_PORT, true));
+    if (isTranslated(view, offset)) {
+      out.text(WHOLE.translated);
+      out.address(view, bytes, offset + Flow.NAT_SOURCE);
+      out.text(WHOLE.sourcePort);
+      out.decimal(view.getUint16(offset + Flow.NAT_SOURCE_PORT, true));
+      out.text(WHOLE.destination);
+      out.address(view, bytes, offset + Flow.NAT_DESTINATION);
+      out.text(WHOLE.destinationPort);
+      out.decimal(view.getUint16(offset + Flow.NAT_DESTINATION_PORT, true));
+      out.byte(CLOSE);
+    } else {
+      out.text(NO_TRANSLATION);
+    }
+    out.text(names.flowBlock(
+      view.getUint32(offset + Flow.RULE, true), view.getUint32(offset + Flow.NAT_SOURCE_RULE, true), view.getUint32(offset + Flow.NAT_DESTINATION_RULE, true),
+      view.getUint32(offset + Flow.FROM_INTERFACE, true), view.getUint32(offset + Flow.TO_INTERFACE, true), view.getUint32(offset + Flow.FROM_ZONE, true), // both zones
+    ));
+    out.text(WHOLE.state[bytes[offset + Flow.STATE]!]!);
+    out.text(WHOLE.endReason[bytes[offset + Flow.END_REASON]!]!);
+    out.decimal(readCount(view, offset + Flow.PACKETS));
+    out.byte(COMMA);
+    out.decimal(readCount(view, offset + Flow.PACKETS + 8));
+    out.text(WHOLE.bytes);
+    out.decimal(readCount(view, offset + Flow.BYTES));
+    out.byte(COMMA);
+    out.decimal(readCount(view, offset + Flow.BYTES + 8));
+    out.text(WHOLE.start);
+    out.time(startMs);
+    out.text(WHOLE.duration);
+    out.decimal(lastMs > startMs ? lastMs - startMs : 0);
+    if (protocol === TCP) {
+      out.text(WHOLE.flags[bytes[offset + Flow.TCP_FLAGS]!]!);
+      out.text(WHOLE.flagsBack[bytes[offset + Flow.TCP_FLAGS + 1]!]!);
+    } else {
+      out.text(WHOLE.noFlags);
+    }
+  }
+
   drop(view: DataView, bytes: Uint8Array, offset: number, names: NameTexts): void {
     const { out, treat } = this;
     out.reserve();
@@ -110,9 +187,9 @@ export class JsonFormat {
     if (this.open('verdict', treat.verdict)) out.text(DROPPED);
     if (this.open('reason', treat.reason)) out.text(DROP_REASON_TEXTS[reason]!);
     if (this.open('protocol', treat.protocol)) out.text(PROTOCOL_TEXTS[bytes[offset + Drop.PROTOCOL]!]!);
-    if (this.open('source', treat.source)) this.address(bytes, offset + Drop.SOURCE);
+    if (this.open('source', treat.source)) this.address(view, bytes, offset + Drop.SOURCE);
     if (this.open('sourcePort', treat.sourcePort)) out.decimal(view.getUint16(offset + Drop.SOURCE_PORT, true));
-    if (this.open('destination', treat.destination)) this.address(bytes, offset + Drop.DESTINATION);
+    if (this.open('destination', treat.destination)) this.address(view, bytes, offset + Drop.DESTINATION);
     if (this.open('destinationPort', treat.destinationPort)) out.decimal(view.getUint16(offset + Drop.DESTINATION_PORT, true));
     if (this.open('rule', treat.rule)) out.text(names.rule(view.getUint32(offset + Drop.RULE, true)));
     if (this.hasFrom) {
@@ -155,16 +232,16 @@ export class JsonFormat {
     }
     out.text(TRANSLATED_OPEN);
     const at = out.at;
-    if (this.open('translatedSource', treat.translatedSource)) this.address(bytes, offset + Flow.NAT_SOURCE);
+    if (this.open('translatedSource', treat.translatedSource)) this.address(view, bytes, offset + Flow.NAT_SOURCE);
     if (this.open('translatedSourcePort', treat.translatedSourcePort)) out.decimal(view.getUint16(offset + Flow.NAT_SOURCE_PORT, true));
-    if (this.open('translatedDestination', treat.translatedDestination)) this.address(bytes, offset + Flow.NAT_DESTINATION);
+    if (this.open('translatedDestination', treat.translatedDestination)) this.address(view, bytes, offset + Flow.NAT_DESTINATION);
     if (this.open('translatedDestinationPort', treat.translatedDestinationPort)) out.decimal(view.getUint16(offset + Flow.NAT_DESTINATION_PORT, true));
     this.closeObject(at);
   }
 
-  private address(bytes: Uint8Array, offset: number): void {
+  private address(view: DataView, bytes: Uint8Array, offset: number): void {
     this.out.byte(QUOTE);
-    this.out.address(bytes, offset);
+    this.out.address(view, bytes, offset);
     this.out.byte(QUOTE);
   }
 
@@ -185,9 +262,13 @@ export class JsonFormat {
   /** Text, for a number of JSON has 53 bits. */
   private sessionId(view: DataView, offset: number): void {
     this.out.byte(QUOTE);
+    this.sessionIdDigits(view, offset);
+    this.out.byte(QUOTE);
+  }
+
+  private sessionIdDigits(view: DataView, offset: number): void {
     if (view.getUint32(offset + 4, true) < 0x200000) this.out.decimal(readCount(view, offset));
     else this.out.ascii(view.getBigUint64(offset, true).toString());
-    this.out.byte(QUOTE);
   }
 }
 

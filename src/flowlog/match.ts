@@ -88,11 +88,11 @@ function compileCriteria(criteria: Criteria): RecordMatch {
   }
   if (criteria.source) {
     const matches = prefixes('source', criteria.source);
-    add((view, bytes, offset) => matches(view, bytes, offset + Flow.SOURCE) || matches(view, bytes, offset + Flow.NAT_SOURCE), (view, bytes, offset) => matches(view, bytes, offset + Drop.SOURCE));
+    add((view, _bytes, offset) => matches(view, offset + Flow.SOURCE) || matches(view, offset + Flow.NAT_SOURCE), (view, _bytes, offset) => matches(view, offset + Drop.SOURCE));
   }
   if (criteria.destination) {
     const matches = prefixes('destination', criteria.destination);
-    add((view, bytes, offset) => matches(view, bytes, offset + Flow.DESTINATION) || matches(view, bytes, offset + Flow.NAT_DESTINATION), (view, bytes, offset) => matches(view, bytes, offset + Drop.DESTINATION));
+    add((view, _bytes, offset) => matches(view, offset + Flow.DESTINATION) || matches(view, offset + Flow.NAT_DESTINATION), (view, _bytes, offset) => matches(view, offset + Drop.DESTINATION));
   }
   if (criteria.rule) {
     const rule = nameTest(criteria.rule, (names, id) => names.names.rule(id));
@@ -127,9 +127,9 @@ function compileCriteria(criteria: Criteria): RecordMatch {
     const dropZone = nameTest(criteria.from, zoneOfInterface);
     const matches = somePrefixes(criteria.from);
     add(
-      (view, bytes, offset, names) => named(names, view.getUint32(offset + Flow.FROM_INTERFACE, true)) || zone(names, view.getUint16(offset + Flow.FROM_ZONE, true))
-        || matches(view, bytes, offset + Flow.SOURCE) || matches(view, bytes, offset + Flow.NAT_SOURCE),
-      (view, bytes, offset, names) => named(names, view.getUint32(offset + Drop.INTERFACE, true)) || dropZone(names, view.getUint32(offset + Drop.INTERFACE, true)) || matches(view, bytes, offset + Drop.SOURCE),
+      (view, _bytes, offset, names) => named(names, view.getUint32(offset + Flow.FROM_INTERFACE, true)) || zone(names, view.getUint16(offset + Flow.FROM_ZONE, true))
+        || matches(view, offset + Flow.SOURCE) || matches(view, offset + Flow.NAT_SOURCE),
+      (view, _bytes, offset, names) => named(names, view.getUint32(offset + Drop.INTERFACE, true)) || dropZone(names, view.getUint32(offset + Drop.INTERFACE, true)) || matches(view, offset + Drop.SOURCE),
     );
   }
   if (criteria.to) {
@@ -137,9 +137,9 @@ function compileCriteria(criteria: Criteria): RecordMatch {
     const zone = nameTest(criteria.to, zoneOf);
     const matches = somePrefixes(criteria.to);
     add(
-      (view, bytes, offset, names) => named(names, view.getUint32(offset + Flow.TO_INTERFACE, true)) || zone(names, view.getUint16(offset + Flow.TO_ZONE, true))
-        || matches(view, bytes, offset + Flow.DESTINATION) || matches(view, bytes, offset + Flow.NAT_DESTINATION),
-      (view, bytes, offset) => matches(view, bytes, offset + Drop.DESTINATION),
+      (view, _bytes, offset, names) => named(names, view.getUint32(offset + Flow.TO_INTERFACE, true)) || zone(names, view.getUint16(offset + Flow.TO_ZONE, true))
+        || matches(view, offset + Flow.DESTINATION) || matches(view, offset + Flow.NAT_DESTINATION),
+      (view, _bytes, offset) => matches(view, offset + Drop.DESTINATION),
     );
   }
   return { flow: all(flow), drop: all(drop) };
@@ -185,7 +185,7 @@ function nameTest(wanted: readonly string[], nameOf: (names: NameTexts, id: numb
   };
 }
 
-type AddressTest = (view: DataView, bytes: Uint8Array, offset: number) => boolean;
+type AddressTest = (view: DataView, offset: number) => boolean;
 
 function prefixes(member: 'source' | 'destination', texts: readonly string[]): AddressTest {
   return addressTest(texts.map((text, index) => {
@@ -224,11 +224,11 @@ function addressTest(list: readonly Prefix[]): AddressTest {
       }),
     };
   });
-  return (view, bytes, offset) => {
+  return (view, offset) => {
     for (const { isIpv6, words, masks } of compiled) {
       if (((view.getUint32(offset + 12) & masks[3]!) >>> 0) === words[3]! && ((view.getUint32(offset + 8) & masks[2]!) >>> 0) === words[2]!
         && ((view.getUint32(offset + 4) & masks[1]!) >>> 0) === words[1]! && ((view.getUint32(offset) & masks[0]!) >>> 0) === words[0]!
-        && !(isIpv6 && isMapped(bytes, offset))) return true;
+        && !(isIpv6 && isMapped(view, offset))) return true;
     }
     return false;
   };

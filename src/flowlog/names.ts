@@ -4,6 +4,11 @@
 import type { Names } from '../engine/records.js';
 import { asciiJson, snippet } from './output.js';
 
+const BLOCKS = 4096; // a power of two
+
+/** What every record of a rule's sessions between two interfaces has in common, as text. */
+interface Block { rule: number; natSource: number; natDestination: number; from: number; to: number; zones: number; text: Uint8Array }
+
 export class NameTexts {
   private readonly rules = new Map<number, Uint8Array>();
   private readonly natRules = new Map<number, Uint8Array>();
@@ -11,7 +16,20 @@ export class NameTexts {
   private readonly zones: Uint8Array[] = [];
   private readonly interfaceZones = new Map<number, Uint8Array>();
 
+  private readonly blocks: (Block | undefined)[] = [];
+
   constructor(readonly names: Names) {}
+
+  /** `,"rule":…,"natSource":…,"natDestination":…,"from":{…},"to":{…}`: looked up as one. */
+  flowBlock(rule: number, natSource: number, natDestination: number, from: number, to: number, zones: number): Uint8Array {
+    const slot = (rule ^ Math.imul(natSource, 3) ^ Math.imul(natDestination, 5) ^ Math.imul(from, 7) ^ Math.imul(to, 11) ^ zones) & (BLOCKS - 1);
+    const known = this.blocks[slot];
+    if (known?.rule === rule && known.natSource === natSource && known.natDestination === natDestination && known.from === from && known.to === to && known.zones === zones) return known.text;
+    const text = snippet(`,"rule":${latin(this.rule(rule))},"natSource":${latin(this.natRule(natSource))},"natDestination":${latin(this.natRule(natDestination))}`
+      + `,"from":{"interface":${latin(this.interface(from))},"zone":${latin(this.zone(zones & 0xffff))}},"to":{"interface":${latin(this.interface(to))},"zone":${latin(this.zone(zones >>> 16))}}`);
+    this.blocks[slot] = { rule, natSource, natDestination, from, to, zones, text };
+    return text;
+  }
 
   rule(id: number): Uint8Array { return this.rules.get(id) ?? keep(this.rules, id, this.names.rule(id)); }
   natRule(id: number): Uint8Array { return this.natRules.get(id) ?? keep(this.natRules, id, this.names.natRule(id)); }
@@ -20,6 +38,7 @@ export class NameTexts {
   zoneOfInterface(id: number): Uint8Array { return this.interfaceZones.get(id) ?? keep(this.interfaceZones, id, this.names.zoneOfInterface?.(id) ?? null); }
 }
 
+const latin = (text: Uint8Array): string => Buffer.from(text).toString('latin1');
 const textOf = (name: string | null): Uint8Array => snippet(asciiJson(name));
 
 function keep(map: Map<number, Uint8Array>, id: number, name: string | null): Uint8Array {

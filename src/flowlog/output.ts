@@ -10,10 +10,11 @@ const ZERO = 48;
 const COLON = 58;
 const DOT = 46;
 
-const OCTETS: readonly Uint8Array[] = Array.from({ length: 256 }, (_, value) => Uint8Array.from(Buffer.from(String(value))));
 const HEX = Uint8Array.from(Buffer.from('0123456789abcdef'));
 const DIGITS_2 = Uint8Array.from(Buffer.from(Array.from({ length: 100 }, (_, n) => String(n).padStart(2, '0')).join('')));
 
+/** Longer ones the runtime copies faster than a loop. */
+const COPY_BYTES = 40;
 const SECONDS_KEPT = 256; // a power of two: times of one run lie near each other, starts of long sessions do not
 
 export class Output {
@@ -45,10 +46,11 @@ export class Output {
   byte(value: number): void { this.bytes[this.at++] = value; }
 
   text(snippet: Uint8Array): void {
-    const { bytes } = this;
-    let { at } = this;
-    for (let index = 0; index < snippet.length; index += 1) bytes[at++] = snippet[index]!;
-    this.at = at;
+    const { bytes, at } = this;
+    const { length } = snippet;
+    if (length > COPY_BYTES) bytes.set(snippet, at);
+    else for (let index = 0; index < length; index += 1) bytes[at + index] = snippet[index]!;
+    this.at = at + length;
   }
 
   ascii(text: string): void {
@@ -57,37 +59,41 @@ export class Output {
   }
 
   decimal(value: number): void {
+    const { bytes, at } = this;
     if (value < 10) {
-      this.bytes[this.at++] = ZERO + value;
+      bytes[at] = ZERO + value;
+      this.at = at + 1;
+      return;
+    }
+    if (value < 100) {
+      bytes[at] = DIGITS_2[value * 2]!;
+      bytes[at + 1] = DIGITS_2[value * 2 + 1]!;
+      this.at = at + 2;
       return;
     }
     if (value > 0x7fffffff) {
-      const text = String(value);
-      this.at += this.bytes.write(text, this.at, 'latin1');
+      this.at = at + bytes.write(String(value), at, 'latin1');
       return;
     }
-    const { bytes } = this;
     let rest = value | 0;
-    let length = rest < 100 ? 2 : rest < 1000 ? 3 : rest < 10_000 ? 4 : rest < 100_000 ? 5 : rest < 1_000_000 ? 6 : rest < 10_000_000 ? 7 : rest < 100_000_000 ? 8 : rest < 1_000_000_000 ? 9 : 10;
-    let at = this.at + length;
-    this.at = at;
+    let length = rest < 1000 ? 3 : rest < 10_000 ? 4 : rest < 100_000 ? 5 : rest < 1_000_000 ? 6 : rest < 10_000_000 ? 7 : rest < 100_000_000 ? 8 : rest < 1_000_000_000 ? 9 : 10;
+    let end = at + length;
+    this.at = end;
     for (; length >= 2; length -= 2) {
       const quotient = (rest / 100) | 0;
       const pair = (rest - quotient * 100) * 2;
-      bytes[--at] = DIGITS_2[pair + 1]!;
-      bytes[--at] = DIGITS_2[pair]!;
+      bytes[end - 1] = DIGITS_2[pair + 1]!;
+      bytes[end - 2] = DIGITS_2[pair]!;
+      end -= 2;
       rest = quotient;
     }
-    if (length === 1) bytes[--at] = ZERO + rest;
+    if (length === 1) bytes[end - 1] = ZERO + rest;
   }
 
   /** RFC 5952 for IPv6, dotted for ::ffff:a.b.c.d. */
-  address(from: Uint8Array, offset: number): void {
-    if (isMapped(from, offset)) {
-      for (let index = 12; index < 16; index += 1) {
-        if (index > 12) this.bytes[this.at++] = DOT;
-        this.text(OCTETS[from[offset + index]!]!);
-      }
+  address(view: DataView, from: Uint8Array, offset: number): void {
+    if (isMapped(view, offset)) {
+      this.ipv4(from, offset + 12);
       return;
     }
     // The longest run of at least two zero groups, the first of equals, becomes "::".
@@ -119,6 +125,33 @@ export class Output {
     }
   }
 
+  private ipv4(from: Uint8Array, offset: number): void {
+    const { bytes } = this;
+    let { at } = this;
+    for (let index = offset; index < offset + 4; index += 1) {
+      const octet = from[index]!;
+      if (octet >= 100) {
+        const hundreds = octet >= 200 ? 2 : 1;
+        const pair = (octet - hundreds * 100) * 2;
+        bytes[at] = ZERO + hundreds;
+        bytes[at + 1] = DIGITS_2[pair]!;
+        bytes[at + 2] = DIGITS_2[pair + 1]!;
+        bytes[at + 3] = DOT;
+        at += 4;
+      } else if (octet >= 10) {
+        bytes[at] = DIGITS_2[octet * 2]!;
+        bytes[at + 1] = DIGITS_2[octet * 2 + 1]!;
+        bytes[at + 2] = DOT;
+        at += 3;
+      } else {
+        bytes[at] = ZERO + octet;
+        bytes[at + 1] = DOT;
+        at += 2;
+      }
+    }
+    this.at = at - 1; // without the last dot
+  }
+
   /** Milliseconds since the epoch as 2026-11-21T16:41:24.123Z. */
   time(milliseconds: number): void {
     const second = Math.floor(milliseconds / 1000);
@@ -127,20 +160,22 @@ export class Output {
       this.secondOf[slot] = second;
       this.secondText[slot] = Uint8Array.from(Buffer.from(new Date(second * 1000).toISOString().slice(0, 20)));
     }
-    this.text(this.secondText[slot]!);
+    const text = this.secondText[slot]!;
+    const { bytes, at } = this;
+    for (let index = 0; index < 20; index += 1) bytes[at + index] = text[index]!;
     const rest = milliseconds - second * 1000;
-    this.bytes[this.at++] = ZERO + ((rest / 100) | 0);
-    const pair = (rest % 100) * 2;
-    this.bytes[this.at++] = DIGITS_2[pair]!;
-    this.bytes[this.at++] = DIGITS_2[pair + 1]!;
-    this.bytes[this.at++] = 90; // Z
+    const hundreds = (rest / 100) | 0;
+    const pair = (rest - hundreds * 100) * 2;
+    bytes[at + 20] = ZERO + hundreds;
+    bytes[at + 21] = DIGITS_2[pair]!;
+    bytes[at + 22] = DIGITS_2[pair + 1]!;
+    bytes[at + 23] = 90; // Z
+    this.at = at + 24;
   }
 }
 
-export function isMapped(bytes: Uint8Array, offset: number): boolean {
-  if (bytes[offset + 10] !== 0xff || bytes[offset + 11] !== 0xff) return false;
-  for (let index = 0; index < 10; index += 1) if (bytes[offset + index] !== 0) return false;
-  return true;
+export function isMapped(view: DataView, offset: number): boolean {
+  return view.getUint32(offset + 8) === 0xffff && view.getUint32(offset + 4) === 0 && view.getUint32(offset) === 0;
 }
 
 /** A u64 of nanoseconds at `offset`, as whole milliseconds: exact, without a bigint. 2^32 ns are 4294.967296 ms. */

@@ -9,9 +9,10 @@ export type Log = Logger;
 export const LOG_BYTES_MAX = 8 * 1024 * 1024;
 const LINE_BYTES_MAX = 64 * 1024;
 
-/** A logger for a child whose stderr is a file of its own. */
-export function createChildLog(role: string): Log {
+/** A logger for a child whose stderr is a file of its own. `also` gets each line, too. */
+export function createChildLog(role: string, also?: (line: string) => void): Log {
   return createLog(role, (line) => {
+    also?.(line);
     try {
       if (fstatSync(2).isFile() && fstatSync(2).size > LOG_BYTES_MAX) ftruncateSync(2);
       writeSync(2, line);

@@ -32,7 +32,7 @@ nat:
 `;
 
 export interface ControlBench {
-  paths: RunDirectory; addon: FakeAddon; host: EngineHost; control: Control; transactions: Transactions; api: FastifyInstance; facts: HostFacts;
+  paths: RunDirectory; addon: FakeAddon; host: EngineHost; control: Control; transactions: Transactions; flowLog: FlowLog; api: FastifyInstance; facts: HostFacts;
   restartEngine(): Promise<void>;
 }
 

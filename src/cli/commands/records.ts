@@ -1,6 +1,6 @@
 // `sluice flows`, `sluice drops`, `sluice observe`: what passed and what did not. Who: src/cli/program.ts.
 import type { Command } from 'commander';
-import type { Query } from '../../api/client.js';
+import type { ApiClient, Query } from '../../api/client.js';
 import type { AnyRecord } from '../../control/filter.js';
 import { DROP_REASONS } from '../../engine/abi.generated.js';
 import type { DropRecordView, FlowRecordView } from '../../engine/records.js';
