@@ -57,7 +57,8 @@ export class OpenApi {
     const components = new Map<string, Json>();
     const paths: Record<string, Json> = {};
     for (const route of this.routes) {
-      if (!route.url.startsWith(`${PREFIX}/`) || route.schema?.operationId === undefined) continue;
+      if (!route.url.startsWith(`${PREFIX}/`)) continue;
+      if (route.schema?.operationId === undefined) throw new Error(`route ${route.url} has no operationId`);
       for (const method of [route.method].flat()) {
         if (method === 'HEAD') continue;
         const path = route.url.slice(PREFIX.length).replaceAll(/:(\w+)/g, '{$1}');
@@ -80,7 +81,8 @@ function operationOf(route: RouteOptions, method: string, components: Map<string
   const schema = route.schema as FastifySchema;
   const { role, resource } = (route.config ?? {}) as { role?: string; resource?: string };
   const parameters = [...parametersOf(schema.params, 'path', components), ...parametersOf(schema.querystring, 'query', components), ...parametersOf(schema.headers, 'header', components)];
-  const body = METHODS_WITH_BODY.has(method) && schema.body !== undefined ? hoist(schema.body as Json, components) : undefined;
+  const hasBody = METHODS_WITH_BODY.has(method) && (schema.body !== undefined || schema.consumes !== undefined);
+  const body = hasBody ? hoist(schema.body ?? {}, components) : undefined;
   const types = ['application/json', ...schema.consumes ?? []];
   return {
     operationId: schema.operationId, summary: schema.summary, ...(schema.description ? { description: schema.description } : {}),

@@ -8,7 +8,7 @@ import { authorOf } from './access.js';
 import { ApiError, toProblemDetails, type ProblemDetails } from './errors.js';
 
 const ACCEPTED_AFTER_MS = 2000;
-const RUNNING_MAX = 16;
+const RUNNING_MAX = 96;  // most of them changes that wait for their turn
 const KEPT_MAX = 100;
 const KEPT_MS = 15 * 60_000;
 

@@ -90,9 +90,9 @@ export function makeFacts(over: Partial<HostFacts> = {}): HostFacts {
 
 export const silentLog: Log = createLog('test', () => undefined);
 
-/** A run directory that is gone after the test. */
-export function makeRunDirectory(): RunDirectory {
+/** A run directory that is gone after the test, or whenever `keep` says. */
+export function makeRunDirectory(keep: (remove: () => void) => void = (remove) => onTestFinished(remove)): RunDirectory {
   const dir = mkdtempSync(join(tmpdir(), 'sluice-test-'));
-  onTestFinished(() => rmSync(dir, { recursive: true, force: true }));
+  keep(() => rmSync(dir, { recursive: true, force: true }));
   return runDirectory(dir);
 }

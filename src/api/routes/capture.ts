@@ -47,7 +47,7 @@ export function registerCapture(api: FastifyInstance, { control, capture: source
       throw error;
     });
     stream.once('close', () => { running -= 1; });
-    request.raw.socket.setTimeout(0); // a quiet capture is no stalled caller; `seconds` ends it
+    request.raw.socket.setTimeout?.(0); // (an injected request has none) a quiet capture is no stalled caller; `seconds` ends it
     return reply.type(MEDIA_TYPE).header('content-disposition', 'attachment; filename="sluice.pcapng"').send(stream);
   });
 }

@@ -59,7 +59,9 @@ function registerCollection(api: FastifyInstance, context: ApiContext, collectio
   const Key = question({ [keyName]: collection.keySchema });
   const read = { role: 'viewer', resource } as const;
   const write = { role: collection.changedBy, resource } as const;
-  const written = { 200: answer(`${one}Written`, { value: nullable({ ...item, type: 'object' } as never), commit: nullable(CommitSchema) }), 202: OperationSchema };
+  const commit = nullable(CommitSchema);
+  const written = { 200: answer(`${one}Written`, { value: item as never, commit }), 202: OperationSchema };
+  const removed = { 200: answer(`${one}Removed`, { value: Type.Null(), commit }), 202: OperationSchema };
   const keyFrom = (request: FastifyRequest): string => keyOf(collection, (request.params as Record<string, string>)[keyName]!);
   const missing = (key: string): never => {
     throw new ApiError(404, 'SLUICE_API_NOT_FOUND', `there is no ${key.slice(0, 80)} in ${path}`, `/${keyName}`);
@@ -120,7 +122,7 @@ function registerCollection(api: FastifyInstance, context: ApiContext, collectio
 
   api.delete<Keyed & { Querystring: Commits }>(`${url}/:${keyName}`, {
     config: write,
-    schema: { operationId: `delete${one}`, summary: `Remove one of the ${many}`, tags: TAG, params: Key, headers: preconditions, querystring: CommitQuery, response: written },
+    schema: { operationId: `delete${one}`, summary: `Remove one of the ${many}`, tags: TAG, params: Key, headers: preconditions, querystring: CommitQuery, response: removed },
   }, (request, reply) => {
     const key = keyFrom(request);
     return operations.answer(request, reply, `delete ${path}`, () => edits.make(optionsOf(request), (config) => {
