@@ -2,13 +2,15 @@
 // Three cases. The mount is visible here: used. It is not, but a process of an earlier supervisor lives in the mount namespace that
 // has it (`ip netns exec` makes a private one each time): our children run in that namespace too. Else: mounted, in the
 // namespace of process 1 where that is possible and reaches us, so that it outlives even the last of our processes; or here.
-import { closeSync, mkdirSync, openSync, readFileSync, readlinkSync, rmdirSync, statSync } from 'node:fs';
+import { closeSync, mkdirSync, openSync, readdirSync, readFileSync, readlinkSync, rmdirSync, statSync } from 'node:fs';
 import { run, tryRun, CommandError, type Run } from '../engine/command.js';
 import type { CleanupEntry, CleanupJournal } from './cleanup.js';
 
+const PINS = /^(link|map)-/;
+
 export interface BpfMount {
   enter: string[];      // put before a command that needs to see the mount; empty: we see it
-  isFresh: boolean;     // mounted by us just now: nothing is pinned in it
+  isFresh: boolean;     // nothing is pinned in it
   release(): void;      // the namespace need not be kept any more
 }
 
@@ -24,10 +26,8 @@ function isMountedFor(pid: number | 'self', path: string): boolean {
 export async function ensureBpfMount(path: string, orphans: readonly number[], journal: CleanupJournal, execute: Run = run): Promise<BpfMount> {
   const here = (isFresh: boolean): BpfMount => ({ enter: [], isFresh, release: () => { /* nothing is held */ } });
   mkdirSync(path, { recursive: true, mode: 0o700 });
-  if (isMountedFor('self', path)) {
-    journal.add({ kind: 'mount', path, host: false });
-    return here(false);
-  }
+  // One that is no line of the journal is not ours (the service manager's, say): used, and left at the end.
+  if (isMountedFor('self', path)) return here(!readdirSync(path).some((name) => PINS.test(name)));
   const keeper = orphans.find((pid) => isMountedFor(pid, path));
   if (keeper !== undefined) {
     const namespace = openSync(`/proc/${keeper}/ns/mnt`, 'r'); // keeps it when the orphan has ended
