@@ -2,6 +2,7 @@
 // be redacted and that no record has is an error: a slip of the pen there would let out what was meant to stay.
 // Called by check.ts.
 import { isIP } from 'node:net';
+import { normalize } from 'node:path';
 import { criteriaOf } from '../flowlog/criteria.js';
 import { FIELD_NAMES, knowField, type StreamType } from '../flowlog/fields.js';
 import { AUDIT_MEMBERS, compileEntryMatch, compileMatch, CriteriaError, RECORD_MEMBERS, SYSTEM_MEMBERS, type Criteria, type CriteriaMember } from '../flowlog/match.js';
@@ -17,9 +18,15 @@ export function checkObservability(context: CheckContext): void {
   const { config: { observability }, problems } = context;
   if (!observability) return;
   const names = new Map<string, number>();
+  const files = new Map<string, number>();
   (observability.logs ?? []).forEach((log, index) => {
     const path = ['observability', 'logs', index];
     checkLog(context, log, path);
+    if (log.path !== undefined && log.to === 'file') {
+      const file = normalize(log.path);
+      if (files.has(file)) problems.error(CODE, [...path, 'path'], `log ${files.get(file)} writes to ${quote(log.path)} too`, 'give each a file of its own: both would rotate it');
+      else files.set(file, index);
+    }
     if (log.name === undefined) return;
     if (names.has(log.name)) problems.error('SLUICE_NAME_DUPLICATE', [...path, 'name'], `log ${names.get(log.name)} is called ${quote(log.name)} too`, 'give each log a name of its own: counters go by it');
     else names.set(log.name, index);

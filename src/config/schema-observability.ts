@@ -22,9 +22,12 @@ export const CriteriaSchema = strictObject({
     type: ['integer', 'string', 'array'], minimum: 0, maximum: 65535, minLength: 1, maxLength: 5, minItems: 1, maxItems: 256,
     items: { type: ['integer', 'string'], minimum: 0, maximum: 65535, minLength: 1, maxLength: 5 }, description: 'a port or a list of ports',
   })),
-  by: list, action: list, resource: list, result: list,
+  by: list, method: list, resource: list, code: list, status: Type.Optional(Type.Unsafe<number | string | (number | string)[]>({
+    type: ['integer', 'string', 'array'], minimum: 100, maximum: 599, minLength: 3, maxLength: 3, minItems: 1, maxItems: 64,
+    items: { type: ['integer', 'string'], minimum: 100, maximum: 599, minLength: 3, maxLength: 3 }, description: 'an HTTP status or a list of them',
+  })),
   level: list, process: list,
-  device: list, way: list, state: list, kind: list, pool: list, stream: list, place: list, stage: list,
+  device: list, way: list, state: list, kind: list, pool: list, stream: list, place: list, stage: list, result: list,
 }, 'what records must have, like {verdict: [dropped]}');
 export type CriteriaConfig = Static<typeof CriteriaSchema>;
 const criteria = Type.Optional(CriteriaSchema);

@@ -24,7 +24,7 @@ export async function startControl({ dir, user }: ControlArguments): Promise<Con
   const paths = runDirectory(dir);
   const transactions = new Transactions(paths.configState, log);
   const control = new Control(paths.engineSocket, (facts, generation, slots) => transactions.compileRunning(facts, generation, slots), log);
-  flowLog = attachFlowLog(control, paths, log, user);
+  flowLog = attachFlowLog(control, paths, log);
   const api = buildApi(control, paths, log, { transactions });
   // What fastify loads at the first request, it could not load any more from a checkout that only root may read.
   for (const url of ['/api/v1/status', '/api/v1/drops?last=0', '/metrics', '/nothing']) await api.inject(url);

@@ -8,7 +8,7 @@ export function criteriaOf(config: CriteriaConfig | undefined): Criteria | undef
   if (!config) return undefined;
   const { port, ...lists } = config;
   const criteria: Record<string, readonly unknown[]> = {};
-  for (const [member, value] of Object.entries(lists)) if (value !== undefined) criteria[member] = asList<string>(value);
+  for (const [member, value] of Object.entries(lists)) if (value !== undefined) criteria[member] = asList<string | number>(value).map(String);
   if (port !== undefined) {
     criteria['port'] = asList<number | string>(port).map((value, index) => {
       const number = Number(value);

@@ -13,13 +13,13 @@ export interface Criteria {
   event?: readonly string[]; verdict?: readonly string[]; reason?: readonly string[]; state?: readonly string[]; rule?: readonly string[]; protocol?: readonly string[];
   source?: readonly string[]; destination?: readonly string[]; port?: readonly number[];
   zone?: readonly string[]; interface?: readonly string[]; from?: readonly string[]; to?: readonly string[];
-  by?: readonly string[]; action?: readonly string[]; resource?: readonly string[]; result?: readonly string[];
+  by?: readonly string[]; method?: readonly string[]; resource?: readonly string[]; status?: readonly string[]; code?: readonly string[];
   level?: readonly string[]; process?: readonly string[];
 }
 export type CriteriaMember = keyof Criteria;
 
 export const RECORD_MEMBERS: readonly CriteriaMember[] = ['event', 'verdict', 'reason', 'rule', 'protocol', 'source', 'destination', 'port', 'zone', 'interface', 'from', 'to'];
-export const AUDIT_MEMBERS: readonly CriteriaMember[] = ['by', 'action', 'resource', 'result'];
+export const AUDIT_MEMBERS: readonly CriteriaMember[] = ['event', 'by', 'method', 'resource', 'status', 'code'];
 export const SYSTEM_MEMBERS: readonly CriteriaMember[] = ['level', 'process'];
 export const VERDICTS = ['allowed', 'dropped'] as const;
 export const LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal'] as const;

@@ -1,23 +1,11 @@
-// Records to the process's standard output, as JSON lines. A reader that stalls must hold up nothing: the descriptor is opened anew,
-// non-blocking, where the system allows it (a pipe, a terminal, a file), and a full pipe is tried again after RETRY_MS.
+// Records to the process's standard output, as JSON lines: under `sluice up` that is the supervisor's (src/supervisor/relay.ts), under
+// systemd the journal. A reader that stalls holds up nothing: a full pipe is tried again after RETRY_MS.
 // Who: stream.ts. Thread: control's main thread. Bound: one write under way.
-import { constants, openSync, write } from 'node:fs';
+import { write } from 'node:fs';
+import { openStdout } from '../supervisor/relay.js';
 import { Sink, type Run, type SinkLog } from './sink.js';
 
 const RETRY_MS = 20;
-const STDOUT = 1;
-let opened: number | undefined;
-
-/** Called while the process may still open it; else at the first use. */
-export function openStdout(): number {
-  if (opened !== undefined) return opened;
-  try {
-    opened = openSync(`/proc/self/fd/${STDOUT}`, constants.O_WRONLY | constants.O_APPEND | constants.O_NONBLOCK | constants.O_NOCTTY);
-  } catch {
-    opened = STDOUT; // a socket, like the journal's: it is read always
-  }
-  return opened;
-}
 
 export class StdoutSink extends Sink {
   private current: { run: Run; at: number } | undefined;

@@ -1,10 +1,11 @@
 // One child process of the supervisor: started, watched, started again after a delay that grows, ended. Who: src/supervisor/up.ts.
-// The child's output goes to a file in DIR, so it neither dies with us nor blocks on us. Bounds: RESTART_MS_MIN doubling to
+// The child's stderr goes to a file in DIR, so it neither dies with us nor blocks on us; so does its stdout, unless it is heard. Bounds: RESTART_MS_MIN doubling to
 // RESTART_MS_MAX between starts; a child that lived for STABLE_MS starts at the minimum again; STOP_GRACE_MS from SIGTERM to SIGKILL.
 import { spawn, type ChildProcess } from 'node:child_process';
 import { closeSync, openSync, rmSync } from 'node:fs';
 import { identify, writePidFile } from './pid-file.js';
 import { LogFollower, type Log } from './log.js';
+import { relayToStdout } from './relay.js';
 
 const RESTART_MS_MIN = 100;
 const RESTART_MS_MAX = 5000;
@@ -19,6 +20,7 @@ export interface ChildPlan {
   script: string;       // what the command line holds until the title is set: identifies an orphan
   pidFile: string;
   logFile: string;
+  isHeard?: boolean;    // its standard output is ours: log streams to stdout
 }
 
 export class ManagedChild {
@@ -74,8 +76,9 @@ export class ManagedChild {
     const file = openSync(this.plan.logFile, 'a', 0o600);
     this.follower ??= new LogFollower(this.plan.logFile, this.plan.role, this.showLine);
     const [program = '', ...args] = this.plan.command;
-    const child = spawn(program, args, { stdio: ['ignore', file, file] });
+    const child = spawn(program, args, { stdio: ['ignore', this.plan.isHeard ? 'pipe' : file, file] });
     closeSync(file);
+    if (child.stdout) relayToStdout(child.stdout);
     this.child = child;
     this.startedAtMs = performance.now();
     this.exited = new Promise((resolve) => {

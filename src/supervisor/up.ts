@@ -157,7 +157,7 @@ class Supervisor {
     const { paths, user } = this;
     mkdirSync(paths.state, { recursive: true, mode: 0o711 });
     chmodSync(paths.state, 0o711);
-    for (const directory of [paths.configState, paths.auditState, paths.apiState]) {
+    for (const directory of [paths.configState, paths.auditState, paths.apiState, paths.logState]) {
       mkdirSync(directory, { recursive: true, mode: 0o700 });
       if (!user) continue;
       for (const name of readdirSync(directory)) lchownSync(join(directory, name), user.uid, user.gid);
@@ -210,7 +210,7 @@ class Supervisor {
   private controlPlan(): ChildPlan {
     const options: ControlArguments = { dir: this.paths.dir, ...(this.user ? { user: this.user } : {}) };
     return {
-      role: 'control', script: SCRIPTS.control, pidFile: this.paths.controlPid, logFile: this.paths.controlLog,
+      role: 'control', script: SCRIPTS.control, pidFile: this.paths.controlPid, logFile: this.paths.controlLog, isHeard: true,
       command: [...this.mount!.enter, process.execPath, scriptPath(SCRIPTS.control), JSON.stringify(options)],
     };
   }
@@ -328,7 +328,7 @@ class Supervisor {
     const files = [paths.apiSocket, paths.engineSocket, paths.runningConfig, paths.lastApplied];
     if (isClean) files.push(paths.cleanup, paths.engineLog, paths.controlLog);
     for (const file of [...files, paths.supervisorPid]) rmSync(file, { force: true });
-    for (const directory of [paths.configState, paths.auditState, paths.apiState, paths.state, ...(this.existed ? [] : [paths.dir])]) {
+    for (const directory of [paths.configState, paths.auditState, paths.apiState, paths.logState, paths.state, ...(this.existed ? [] : [paths.dir])]) {
       if (existsSync(directory) && readdirSync(directory).length === 0) rmdirSync(directory);
     }
   }
