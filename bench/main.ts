@@ -9,6 +9,10 @@ const benches: Record<string, { question: string; load: () => Promise<{ main(arg
     question: "how long does a packet take at half of the kernel's most, against the kernel?",
     load: () => import("./latency.js"),
   },
+  tcp: {
+    question: "how fast are bulk transfers and transactions of real endpoints, against the kernel's NAT and bare XDP redirect?",
+    load: () => import("./tcp.js"),
+  },
   "engine-vs-bare": {
     question: "how fast are firewall + SNAT in the engine alone, against a bare AF_XDP forwarder?",
     load: () => import("./engine-vs-bare.js"),

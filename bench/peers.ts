@@ -31,7 +31,7 @@ export interface Peer {
 
 const NETDEVS = ["dut0", "dut1"] as const;
 
-function setOffloads(lab: Lab, node: string, netdevs: readonly string[], ...settings: string[]): void {
+export function setOffloads(lab: Lab, node: string, netdevs: readonly string[], ...settings: string[]): void {
   for (const netdev of netdevs) lab.runSync(node, ["ethtool", "-K", netdev, ...settings]);
 }
 
