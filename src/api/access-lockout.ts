@@ -1,11 +1,12 @@
-// Lock-out protection: would this change cut off the very caller that asks for it? Who: the routes that change the configuration call
-// `requireStayingIn` before they commit. Pure.
+// Lock-out protection: would this change cut off the very caller that asks for it? Who: access-service.ts, for each commit, rollback and
+// restore that came in by a request, by whatever route. Pure but for the addresses of devices that the configuration leaves to the machine.
 // It asks two things. Does the caller still have a way in: its listener, its role, its CA or issuer? And does its traffic still arrive: for a
 // caller on HTTPS whose packets come by a data interface, the interface, its address, translation of the API's own port, the route back, and,
 // where the way to the listener leads through the appliance, the rules. What cannot be judged (an object that does not resolve) counts as a cut.
 // A caller on the Unix socket is on the machine: only its role can be taken away (how it got there, an ssh over a data interface, cannot be
 // seen from here). Whoever means it says so, or sets a time within which the change must be confirmed.
 import { networkInterfaces } from 'node:os';
+import type { FastifyRequest } from 'fastify';
 import { AddressError, contains, familyOf, parseAddress, parseInterfaceAddress, parsePrefix, prefixFamily, type Prefix } from '../lib/address.js';
 import { vlanDeviceName } from '../config/facts.js';
 import { Objects } from '../config/objects.js';
@@ -16,18 +17,26 @@ import { TCP } from '../config/services.js';
 import { SL_PROTOCOL_ANY } from '../engine/abi.generated.js';
 import { parseListen } from './tls.js';
 import { roleOfCertificate } from './access-certificate.js';
-import { ROLES, type Caller, type Principal, type Role } from './access.js';
+import { requestOf, ROLES, type Caller, type Principal, type Role } from './access.js';
+import type { CommitRequest } from '../control/transaction-types.js';
 import { ApiError } from './errors.js';
 import { roleOfGroups } from './oidc.js';
 
 export interface LockOut { pointer: string; reason: string }
 
-/** Throws ApiError 409 SLUICE_LOCKOUT unless the caller has said that it means it: `confirmed`, or a time to confirm within. */
-export function requireStayingIn(principal: Principal, before: Config, after: Config, means: { confirmed?: boolean; confirmWithinS?: number | undefined }): void {
-  if (means.confirmed || means.confirmWithinS !== undefined) return;
+/** Throws ApiError 409 SLUICE_LOCKOUT unless the caller has said that it means it: ?confirm=true, or a time to confirm within. */
+export function refuseLockOut({ by, confirmWithinS }: CommitRequest, before: Config, after: Config): void {
+  const request = requestOf(by);
+  if (!request || confirmWithinS !== undefined || isConfirmed(request)) return;
+  const { principal } = request;
   const cuts = wouldCutCaller(principal, before, after);
   if (cuts.length === 0) return;
-  throw new ApiError(409, 'SLUICE_LOCKOUT', `this would cut off your own session: ${cuts.map(({ reason }) => reason).join('; ')}. Commit it with a time to confirm within, so that it undoes itself when you cannot, or say that you mean it`, cuts[0]!.pointer, { members: { cuts } });
+  throw new ApiError(409, 'SLUICE_LOCKOUT', `this would cut off your own session: ${cuts.map(({ reason }) => reason).join('; ')}. Commit it with a time to confirm within, so that it undoes itself when you cannot, or say ?confirm=true`, cuts[0]!.pointer, { members: { cuts } });
+}
+
+function isConfirmed({ query }: FastifyRequest): boolean {
+  const { confirm } = (query ?? {}) as { confirm?: unknown };
+  return confirm === true || confirm === 'true';
 }
 
 /** Why the caller could not come back after this change; empty: it could. */

@@ -2,7 +2,7 @@
 // one, gives it to src/api/server.ts (it is the AccessParts of protectRoutes, and adds its own routes), and calls `configure` with what is
 // in force; commits ask `prepare` first, so that a listener that cannot be had is found before anything is changed. Thread: Node's main one.
 // An address that is not there yet (the engine may still have to set it) is tried again every RETRY_MS; what is taken by another program is an error.
-import { chmodSync, chownSync, mkdirSync, readdirSync, statSync } from 'node:fs';
+import { chmodSync, chownSync, lchownSync, mkdirSync, readdirSync, statSync } from 'node:fs';
 import type { Server as HttpsServer } from 'node:https';
 import { hostname as machineName, networkInterfaces } from 'node:os';
 import { join } from 'node:path';
@@ -11,11 +11,13 @@ import { AuditLog, type AuditEvent } from '../audit/log.js';
 import type { ApiConfig } from '../config/schema-api.js';
 import { asList } from '../config/schema-parts.js';
 import type { Config } from '../config/schema.js';
+import type { CommitRequest, Follower } from '../control/transaction-types.js';
 import type { Log } from '../supervisor/log.js';
 import type { RunDirectory } from '../supervisor/run-directory.js';
 import { Identity } from './access-identity.js';
 import { AccessLimits, RATES_DEFAULT } from './access-limits.js';
 import { loadPeerReader, type ReadPeer } from './access-peer.js';
+import { refuseLockOut } from './access-lockout.js';
 import { registerAccessRoutes } from './access-routes.js';
 import type { AccessParts } from './access.js';
 import { ApiError } from './errors.js';
@@ -37,7 +39,7 @@ export interface Prepared { commit(): Promise<void>; abandon(): Promise<void> }
 
 interface Wanted { api: ApiConfig; plan: CertificatePlan | undefined; material: Material | undefined; oidc: Oidc | undefined; opened: HttpsListener | undefined }
 
-export class Access implements AccessParts {
+export class Access implements AccessParts, Follower {
   readonly limits = new AccessLimits();
   readonly audit: AuditLog;
   readonly tokens: TokenStore;
@@ -106,8 +108,10 @@ export class Access implements AccessParts {
 
   // ---- the configuration's side -------------------------------------------------------------------------------------
 
-  /** Looks whether a configuration's `api` section can be had. Throws ApiError 409 with what would be right. */
-  async prepare(config: Config): Promise<Prepared> {
+  /** Looks whether a configuration's `api` section can be had, and whether it would cut off who asks. Throws ApiError 409 with what would be right. */
+  async prepare(config: Config, before?: Config, request?: CommitRequest): Promise<Prepared> {
+    if (before && request) refuseLockOut(request, before, config);
+    if (before && this.problem === undefined && same(relevant(before), relevant(config))) return { commit: () => Promise.resolve(), abandon: () => Promise.resolve() };
     try {
       const wanted = await this.load(config);
       return { commit: () => this.enqueue(() => this.put(wanted)), abandon: async () => { await wanted.opened?.close(); } };
@@ -257,12 +261,12 @@ export class Access implements AccessParts {
 
 function giveAway(paths: RunDirectory, { uid, gid }: Owner): void {
   for (const directory of [paths.auditState, paths.apiState]) {
-    for (const name of readdirSync(directory)) chownSync(join(directory, name), uid, gid);
+    for (const name of readdirSync(directory)) lchownSync(join(directory, name), uid, gid);
     chownSync(directory, uid, gid);
   }
   const tls = join(paths.apiState, 'tls');
   try {
-    for (const name of readdirSync(tls)) chownSync(join(tls, name), uid, gid);
+    for (const name of readdirSync(tls)) lchownSync(join(tls, name), uid, gid);
   } catch { /* not made yet */ }
   // Control's own parts lie in it; what it may not read there has modes of its own.
   chmodSync(paths.state, statSync(paths.state).mode & 0o7777 | 0o011);
@@ -283,6 +287,9 @@ function certificateNames(config: Config, hostname: string, { host }: ListenAddr
   const found = Object.values(networkInterfaces()).flatMap((addresses) => addresses ?? []).map(({ address }) => address);
   return [hostname, ...asList<string>(config.api?.names), ...(isAny ? [...configured, ...found] : [host])].filter((name) => !name.startsWith('fe80:'));
 }
+
+/** What of a configuration this file looks at. */
+const relevant = (config: Config): unknown => [config.api, config.hostname, config.api?.listen && certificateNames(config, '', parseListen(config.api.listen))];
 
 function overlap(a: ListenAddress, b: ListenAddress): boolean {
   const isAny = ({ host }: ListenAddress): boolean => host === '0.0.0.0' || host === '::';

@@ -225,5 +225,14 @@ export function actorOf({ name, via, role, caller }: Principal): AuditActor {
   return { name, via, role, ...(caller.transport === 'https' ? { address: caller.address } : {}) };
 }
 
+const askers = new WeakMap<Author, FastifyRequest>();
+
 /** As history names who changed something. */
-export function authorOf({ principal }: FastifyRequest): Author { return { name: principal.name, via: principal.via }; }
+export function authorOf(request: FastifyRequest): Author {
+  const author: Author = { name: request.principal.name, via: request.principal.via };
+  askers.set(author, request);
+  return author;
+}
+
+/** The request that this very author was made from; what control does by itself has none. */
+export function requestOf(author: Author): FastifyRequest | undefined { return askers.get(author); }

@@ -1,6 +1,7 @@
 // The control process: control's core, its API, and the way from root to an unprivileged user. Who: src/control/main.ts, once signals are caught.
 // It starts as root to bind DIR/api.sock and load its modules, then becomes that user for good (privileges.ts).
 import { chmodSync, chownSync, existsSync, readFileSync, rmSync } from 'node:fs';
+import { Access } from '../api/access-service.js';
 import { buildApi } from '../api/server.js';
 import { attachFlowLog } from '../flowlog/attach.js';
 import type { FlowLog } from '../flowlog/flow-log.js';
@@ -25,16 +26,21 @@ export async function startControl({ dir, user }: ControlArguments): Promise<Con
   const transactions = new Transactions(paths.configState, log);
   const control = new Control(paths.engineSocket, (facts, generation, slots) => transactions.compileRunning(facts, generation, slots), log);
   flowLog = attachFlowLog(control, paths, log);
-  const api = buildApi(control, paths, log, { transactions });
+  const access = new Access({ paths, log, owner: user });
+  access.audit.listeners.push((record) => flowLog?.audit(record));
+  transactions.follower = access;
+  const api = buildApi(control, paths, log, { transactions, access });
   // What fastify loads at the first request, it could not load any more from a checkout that only root may read.
-  for (const url of ['/api/v1/status', '/api/v1/drops?last=0', '/metrics', '/nothing']) await api.inject(url);
+  for (const url of ['/api/v1/status', '/api/v1/drops?last=0', '/metrics', '/nothing']) await api.inject({ url, headers: access.internalHeaders });
   rmSync(paths.apiSocket, { force: true });
   const umask = process.umask(0o177);
   await api.listen({ path: paths.apiSocket });
   process.umask(umask);
   if (user) becomeUser(user, paths, log);
+  access.socketIsReady();
   await transactions.start(control);
   await takeOffered(transactions, paths, log);
+  await access.configure(transactions.runningConfig ?? { version: 1 });
   control.start();
   log.info({ socket: paths.apiSocket, uid: process.getuid?.() }, 'control is up');
   return {
@@ -45,6 +51,7 @@ export async function startControl({ dir, user }: ControlArguments): Promise<Con
       transactions.stop();
       control.stop();
       await api.close();
+      await access.stop();
       await flowLog?.stop();
     },
   };

@@ -49,3 +49,11 @@ export interface CommitResult {
   milliseconds: { validate: number; compile: number; apply: number; total: number };
   confirmBy?: string;
 }
+
+/** A part of control that follows the configuration beside the engine: the API's own access and listeners. */
+export interface Follower {
+  /** Throws ApiError when it cannot have this configuration, and when its author must not make this change. One of the two is called then. */
+  prepare(after: Config, before: Config | undefined, request: CommitRequest): Promise<{ commit(): Promise<void>; abandon(): Promise<void> }>;
+  /** As far as it can be had. Never throws. */
+  configure(config: Config): Promise<void>;
+}

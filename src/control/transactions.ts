@@ -20,7 +20,7 @@ import type { Control } from './control.js';
 import { passFaultPoint } from './fault-points.js';
 import { ConfigStore, etagOf, type Pending, type Pointer, type RevisionHead } from './store.js';
 import { DamagedFile } from './store-files.js';
-import type { Author, Candidate, CommitRequest, CommitResult, Revision, Version } from './transaction-types.js';
+import type { Author, Candidate, CommitRequest, CommitResult, Follower, Revision, Version } from './transaction-types.js';
 
 export type { Author, Candidate, Change, CommitRequest, CommitResult, Revision, Version } from './transaction-types.js';
 
@@ -44,6 +44,8 @@ export class Transactions {
   private waiting = 0;
   private timer: NodeJS.Timeout | undefined;
   private control: Control | undefined;
+  /** Set before the first change. */
+  follower: Follower | undefined;
   /** What the store had to say when it was read: damage, and what runs instead. */
   readonly damage: readonly string[];
 
@@ -91,6 +93,7 @@ export class Transactions {
 
   /** Throws ApiError SLUICE_NOT_READY while there is none. */
   get running(): Version { return this.runningOrThrow(); }
+  get runningConfig(): Config | undefined { return this.version?.config; }
 
   get pending(): { revision: number; revertTo: number; confirmBy: string } | undefined {
     const { pending } = this.store.pointer ?? {};
@@ -218,6 +221,9 @@ export class Transactions {
       return result(former.revision, 0, 0);
     }
 
+    // What nobody asked for in person has to happen, whatever the listener says to it.
+    const isAsked = action !== 'file' && action !== 'not-confirmed';
+    const following = isAsked ? await this.follower?.prepare(next.config, former?.config, request) : undefined;
     const head: RevisionHead = {
       revision: this.store.nextRevision, etag: next.etag, at: new Date().toISOString(), by: request.by,
       comment: (request.comment ?? '').slice(0, COMMENT_CHARACTERS_MAX), action, changes: count, bytes: Buffer.byteLength(next.text),
@@ -245,10 +251,12 @@ export class Transactions {
         control.reload();
       }
     } catch (error) {
+      await following?.abandon();
       await prepared.catch(() => undefined);
       await this.store.forget(head.revision).catch(() => undefined);
       throw readable(error);
     }
+    await (following?.commit() ?? this.follower?.configure(next.config));
     clearTimeout(this.timer);
     if (pointer.pending) this.awaitConfirmation(within! * 1000);
     await this.store.settle(head.revision).catch((error: unknown) => this.log.warn({ err: error }, 'history could not be tidied; the next commit tries again'));
@@ -305,6 +313,7 @@ export class Transactions {
       this.log.error({ err: error }, `going back to revision ${pending.revertTo} failed; it is what control puts in force from now on, and it is tried again`);
       this.version = this.read(text, undefined, this.version, 'candidate', pending.revertTo);
       this.control?.reload();
+      if (this.version) await this.follower?.configure(this.version.config);
       this.awaitConfirmation(WRITE_RETRY_MS);
     }
   }

@@ -28,6 +28,7 @@ const commitMembers = {
   comment: Type.Optional(Type.String({ maxLength: 1000, description: 'why; kept in the history' })),
   confirmWithin: Type.Optional(Type.Integer({ minimum: 1, maximum: 86_400, description: 'seconds; rolled back by itself unless confirmed until then' })),
   dryRun: Type.Boolean({ default: false, description: 'true: checked and compared, not put in force' }),
+  confirm: Type.Boolean({ default: false, description: 'true: also when it cuts off the session of the caller' }),
 };
 const placeMembers = { before: name('stand before this one'), after: name('stand after this one'), position: Type.Optional(oneOf(['first', 'last'])) };
 const CommitQuery = question(commitMembers);

@@ -32,6 +32,8 @@ const commitOptions = {
   comment: Type.Optional(Type.String({ maxLength: 1000, description: 'why; kept in the history' })),
   dryRun: Type.Boolean({ default: false, description: 'true: checked, compared and compiled, not put in force' }),
 };
+const confirm = Type.Boolean({ default: false, description: 'true: also when it cuts off the session of the caller' });
+const ConfirmQuery = question({ confirm });
 const confirmWithin = Type.Optional(Type.Integer({ minimum: 1, maximum: CONFIRM_WITHIN_S_MAX, description: 'seconds; rolled back by itself unless confirmed until then' }));
 const CommitBody = question({
   text: Type.Optional(Type.String({ maxLength: CONFIG_BODY_BYTES_MAX, description: 'the configuration as YAML or JSON text, kept as it is' })),
@@ -40,7 +42,7 @@ const CommitBody = question({
   force: Type.Boolean({ default: false, description: 'true: whatever base says' }),
   confirmWithinS: confirmWithin, ...commitOptions,
 });
-const PutQuery = question({ confirmWithin, ...commitOptions });
+const PutQuery = question({ confirm, confirmWithin, ...commitOptions });
 const RollbackBody = question({ revision: Type.Integer({ minimum: 1, maximum: Number.MAX_SAFE_INTEGER }), comment: commitOptions.comment });
 const CandidateBody = question({ text: Type.String({ maxLength: CONFIG_BODY_BYTES_MAX }), base: Type.Optional(Type.String({ maxLength: 128 })) });
 const CheckBody = question({ text: Type.String({ maxLength: CONFIG_BODY_BYTES_MAX }) });
@@ -82,7 +84,7 @@ export function registerConfig(api: FastifyInstance, { control, operations, tran
 
   api.post<{ Body: Static<typeof CommitBody> }>(`${PREFIX}/commit`, {
     config: write, bodyLimit: CONFIG_BODY_BYTES_MAX,
-    schema: { operationId: 'commitConfig', summary: 'Commit a configuration, or the candidate', tags: TAG, body: CommitBody, response: written },
+    schema: { operationId: 'commitConfig', summary: 'Commit a configuration, or the candidate', tags: TAG, querystring: ConfirmQuery, body: CommitBody, response: written },
   }, (request, reply) => {
     const { text, config, base, force, comment, confirmWithinS, dryRun } = request.body;
     if (text !== undefined && config !== undefined) throw new ApiError(400, 'SLUICE_API_ARGUMENT', 'text and config at once; send one of them', '/config');
@@ -95,7 +97,7 @@ export function registerConfig(api: FastifyInstance, { control, operations, tran
 
   api.post<{ Body: Static<typeof RollbackBody> }>(`${PREFIX}/rollback`, {
     config: write,
-    schema: { operationId: 'rollbackConfig', summary: 'Commit an earlier revision again', tags: TAG, body: RollbackBody, response: written },
+    schema: { operationId: 'rollbackConfig', summary: 'Commit an earlier revision again', tags: TAG, querystring: ConfirmQuery, body: RollbackBody, response: written },
   }, (request, reply) => {
     const { revision, comment } = request.body;
     return operations.answer(request, reply, 'rollback', () => transactions.rollback(revision, authorOf(request), comment));
