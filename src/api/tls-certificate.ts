@@ -34,7 +34,8 @@ export async function ownCertificate(directory: string, hostname: string, names:
   const ca = await ownCa(directory, hostname);
   const certificateFile = join(directory, 'server.pem');
   const keyFile = join(directory, 'server.key');
-  const wanted = [...new Set(names)].sort();
+  // What could not be a name could mean something else to openssl.
+  const wanted = [...new Set(names)].filter((name) => /^[A-Za-z0-9*._:-]+$/.test(name)).sort();
   if (!existsSync(certificateFile) || !existsSync(keyFile) || !isFresh(certificateFile, keyFile, ca.certificate, wanted, now)) {
     const made = await makeCertificate(directory, {
       commonName: hostname, days: SERVER_DAYS, ca,
@@ -96,7 +97,7 @@ async function makeCertificate(directory: string, { commonName, days, extensions
   const work = mkdtempSync(join(directory, 'making-'));
   const at = (name: string): string => join(work, name);
   try {
-    writeFileSync(at('order'), ['[req]', 'distinguished_name=dn', 'prompt=no', 'x509_extensions=extensions', '[dn]', `CN=${commonName.slice(0, COMMON_NAME_CHARACTERS_MAX)}`, '[extensions]', ...extensions, ''].join('\n'), { mode: 0o600 });
+    writeFileSync(at('order'), ['[req]', 'distinguished_name=dn', 'prompt=no', 'x509_extensions=extensions', '[dn]', `CN=${commonName.replace(/[^A-Za-z0-9 ._-]/g, '-').slice(0, COMMON_NAME_CHARACTERS_MAX)}`, '[extensions]', ...extensions, ''].join('\n'), { mode: 0o600 });
     if (ca) {
       writeFileSync(at('ca.pem'), ca.certificate, { mode: 0o600 });
       writeFileSync(at('ca.key'), ca.key, { mode: 0o600 });

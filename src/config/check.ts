@@ -6,6 +6,7 @@
 import { checkFirewall, checkObjects } from './check-firewall.js';
 import { checkInterfaces, checkRoutes } from './check-interfaces.js';
 import { checkNat } from './check-nat.js';
+import { checkApi } from './check-api.js';
 import { checkObservability } from './check-observability.js';
 import { TIMERS } from './defaults.js';
 import type { Facts } from './facts.js';
@@ -62,6 +63,7 @@ export function checkConfig(config: Config, problems: Problems, facts?: Facts): 
   checkNat(context);
   checkSettings(context);
   checkObservability(context);
+  checkApi(context);
 }
 
 function checkSettings({ config, problems }: CheckContext): void {

@@ -47,6 +47,10 @@ export const PROBLEM_CODES = {
   SLUICE_TIMER_BELOW_RFC: 'a timer below what an RFC requires',
   SLUICE_ENGINE_RESTART: 'the engine is started again',
   SLUICE_OBSERVABILITY: 'a log or a metric\'s filter that cannot work',
+  SLUICE_API_LISTEN: 'an address that the API cannot listen on',
+  SLUICE_API_NAME: 'a name that no certificate can hold',
+  SLUICE_API_ROLE: 'a role that nobody can have',
+  SLUICE_API_LIMITS: 'limits of the API that contradict each other',
   SLUICE_BGP_ASN_RESERVED: 'an AS number that Azure reserves',
 } as const;
 export type ProblemCode = keyof typeof PROBLEM_CODES;

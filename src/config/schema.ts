@@ -164,4 +164,4 @@ export type SourceNatRule = Static<typeof SourceNatSchema>;
 export type DestinationNatRule = Static<typeof DestinationNatSchema>;
 export type StaticNatRule = Static<typeof StaticNatSchema>;
 /** Sections that are accepted but have no effect yet. */
-export const INERT_SECTIONS = ['wireguard', 'vxlan', 'bgp', 'ha', 'api'] as const;
+export const INERT_SECTIONS = ['wireguard', 'vxlan', 'bgp', 'ha'] as const;

@@ -50,6 +50,14 @@ const CASES: { name: string; text: string; expected: string[]; message?: RegExp 
   { name: 'Azure\'s addresses', text: 'nat:\n  destination:\n    - { name: a, destination: 203.0.113.9, service: tcp/80, translate: { address: 168.63.129.16 } }\n  static:\n    - { name: b, outside: 203.0.113.10, inside: 169.254.169.254 }', expected: ['7 nat.destination[0].translate.address SLUICE_ADDRESS_RESERVED', '9 nat.static[0].inside SLUICE_ADDRESS_RESERVED'] },
   { name: 'timers below the RFCs', text: 'timers:\n  tcpEstablished: 3600\n  udp: 300\n  tcpSyn: 5', expected: ['6 timers.tcpEstablished SLUICE_TIMER_BELOW_RFC', '8 timers.tcpSyn SLUICE_TIMER_BELOW_RFC'], message: /7440 s that RFC 5382/ },
   { name: 'timer of nothing', text: 'timers: { udp: 0 }', expected: ['5 timers.udp SLUICE_CONFIG_VALUE'] },
+  { name: 'a listener that is none', text: 'api: { listen: "1.2.3:99999" }', expected: ['5 api.listen SLUICE_API_LISTEN', '5 api.listen SLUICE_API_LISTEN'] },
+  { name: 'a listener of another form', text: 'api: { listen: "fw.example.net:8443" }', expected: ['5 api.listen SLUICE_CONFIG_VALUE'] },
+  { name: 'HTTPS\'s settings without it', text: 'api: { tls: { certificateFile: /c, keyFile: /k } }', expected: ['5 api.tls SLUICE_API_LISTEN'] },
+  { name: 'names that are none', text: 'api: { listen: "[::1]:8443", names: [fw.example.net, "a b", "2001:db8::1", "x,DNS:y"] }', expected: ['5 api.names[1] SLUICE_API_NAME', '5 api.names[3] SLUICE_API_NAME'] },
+  { name: 'a role for no certificate', text: 'api: { listen: "127.0.0.1:8443", clients: { caFile: /ca, roles: [{ role: viewer, scopes: [Rules] }] } }', expected: ['5 api.clients.roles[0] SLUICE_API_ROLE', '5 api.clients.roles[0].scopes[0] SLUICE_API_ROLE'] },
+  { name: 'an issuer without HTTPS', text: 'api: { oidc: { issuer: "http://id.example.net", audience: fw, roles: [{ group: a, role: viewer }] } }', expected: ['5 api.oidc.issuer SLUICE_CONFIG_VALUE'] },
+  { name: 'an algorithm that proves nothing', text: 'api: { oidc: { issuer: "https://id.example.net", audience: fw, algorithms: [none], roles: [{ group: a, role: viewer }] } }', expected: ['5 api.oidc.algorithms[0] SLUICE_CONFIG_VALUE'] },
+  { name: 'a role that there is not', text: 'api: { socket: { users: { alice: root } } }', expected: ['5 api.socket.users.alice SLUICE_CONFIG_VALUE'] },
   { name: 'a section without effect', text: 'ha: { probe: { port: 8080 } }', expected: ['5 ha SLUICE_SECTION_INERT'] },
   { name: 'a key that such a section does not have', text: 'ha: { prob: { port: 8080 } }', expected: ['5 ha.prob SLUICE_CONFIG_UNKNOWN_KEY'] },
   { name: 'reserved AS', text: 'bgp: { asn: 65515 }', expected: ['5 bgp SLUICE_SECTION_INERT', '5 bgp.asn SLUICE_BGP_ASN_RESERVED'] },
@@ -90,7 +98,7 @@ test('the example: two rules that cannot be enforced, and sections without effec
   expect(problems.filter(({ severity }) => severity === 'error').map(({ path, code }) => `${path} ${code}`)).toEqual([
     'firewall.rules[2].destination[0] SLUICE_FQDN_UNSUPPORTED', 'firewall.rules[3].l7 SLUICE_L7_UNSUPPORTED',
   ]);
-  expect(problems.filter(({ severity }) => severity === 'warning').map(({ path }) => path)).toEqual(['wireguard', 'vxlan', 'bgp', 'ha', 'observability', 'api']);
+  expect(problems.filter(({ severity }) => severity === 'warning').map(({ path }) => path)).toEqual(['wireguard', 'vxlan', 'bgp', 'ha']);
   const without = example.replace(/name: updates,/, 'name: updates, disabled: true,').replace(/name: inventory,/, 'name: inventory, disabled: true,');
   expect(check(without, facts).config).toBeDefined();
 });
