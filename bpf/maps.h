@@ -18,10 +18,10 @@ struct {
 	__type(value, __u32);
 } xsks SEC(".maps");
 
-/* Netdevs that the configuration names; key: ifindex. */
+/* Netdevs that the configuration names; key: ifindex % SL_STEER_PORTS. An array, because each frame asks. */
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, SL_PORTS_MAX);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, SL_STEER_PORTS);
 	__type(key, __u32);
 	__type(value, struct sl_steer_port);
 } ports SEC(".maps");
@@ -31,7 +31,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, SL_INTERFACES_MAX);
 	__type(key, struct sl_steer_vlan);
-	__type(value, __u8);
+	__type(value, __u16);
 } vlans SEC(".maps");
 
 /* Addresses of the appliance. */
@@ -51,13 +51,58 @@ struct {
 	__type(value, __u64);
 } nat_ports SEC(".maps");
 
-/* What became of the frames; key: slot * SL_STEER_KEYS + n; one more row for netdevs that `ports` does not know. */
+/* What became of the frames; key: slot; one more row for netdevs that `ports` does not know. */
+struct counter_row {
+	__u64 value[SL_STEER_KEYS];
+};
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, SL_STEER_ROWS * SL_STEER_KEYS);
+	__uint(max_entries, SL_STEER_ROWS);
 	__type(key, __u32);
-	__type(value, __u64);
+	__type(value, struct counter_row);
 } steer_counters SEC(".maps");
+
+/* Where the program itself sends frames; key: port slot, value: ifindex. */
+struct {
+	__uint(type, BPF_MAP_TYPE_DEVMAP);
+	__uint(max_entries, SL_PORTS_MAX);
+	__type(key, __u32);
+	__type(value, __u32);
+} tx_ports SEC(".maps");
+
+/*
+ * References found lately, a processor's own: the buckets of a thousand flows lie on a thousand pages, which no TLB holds.
+ * Entry: high half of the hash, reference. Whatever it says is compared with the session's key.
+ */
+#define RECENT_FLOWS 4096 /* 32 KiB, the most that one per-CPU value may have */
+struct recent_flows {
+	__u64 entry[RECENT_FLOWS];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct recent_flows);
+} recent_flows SEC(".maps");
+
+/* Flow memory: see native/abi/dataplane.h. The engine sets the sizes that it needs before it loads the program. */
+#define FLOW_MAP(name, entries, type_name)                \
+	struct {                                          \
+		__uint(type, BPF_MAP_TYPE_ARRAY);         \
+		__uint(max_entries, entries);             \
+		__uint(map_flags, BPF_F_MMAPABLE);        \
+		__type(key, __u32);                       \
+		__type(value, type_name);                 \
+	} name SEC(".maps")
+
+FLOW_MAP(flow_header, 1, struct sl_flow_header);
+FLOW_MAP(flow_buckets, 64, struct sl_flow_bucket);
+FLOW_MAP(sessions, 64, struct sl_session);
+FLOW_MAP(adjacencies, SL_ADJACENCIES_MAX, struct sl_adjacency);
+FLOW_MAP(interfaces, SL_INTERFACES_MAX, struct sl_interface_state);
+FLOW_MAP(nat_mappings, 64, struct sl_nat_mapping);
 
 _Static_assert(SL_XSKS_MAX == SL_PORTS_MAX * SL_QUEUES_MAX, "one xsks entry a port and queue");
 _Static_assert(SL_NAT_PORT_WORDS == SL_NAT_SLOTS_MAX * SL_NAT_PROTOCOLS * 1024, "65536 bits a slot and protocol");

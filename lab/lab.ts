@@ -29,6 +29,8 @@ export interface LinkEnd {
   further?: readonly string[];
   /** Leave transmit checksum offload on: frames then leave with partial checksums, as a container's do. Default: off. */
   checksumOffload?: boolean;
+  /** Generic receive offload, and with it NAPI (default: on). */
+  gro?: boolean;
 }
 
 /** Why the lab cannot run here, or undefined. */
@@ -90,6 +92,8 @@ export class Lab {
     });
     for (const end of [a, b]) {
       if (!end.checksumOffload) this.runSync(end.node, ['ethtool', '-K', end.device, 'tx', 'off']);
+      // A veth takes frames that XDP redirects to it while its peer has NAPI; GRO gives it that.
+      if (end.gro ?? true) this.runSync(end.node, ['ethtool', '-K', end.device, 'gro', 'on']);
       this.ip(
         end.node,
         `link set ${end.device} up`,

@@ -6,6 +6,7 @@
 #include <mutex>
 #include <unordered_map>
 
+#include "flow/memory.h"
 #include "flow/table.h"
 #include "nat/mapping.h"
 #include "packet/reassembly.h"
@@ -40,16 +41,37 @@ class source_limits {
 };
 
 struct dataplane {
-  explicit dataplane(uint64_t seed_) : seed(seed_), fragments(seed_ ^ 0x5851f42d4c957f2dull) {}
+  // Everything that stands in `memory` is opened by it; memory inherited from another engine keeps its sessions.
+  dataplane(std::unique_ptr<flow_memory> memory_, unsigned workers_)
+      : memory(std::move(memory_)), seed(memory->header->seed), workers(workers_), fragments(seed ^ 0x5851f42d4c957f2dull), interfaces(memory->interfaces) {
+    epoch.set_workers(workers);
+    sessions.open(*memory, workers, &epoch);
+    mappings.open(memory->mappings, memory->header->capacity, seed ^ 0x9e6c63d0876a9a47ull);
+    adjacencies.open(memory->adjacencies);
+  }
+  const std::unique_ptr<flow_memory> memory;
   const uint64_t seed;
-  unsigned workers = 1;
+  const unsigned workers;
   epochs epoch;
   std::atomic<const snapshot*> current{nullptr};
+  bool offload = false;  // may sessions be forwarded by the XDP program? Set before workers start
+  // After a commit every worker goes through its share of the sessions (pipeline::revalidate_some); `going_through` counts
+  // those that have yet to finish for `revalidation`, the generation.
+  std::atomic<uint32_t> revalidation{0}, going_through{0};
+  void begin_revalidation(uint32_t generation) {
+    going_through.store(0, std::memory_order_relaxed);
+    revalidation.store(generation, std::memory_order_release);
+    going_through.store(workers, std::memory_order_release);
+  }
+  // From here on the XDP program forwards sessions of the newest generation only.
+  void close_revalidation(uint32_t generation) {
+    if (revalidation.load(std::memory_order_acquire) == generation) __atomic_store_n(&memory->header->generations[1], generation, __ATOMIC_RELEASE);
+  }
   session_table sessions;
   mapping_table mappings;
   adjacency_table adjacencies;
-  interface_state interfaces[interface_slots];
   reassembly_table fragments;
+  interface_state* const interfaces;  // interface_slots of them
   source_limits sources;
   std::atomic<uint64_t>* nat_port_words = nullptr;
   // Inside, time is monotonic; records carry wall time: monotonic + this.

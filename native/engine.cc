@@ -18,12 +18,6 @@ constexpr uint32_t offline_frames = 1024;
 constexpr uint32_t neighbour_refresh_ticks = 112;  // next hops used in the last 30 s are kept fresh
 constexpr unsigned warn_interval_s = 10;
 
-uint64_t random_seed() {
-  uint64_t seed = 0;
-  if (getrandom(&seed, sizeof seed, 0) != sizeof seed) __builtin_trap();
-  return seed;
-}
-
 int64_t wall_offset_now() {
   timespec wall;
   clock_gettime(CLOCK_REALTIME, &wall);
@@ -47,12 +41,16 @@ bool engine::open(const engine_options& options, std::function<void(const engine
   if (options.workers < 1 || options.workers > workers_max) { *error = "engine.workers must be between 1 and " + std::to_string(workers_max); return false; }
   options_ = options;
   on_event_ = std::move(on_event);
-  shared_ = std::make_unique<dataplane>(random_seed());
-  shared_->workers = options_.workers;
-  shared_->epoch.set_workers(options_.workers);
-  shared_->wall_offset_ns = options_.offline ? 0 : wall_offset_now();
-  bool ok = shared_->sessions.open(options_.sessions_max, options_.workers, shared_->seed, &shared_->epoch, error);
-  if (ok) shared_->mappings.open(options_.sessions_max, random_seed());
+  std::unique_ptr<flow_memory> memory;
+  if (options_.offline) memory = flow_memory::anonymous(options_.sessions_max, error);
+  else if (open_steering(error)) memory = flow_memory::of_maps(options_.sessions_max, [this](const char* name, size_t bytes, std::string* e) { return steering_->map_memory(name, bytes, e); }, error);
+  bool ok = memory != nullptr;
+  if (ok) {
+    shared_ = std::make_unique<dataplane>(std::move(memory), options_.workers);
+    shared_->offload = options_.offload && !options_.offline;
+    shared_->wall_offset_ns = options_.offline ? 0 : wall_offset_now();
+    inheriting_ = shared_->memory->inherited;
+  }
   for (unsigned i = 0; ok && i < options_.workers; ++i) {
     auto w = worker::create(*shared_, i, options_.offline ? offline_frames : options_.frames_per_worker, error);
     if (w) workers_.push_back(std::move(w)); else ok = false;
@@ -68,11 +66,16 @@ bool engine::open(const engine_options& options, std::function<void(const engine
   return ok;
 }
 
-bool engine::start_kernel_side(std::string* error) {
+bool engine::open_steering(std::string* error) {
   rlimit unlimited{RLIM_INFINITY, RLIM_INFINITY};
   setrlimit(RLIMIT_MEMLOCK, &unlimited);
-  steering_ = steering::open(options_.bpf_object, options_.pin_directory, error);
-  if (!steering_) return false;
+  steering_ = steering::open(options_.bpf_object, options_.pin_directory, options_.sessions_max, error);
+  return steering_ != nullptr;
+}
+
+bool engine::start_kernel_side(std::string* error) {
+  features_ = netdev_features::open();
+  if (!features_ && shared_->offload) emit_event("log", "warn", "this kernel does not say which devices take redirected frames (Linux 6.3 does): no session is offloaded");
   shared_->nat_port_words = reinterpret_cast<std::atomic<uint64_t>*>(steering_->nat_port_words());
   std::string warning;
   host_device_ = host_device::open(options_.host_device, error, &warning);
@@ -86,8 +89,8 @@ bool engine::start_kernel_side(std::string* error) {
   };
   callbacks.on_address = [this](const address_event& e) {
     std::lock_guard guard(mutex_);
-    for (const interface_state& i : shared_->interfaces)
-      if (i.id.load() && (i.kernel_ifindex.load() == e.ifindex)) { emit_event("addresses-changed"); return; }
+    for (unsigned i = 0; i < interface_slots; ++i)
+      if (shared_->interfaces[i].id.load() && shared_->interfaces[i].kernel_ifindex.load() == e.ifindex) { emit_event("addresses-changed"); return; }
   };
   callbacks.on_warning = [this](const std::string& text) { emit_event("log", "warn", text); };
   netlink_ = netlink_monitor::start(callbacks, {}, error);
@@ -122,9 +125,10 @@ void engine::close() {
   published_.clear();
   rule_counters_.clear();
   links_.clear();
-  steering_.reset();     // pins stay: without sockets the steering program drops what it would send to us
   host_device_.reset();
+  features_.reset();
   shared_.reset();
+  steering_.reset();     // pins stay: the program forwards what is offloaded and drops what it would send to us
 }
 
 void engine::emit_event(const char* type, const char* level, std::string text) {
@@ -136,7 +140,7 @@ void engine::emit_event(const char* type, const char* level, std::string text) {
 bool engine::add_port(const port_options& p, bool* generic, std::string* error) {
   if (p.slot >= SL_PORTS_MAX || p.queues < 1 || p.queues > SL_QUEUES_MAX) { *error = "port slot or queue count out of range"; return false; }
   if (ports_[p.slot].in_use) remove_port(p.slot);
-  steering_->set_port(p.ifindex, static_cast<uint16_t>(p.slot), 0);
+  if (!steering_->add_port(p.ifindex, static_cast<uint16_t>(p.slot), error)) return false;
   std::string warning;
   xdp_mode mode = p.generic ? xdp_mode::generic : xdp_mode::native;
   if (!steering_->attach(p.ifindex, p.name, p.slot, &mode, &warning, error)) return false;
@@ -175,7 +179,7 @@ void engine::remove_port(unsigned slot) {
   for (auto& w : workers_) w->run_on([&] { w->remove_sockets(slot); });
   steering_->detach(slot);
   std::lock_guard guard(mutex_);
-  for (auto& i : shared_->interfaces) if (i.port_slot.load() == slot) i.port_slot = port_slot_none;
+  for (unsigned i = 0; i < interface_slots; ++i) if (shared_->interfaces[i].port_slot.load() == slot) shared_->interfaces[i].port_slot = port_slot_none;
   ports_[slot] = {};
 }
 
@@ -192,12 +196,23 @@ bool engine::apply(const uint8_t* buffer, size_t bytes, uint64_t* generation, ui
     bind_counters(*next);
     shared_->fragments.configure(next->settings.fragments_max, next->settings.fragment_s);
     if (current_ && current_->settings.sessions_per_source_max == 0 && next->settings.sessions_per_source_max) emit_event("log", "info", "limits.sessionsPerSource counts sessions from now on");
+    if (inheriting_) inherit(*next);
     std::shared_ptr<const snapshot> old = std::move(current_);
     current_ = next;
+    // The program goes on with sessions of the generation before until the workers have gone through them, or this
+    // much time has passed; those that are no longer allowed end meanwhile.
+    sl_flow_header& header = *shared_->memory->header;
+    __atomic_store_n(&header.generations[1], header.generations[0], __ATOMIC_RELEASE);
+    __atomic_store_n(&header.generations[0], static_cast<uint32_t>(next->generation), __ATOMIC_RELEASE);
+    shared_->begin_revalidation(static_cast<uint32_t>(next->generation));
     shared_->current.store(next.get(), std::memory_order_release);
     if (old) retired_.push_back({std::move(old), shared_->epoch.advance()});
     publish_steering(*next);
+    if (inheriting_) settle_nat_ports();
+    inheriting_ = false;
   }
+  for (auto& w : workers_) w->wake();
+  refresh_offload();
   free_retired(false);
   *generation = next->generation;
   *microseconds = (monotonic_ns() - began) / 1000;
@@ -271,7 +286,10 @@ void engine::refresh_interface(unsigned slot) {
     return;
   }
   auto it = links_.find(state.ifindex.load());
-  if (it == links_.end()) { state.up = false; return; }
+  if (it == links_.end()) {
+    if (!inheriting_) state.up = false;  // netlink has yet to tell; sessions go on meanwhile as they did
+    return;
+  }
   state.mtu_bytes = limit && limit < it->second.mtu_bytes ? limit : it->second.mtu_bytes;
   state.mac = it->second.mac;
   state.up = it->second.up;
@@ -340,15 +358,52 @@ void engine::publish_steering(const snapshot& s) {
   if (!steering_) return;
   for (unsigned slot = 0; slot < SL_PORTS_MAX; ++slot) {
     if (!ports_[slot].in_use) continue;
-    steering_->set_port(ports_[slot].options.ifindex, static_cast<uint16_t>(slot), s.ports[slot].untagged != index_none ? SL_STEER_PORT_UNTAGGED : 0);
-    std::vector<uint16_t> vlans;
-    for (auto [id, interface] : s.ports[slot].tagged) vlans.push_back(id);
-    steering_->set_vlans(ports_[slot].options.ifindex, vlans);
+    bool untagged = s.ports[slot].untagged != index_none;
+    unsigned flags = (untagged ? SL_STEER_PORT_UNTAGGED : 0) | (ports_[slot].options.partial_checksums ? SL_STEER_PORT_PARTIAL : 0);
+    steering_->set_port(ports_[slot].options.ifindex, static_cast<uint16_t>(slot), static_cast<uint16_t>(flags), untagged ? s.ports[slot].untagged : 0);
+    steering_->set_vlans(ports_[slot].options.ifindex, s.ports[slot].tagged);
   }
   std::vector<std::pair<sl_address, sl_local_address>> local;
   for (const sl_interface_address& a : s.addresses) local.push_back({a.address, {a.nat_slot, a.flags}});
   std::string error;
   if (!steering_->set_local_addresses(local, &error)) emit_event("log", "error", error);
+}
+
+// ---- what an engine before us left ----------------------------------------------------------------------------------------
+
+// Sessions stand in flow memory; what hangs on them is made anew before the first packet is taken: NAT mappings with their
+// ports, counts a rule and a source. A session whose NAT address is gone ends. Under mutex_, before any worker sees `s`.
+void engine::inherit(snapshot& s) {
+  session_table& table = shared_->sessions;
+  uint32_t now_s = static_cast<uint32_t>(monotonic_ns() / 1'000'000'000), ended = 0;
+  shared_->mappings.inherit(s.pools);
+  for (uint32_t i = 0; i < table.high_water(); ++i) {
+    session& one = table.at(i);
+    if (!one.live.load()) continue;
+    const uint8_t flags = one.flags.load();
+    if (one.mapping != mapping_none && !shared_->mappings.inherit_reference(one.mapping)) {
+      one.flags.fetch_or(session_ended);
+      table.remove(0, i);
+      ++ended;
+      continue;
+    }
+    if (one.mapping != mapping_none && !(flags & session_inbound_mapping) && shared_->mappings.at(one.mapping).filtering == SL_FILTERING_ADDRESS) shared_->mappings.note_peer(one.mapping, one.key1.src, 1);
+    if (auto it = s.counters_by_id.find(one.rule_id); it != s.counters_by_id.end()) it->second->sessions.fetch_add(1);
+    if (s.settings.sessions_per_source_max) shared_->sources.take(one.key0.src, UINT32_MAX);
+  }
+  shared_->mappings.inherited(now_s);
+  emit_event("log", "info", std::to_string(table.inherited() - ended) + " sessions of the engine before go on" + (ended ? ", " + std::to_string(ended) + " ended because their NAT address is gone" : std::string()));
+}
+
+// Bits of NAT ports that nobody has any more; those that somebody has were never away.
+void engine::settle_nat_ports() {
+  if (!shared_->nat_port_words) return;
+  std::vector<uint64_t> wanted(SL_NAT_PORT_WORDS);
+  auto set = [&](uint16_t nat_slot, int protocol_class, uint16_t port) { wanted[(nat_slot * SL_NAT_PROTOCOLS + static_cast<unsigned>(protocol_class)) * 1024u + port / 64u] |= 1ull << (port & 63); };
+  shared_->mappings.each_steered(set);
+  for (const auto& [nat_slot, protocol_class, port] : published_) set(nat_slot, protocol_class, port);
+  for (size_t i = 0; i < wanted.size(); ++i)
+    if (shared_->nat_port_words[i].load() != wanted[i]) shared_->nat_port_words[i].store(wanted[i]);
 }
 
 void engine::free_retired(bool wait) {
@@ -385,9 +440,22 @@ void engine::routine_clock() {
     lock.unlock();
     shared_->wall_offset_ns = wall_offset_now();
     free_retired(false);
+    refresh_offload();
     refresh_neighbours(ticks_of_ns(monotonic_ns()));
     if (second % 2 == 0) reserve_local_ports();
     if (second % warn_interval_s == 0) warn_of_exhaustion();
+  }
+}
+
+// Which interfaces may be egress of offloaded sessions. A netdev that stops taking frames (a veth whose peer lost NAPI)
+// loses what is sent to it until we ask again.
+void engine::refresh_offload() {
+  std::lock_guard guard(mutex_);
+  for (unsigned slot = 0; features_ && slot < SL_PORTS_MAX; ++slot) {
+    if (!ports_[slot].in_use) continue;
+    bool takes = features_->takes_redirects(ports_[slot].options.ifindex);
+    for (unsigned i = 0; i < interface_slots; ++i)
+      if (shared_->interfaces[i].port_slot.load() == slot) shared_->interfaces[i].offload = takes;
   }
 }
 

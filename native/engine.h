@@ -13,6 +13,7 @@
 
 #include "dataplane.h"
 #include "io/host_device.h"
+#include "io/netdev_features.h"
 #include "io/netlink.h"
 #include "io/steer.h"
 #include "worker.h"
@@ -27,6 +28,7 @@ struct engine_options {
   uint32_t tx_budget = 256;
   bool busy_poll = false;
   bool offline = false;
+  bool offload = true;      // established sessions may be forwarded by XDP
 };
 
 struct port_options { std::string name; uint32_t ifindex = 0; unsigned slot = 0, queues = 1, workers = 1; bool generic = false, partial_checksums = false; };
@@ -70,6 +72,7 @@ class engine {
   struct pool_key { sl_address address; uint16_t lo, hi; uint16_t nat_slot; uint32_t reuse_s;
     bool operator<(const pool_key& o) const { int c = std::memcmp(address.bytes, o.address.bytes, 16); return c ? c < 0 : std::tie(lo, hi, nat_slot, reuse_s) < std::tie(o.lo, o.hi, o.nat_slot, o.reuse_s); } };
 
+  bool open_steering(std::string* error);
   bool start_kernel_side(std::string* error);
   void on_link(const link_event& e);
   void refresh_interface(unsigned slot);
@@ -81,6 +84,9 @@ class engine {
   void free_retired(bool wait);
   void routine_clock();
   void refresh_neighbours(uint32_t now_ticks);
+  void refresh_offload();
+  void inherit(snapshot& s);
+  void settle_nat_ports();
   void reserve_local_ports();
   void warn_of_exhaustion();
   void collect(injected* out);
@@ -92,6 +98,8 @@ class engine {
   std::vector<std::unique_ptr<worker>> workers_;
   std::unique_ptr<steering> steering_;
   std::unique_ptr<netlink_monitor> netlink_;
+  std::unique_ptr<netdev_features> features_;
+  bool inheriting_ = false;  // sessions of an engine before us wait for the first snapshot
   std::unique_ptr<host_device> host_device_;
   std::vector<std::atomic<uint64_t>> offline_port_words_;
 

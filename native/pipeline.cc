@@ -13,6 +13,8 @@ namespace sluice {
 namespace {
 
 constexpr uint16_t ethertype_ipv4 = 0x0800, ethertype_ipv6 = 0x86dd, ethertype_vlan = 0x8100;
+constexpr uint32_t revalidate_budget = 256;    // sessions between two batches: some 0.3 ms with a large policy
+constexpr uint64_t revalidation_ns_max = 80'000'000;  // then the program stops trusting what was not reached yet
 constexpr uint32_t sweep_budget = 65536;  // deadlines looked at in one housekeeping call: 256 KiB of memory
 
 }  // namespace
@@ -192,6 +194,7 @@ void pipeline::forward(packet& p, const session_ref& r) {
   }
   rewrite(p, s, d);
   account(p, s, d);
+  if (s.offload.load(std::memory_order_relaxed) == SL_OFFLOAD_NOT_YET) consider_offload(s);
   counters_.add(SL_COUNTER_FAST_PATH_HITS);
   if (p.l3_length > mtu) [[unlikely]] emit_fragments(p, *a, out, mtu);
   else emit(p, *a, out);
@@ -317,6 +320,16 @@ void pipeline::account(packet& p, session& s, unsigned d) {
   if (s.last_seen_ticks.load(std::memory_order_relaxed) != now_ticks_) s.last_seen_ticks.store(now_ticks_, std::memory_order_relaxed);
 }
 
+// From here on the XDP program forwards its packets (bpf/offload.h), but those that need us.
+void pipeline::consider_offload(session& s) {
+  if (!shared_.offload) return;
+  bool established = s.state.load(std::memory_order_relaxed) == SL_STATE_ESTABLISHED;
+  // A TCP handshake is over when the third packet was here; others when they were answered, or go on without an answer.
+  if (!established && (s.key0.protocol == protocol_tcp || s.packets[0] < SL_OFFLOAD_ONE_WAY_PACKETS)) return;
+  s.offload.store(SL_OFFLOAD_ON, std::memory_order_release);
+  counters_.add(SL_COUNTER_SESSIONS_OFFLOADED);
+}
+
 void pipeline::emit(packet& p, adjacency& a, const interface_state& out) {
   uint16_t vlan_id = out.vlan_id.load(std::memory_order_relaxed);
   unsigned l2 = vlan_id == SL_VLAN_NONE ? ethernet_bytes : ethernet_bytes + vlan_bytes;
@@ -431,6 +444,30 @@ uint32_t pipeline::idle_s(const session& s, const sl_settings& settings) {
     case protocol_icmp: case protocol_icmpv6: return settings.icmp_s;
     default: return settings.other_s;
   }
+}
+
+bool pipeline::revalidate_some(uint64_t now_ns) {
+  const uint32_t wanted = shared_.revalidation.load(std::memory_order_acquire);
+  if (revalidating_ != wanted) {
+    revalidating_ = wanted;
+    revalidate_at_ = 0;
+    revalidation_began_ns_ = now_ns;
+  }
+  if (revalidate_at_ == session_none) return false;
+  now_ns_ = now_ns;
+  now_ticks_ = ticks_of_ns(now_ns);
+  snap_ = shared_.current.load(std::memory_order_acquire);
+  if (!snap_ || static_cast<uint32_t>(snap_->generation) != wanted) return true;  // about to be swapped in
+  revalidate_at_ = shared_.sessions.each(worker_, revalidate_at_, revalidate_budget, [&](uint32_t index) {
+    decision d;
+    if (shared_.sessions.at(index).generation.load(std::memory_order_relaxed) != wanted) revalidate_session(index, &d);
+  });
+  if (revalidate_at_ == session_none) {
+    if (shared_.going_through.fetch_sub(1, std::memory_order_acq_rel) == 1) shared_.close_revalidation(wanted);
+    return false;
+  }
+  if (now_ns - revalidation_began_ns_ > revalidation_ns_max) shared_.close_revalidation(wanted);
+  return true;
 }
 
 void pipeline::housekeeping(uint64_t now_ns) {

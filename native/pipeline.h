@@ -57,6 +57,8 @@ class pipeline {
   // Timers: sessions, fragments, held packets. Call about every 100 ms, or whenever a next hop changed; bounded work.
   void housekeeping(uint64_t now_ns);
   bool holds_packets() const { return !held_.empty(); }
+  // A part of the walk over the sessions that follows a commit; true when there is more to do. Bounded work.
+  bool revalidate_some(uint64_t now_ns);
   // Ends a session on an operator's word. Between batches.
   bool kill(uint64_t session_id);
 
@@ -83,6 +85,7 @@ class pipeline {
   void rewrite(packet& p, const session& s, unsigned direction);
   void clamp_mss(packet& p, const session& s, const interface_state& out);
   void account(packet& p, session& s, unsigned direction);
+  void consider_offload(session& s);
   void emit(packet& p, adjacency& a, const interface_state& out);
   void emit_fragments(packet& p, adjacency& a, const interface_state& out, unsigned mtu_bytes);
   void hold(packet& p, uint32_t adjacency_id, adjacency& a);
@@ -94,6 +97,8 @@ class pipeline {
   void first_packet(packet& p);
   void create_session(packet& p, decision& d);
   bool translate_source(const packet& p, const decision& d, session& s, sl_drop_reason* reason);
+  enum class revalidation { allowed, unroutable, ended };
+  revalidation revalidate_session(uint32_t index, decision* d);
   bool revalidate(packet& p, const session_ref& r);
   bool request_allowed(packet& p);
   // icmp_errors.cc
@@ -121,6 +126,8 @@ class pipeline {
   std::vector<tx_item> output_;
   std::vector<held_packet> held_;
   uint32_t adjacency_version_ = 0;
+  uint32_t revalidating_ = 0, revalidate_at_ = session_none;  // generation of the walk, and how far it got
+  uint64_t revalidation_began_ns_ = 0;
   uint64_t error_tokens_ns_ = 0, drop_tokens_ns_ = 0, fragments_checked_ns_ = 0;
   worker_counters counters_;
   flow_ring flow_records_;

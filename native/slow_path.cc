@@ -303,6 +303,16 @@ void set_deltas(session& s, unsigned direction, bool v4) {
 
 }  // namespace
 
+namespace {
+
+// Which sessions the XDP program could forward, if policy lets it: what bpf/offload.h reads.
+uint8_t offload_policy(const session& s, const sl_rule& rule) {
+  bool readable = nat_protocol_class(s.key0.protocol) >= 0 && s.key0.kind == 0;
+  return readable && !(rule.flags & SL_RULE_NO_OFFLOAD) ? SL_OFFLOAD_NOT_YET : SL_OFFLOAD_NEVER;
+}
+
+}  // namespace
+
 void pipeline::create_session(packet& p, decision& d) {
   const fragment_verdict dropped{fragment_verdict::drop, 0, 0, 0, {}};
   const sl_rule& rule = snap_->rules[d.rule];
@@ -333,6 +343,7 @@ void pipeline::create_session(packet& p, decision& d) {
     s.state.store(SL_STATE_NEW, std::memory_order_relaxed);
     s.generation.store(static_cast<uint32_t>(snap_->generation), std::memory_order_relaxed);
     s.rule_id = rule.id;
+    s.offload.store(offload_policy(s, rule), std::memory_order_relaxed);
     s.start_ticks = now_ticks_;
     s.last_seen_ticks.store(now_ticks_, std::memory_order_relaxed);
     s.interface_slot[0] = static_cast<uint8_t>(p.interface_slot);
@@ -396,13 +407,14 @@ void pipeline::create_session(packet& p, decision& d) {
 
 // ---- 4: a session after a commit ---------------------------------------------------------------------------------------------
 
-bool pipeline::revalidate(packet& p, const session_ref& r) {
-  session& s = *r.s;
+pipeline::revalidation pipeline::revalidate_session(uint32_t index, decision* out) {
+  session& s = shared_.sessions.at(index);
   counters_.add(SL_COUNTER_REVALIDATIONS);
   const uint8_t flags = s.flags.load(std::memory_order_relaxed);
   uint8_t icmp_type = s.key0.protocol == protocol_icmp ? (s.key0.kind ? 13 : 8) : s.key0.protocol == protocol_icmpv6 ? 128 : 0;
   uint16_t from = snap_->slot_interfaces[s.interface_slot[0]];
-  decision d = decide(shared_, *snap_, s.key0, icmp_type, 0, from);
+  decision& d = *out;
+  d = decide(shared_, *snap_, s.key0, icmp_type, 0, from);
   if (d.inbound_mapping != mapping_none) shared_.mappings.release(d.inbound_mapping, static_cast<uint32_t>(now_ns_ / 1'000'000'000), false);
   const flow_key responder = reversed(s.key1);
   bool allowed = d.reason == SL_DROP_NONE && !d.to_host;
@@ -414,11 +426,10 @@ bool pipeline::revalidate(packet& p, const session_ref& r) {
     else allowed = (flags & session_source_nat) && !(flags & session_static_source) && pool_holds(*snap_, *d.source_rule, responder.src);
   }
   // An unreachable route is no verdict of policy: the session waits for the route to come back, its packets do not pass.
-  if (!allowed && (d.reason == SL_DROP_NO_ROUTE)) { refuse(p, d); return false; }
+  if (!allowed && d.reason == SL_DROP_NO_ROUTE) return revalidation::unroutable;
   if (!allowed) {
-    end_session(r.index, SL_END_POLICY_CHANGED);
-    drop(p, SL_DROP_POLICY_CHANGED, s.rule_id);
-    return false;
+    end_session(index, SL_END_POLICY_CHANGED);
+    return revalidation::ended;
   }
   const sl_rule& rule = snap_->rules[d.rule];
   if (rule.id != s.rule_id) {
@@ -433,9 +444,24 @@ bool pipeline::revalidate(packet& p, const session_ref& r) {
     s.adjacency[1].store(route_to(is_unspecified(back->via) ? s.key0.src : back->via, snap_->interface_slots[back->interface]), std::memory_order_relaxed);
   if (rule.log & SL_LOG_END) s.flags.fetch_or(session_log_end, std::memory_order_relaxed);
   else s.flags.fetch_and(static_cast<uint8_t>(~session_log_end), std::memory_order_relaxed);
-  s.generation.store(static_cast<uint32_t>(snap_->generation), std::memory_order_relaxed);
-  return true;
+  uint8_t offload = s.offload.load(std::memory_order_relaxed), wanted = offload_policy(s, rule);
+  if ((offload == SL_OFFLOAD_NEVER) != (wanted == SL_OFFLOAD_NEVER)) s.offload.store(wanted, std::memory_order_release);
+  s.generation.store(static_cast<uint32_t>(snap_->generation), std::memory_order_release);
+  return revalidation::allowed;
 }
+
+// The same for a packet of the session; false: it is gone.
+bool pipeline::revalidate(packet& p, const session_ref& r) {
+  decision d;
+  const uint32_t rule_id = r.s->rule_id;
+  switch (revalidate_session(r.index, &d)) {
+    case revalidation::allowed: return true;
+    case revalidation::unroutable: refuse(p, d); return false;
+    case revalidation::ended: drop(p, SL_DROP_POLICY_CHANGED, rule_id); return false;
+  }
+  return false;
+}
+
 
 // An ICMP request that came in on the answers' side of a session: would it open one of its own?
 bool pipeline::request_allowed(packet& p) {

@@ -55,11 +55,15 @@ void worker::start() {
   pthread_setname_np(thread_.native_handle(), ("sl-worker-" + std::to_string(index_)).c_str());
 }
 
+void worker::wake() {
+  uint64_t one = 1;
+  (void)!write(wake_fd_, &one, sizeof one);
+}
+
 void worker::stop() {
   if (!thread_.joinable()) return;
   stopping_ = true;
-  uint64_t one = 1;
-  (void)!write(wake_fd_, &one, sizeof one);
+  wake();
   thread_.join();
 }
 
@@ -68,8 +72,7 @@ void worker::run_on(const std::function<void()>& task) {
   std::unique_lock lock(tasks_mutex_);
   tasks_.push_back(&task);
   has_tasks_.store(true, std::memory_order_release);
-  uint64_t one = 1;
-  (void)!write(wake_fd_, &one, sizeof one);
+  wake();
   tasks_done_.wait(lock, [&] { for (auto* t : tasks_) if (t == &task) return false; return true; });
 }
 
@@ -121,6 +124,7 @@ void worker::routine_worker() {
     if (has_tasks_.load(std::memory_order_acquire)) [[unlikely]] run_tasks();
     uint64_t now = monotonic_ns();
     bool worked = round(now);
+    worked |= pipeline_->revalidate_some(now);
     uint64_t interval = pipeline_->holds_packets() ? housekeeping_held_ns : housekeeping_ns;
     if (now - housekept_ns_ >= interval) {
       housekept_ns_ = now;

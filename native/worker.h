@@ -25,6 +25,8 @@ class worker {
   ~worker();
   void start();
   void stop();
+  // Ends its sleep, if it sleeps. Any thread.
+  void wake();
 
   // Runs `task` on the worker's thread between two batches and waits for it; on the caller's when it does not run.
   void run_on(const std::function<void()>& task);

@@ -108,6 +108,7 @@ typedef uint8_t sl_u8; typedef uint16_t sl_u16; typedef uint32_t sl_u32; typedef
   X(FAST_PATH_HITS, "fast-path-hits", "packets of a known session") \
   X(SLOW_PATH_PACKETS, "slow-path-packets", "packets that needed a decision") \
   X(SESSIONS_CREATED, "sessions-created", "sessions created") \
+  X(SESSIONS_OFFLOADED, "sessions-offloaded", "sessions handed to the XDP program") \
   X(SESSIONS_ENDED, "sessions-ended", "sessions ended") \
   X(REVALIDATIONS, "revalidations", "sessions checked again after a commit") \
   X(ICMP_ERRORS_SENT, "icmp-errors-sent", "ICMP and ICMPv6 errors sent") \
@@ -124,7 +125,9 @@ typedef uint8_t sl_u8; typedef uint16_t sl_u16; typedef uint32_t sl_u32; typedef
 /* What the steering program did; BPF counts these a netdev. */
 #define SL_STEER_COUNTERS(X) \
   X(TO_ENGINE, "to-engine", "redirected to an engine socket") \
-  X(TO_HOST, "to-host", "passed to the host's stack")
+  X(TO_HOST, "to-host", "passed to the host's stack") \
+  X(OFFLOADED, "offloaded", "packets of established sessions, rewritten and redirected by the program itself") \
+  X(OFFLOADED_BYTES, "offloaded-bytes", "IP bytes of these packets")
 
 #define SL_RULE_ACTIONS(X) \
   X(DENY, "deny", "drop silently") \
@@ -203,14 +206,22 @@ enum sl_end_reason { SL_END_REASONS(SL_X_END) SL_END_REASON_COUNT };
 
 /* ---- steering maps (BPF and the engine) ------------------------------------------------------------------------ */
 
-/* Value of map `ports`; key: netdev index (u32). Written by the engine before XDP is attached to the netdev. */
+/*
+ * Entry of map `ports`: array, place = netdev index % SL_STEER_PORTS; the netdev's own when `ifindex` says so. Written by
+ * the engine before XDP is attached to the netdev.
+ */
 struct sl_steer_port {
+  sl_u32 ifindex;  /* 0: none */
   sl_u16 slot;     /* 0..SL_PORTS_MAX-1; xsks key = slot * SL_QUEUES_MAX + queue */
   sl_u16 flags;    /* SL_STEER_PORT_* */
+  sl_u16 interface; /* interface slot that takes untagged frames, if SL_STEER_PORT_UNTAGGED */
+  sl_u16 reserved;
 };
+#define SL_STEER_PORTS 4096
 #define SL_STEER_PORT_UNTAGGED 1 /* an interface takes this port's untagged frames */
+#define SL_STEER_PORT_PARTIAL 2  /* frames may carry partial checksums (veth, virtio): those go to the engine */
 
-/* Key of map `vlans`; value u8 1: an interface names this tag on this netdev. */
+/* Key of map `vlans`; value u16: slot of the interface that names this tag on this netdev. */
 struct sl_steer_vlan { sl_u32 ifindex; sl_u32 vlan_id; };
 
 /* Key of map `local_addresses`. An address of the appliance; packets to it go to the host, except as flagged. */
@@ -228,10 +239,110 @@ struct sl_local_address {
 #define SL_NAT_PROTOCOLS 3 /* index 0 TCP, 1 UDP, 2 ICMP and ICMPv6 (port = identifier) */
 #define SL_NAT_PORT_WORDS 196608 /* SL_NAT_SLOTS_MAX * SL_NAT_PROTOCOLS * 1024 */
 
-/* Map `steer_counters`: per-CPU array of u64, key = slot * SL_STEER_KEYS + n; n < 64: SL_DROP_*, n >= 64: 64 + SL_STEER_* */
+/* Map `steer_counters`: per-CPU array of rows of u64[SL_STEER_KEYS], key = slot; n < 64: SL_DROP_*, n >= 64: 64 + SL_STEER_* */
 #define SL_STEER_KEYS 80
 #define SL_STEER_BASE 64
 #define SL_STEER_ROWS 33 /* a row a slot, and one for frames of netdevs that `ports` does not know (row SL_PORTS_MAX) */
+
+/* ---- flow memory (BPF and the engine) ---------------------------------------------------------------------------- */
+
+/*
+ * What the engine and the XDP program know of flows stands once, in arrays that both have mapped (BPF_F_MMAPABLE) and
+ * that are pinned: the engine decides and writes, the program forwards packets of established sessions by them and
+ * writes their line "hot"; and when the engine dies, the next one finds its sessions. The engine's side of these structs
+ * (native/flow/session.h, route/adjacency.h) has the same layout with atomics, compared by static_assert.
+ *
+ * Maps: flow_header (1 entry), flow_buckets, sessions, adjacencies (SL_ADJACENCIES_MAX), interfaces (SL_INTERFACES_MAX),
+ * nat_mappings (the engine's alone, here to outlive it).
+ */
+#define SL_FLOW_MEMORY_VERSION 1   /* another layout: an engine that finds it starts with empty tables */
+#define SL_ADJACENCIES_MAX 65536
+#define SL_FLOW_BUCKET_SLOTS 10
+#define SL_TICK_SHIFT 28           /* engine time: CLOCK_MONOTONIC in ticks of 2^28 ns */
+#define SL_TCP_ACK_WINDOW_MIN 66000 /* windows smaller than this are widened when old acknowledgements are judged, as netfilter's MAXACKWINCONST */
+
+struct sl_flow_header {
+  sl_u64 hash_keys[5];      /* of sl_flow_hash */
+  sl_u64 seed;              /* of the engine's other hashes */
+  sl_u32 version;           /* SL_FLOW_MEMORY_VERSION, written last */
+  sl_u32 capacity;          /* sessions */
+  sl_u32 bucket_mask;
+  sl_u32 generations[2];    /* the program forwards sessions of these: the one in force, and while a commit's sessions are gone through, the one before */
+  sl_u32 reserved;
+};
+
+/* Sixty-four bytes: a tag is 16 bits of the hash, 0 = empty; a reference is session index << 1 | direction. */
+struct sl_flow_bucket {
+  sl_u16 tag[SL_FLOW_BUCKET_SLOTS];
+  sl_u16 lock;
+  sl_u16 overflow;          /* some key with this first bucket lives in its second one */
+  sl_u32 reference[SL_FLOW_BUCKET_SLOTS];
+};
+
+struct sl_flow_key {
+  struct sl_address src, dst;
+  sl_u16 src_port, dst_port; /* host order; ICMP queries: the identifier in both */
+  sl_u8 protocol, kind;
+  sl_u8 reserved[2];
+};
+
+struct sl_session {
+  struct sl_flow_key key0;
+  sl_u16 l3_delta[2], l4_delta[2];
+  sl_u32 adjacency[2];      /* index | incarnation << 16 */
+  sl_u32 generation;
+  sl_u8 state, flags, tcp_bits, tcp_scale;
+  struct sl_flow_key key1;
+  sl_u32 rule_id, start_ticks, mapping, nat_destination_id, incarnation;
+  sl_u8 interface_slot[2], tcp_flags_seen[2];
+  sl_u32 last_seen_ticks;   /* from here on: written by each packet, also by the program */
+  sl_u32 tcp_end[2], tcp_edge[2], tcp_acked[2];
+  sl_u8 tcp_window_log2[2], offload, live;
+  sl_u64 packets[2], bytes[2];
+};
+/* session.offload: whether the program forwards its packets. */
+#define SL_OFFLOAD_NOT_YET 0
+#define SL_OFFLOAD_ON 1
+#define SL_OFFLOAD_NEVER 2         /* its rule says so */
+/* session.tcp_bits: a direction d, shift by d. */
+#define SL_TCP_FIN_SEEN 1
+#define SL_TCP_FIN_ACKED 4
+#define SL_TCP_ACK_SEEN 16
+#define SL_TCP_SCALE_SEEN 64
+#define SL_OFFLOAD_ONE_WAY_PACKETS 8 /* a session without an answer (not TCP) is offloaded after so many */
+
+struct sl_adjacency {
+  sl_u64 mac;               /* six bytes in memory order, low 48 bits; SL_ADJACENCY_* above */
+  sl_u32 used_ticks, asked_ticks, waiting;
+  sl_u16 incarnation, interface_slot;
+  struct sl_address address;
+  sl_u8 in_use;
+  sl_u8 reserved[23];
+};
+#define SL_ADJACENCY_RESOLVED (1ull << 48)
+#define SL_ADJACENCY_FAILED (1ull << 49)
+
+/* A NAT binding; the engine's alone. */
+struct sl_nat_mapping {
+  struct sl_address inside, outside;
+  sl_u16 inside_port, outside_port;
+  sl_u8 protocol, filtering, independent, reserved;
+  sl_u32 references;
+  sl_u32 nat_rule_id;
+  sl_u32 next_inside, next_outside;
+  sl_u32 pool;
+  sl_u32 last_peer_clean;
+};
+
+struct sl_interface_state {
+  sl_u64 mac;
+  sl_u32 mtu_bytes;
+  sl_u8 up, port_slot;
+  sl_u16 vlan_id;
+  sl_u32 id, kernel_ifindex, ifindex, mtu_limit_bytes;
+  sl_u8 offload;            /* 1: the netdev takes redirected frames */
+  sl_u8 reserved[31];
+};
 
 /* ---- the snapshot: one flat buffer, built by TypeScript, validated and compiled by the engine ------------------- */
 

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // session.h: the state of one conversation, three cache lines. Allocated by session_table; the keys and what follows
-// from them never change between insert and removal, so that workers read them without a lock. Fields that change:
-//   state, flags, generation, adjacency: relaxed atomics, any worker; rare
+// from them never change between insert and removal, so that workers and the XDP program (bpf/offload.h, which knows it
+// as sl_session) read them without a lock. Fields that change:
+//   state, flags, generation, adjacency, offload: relaxed atomics, any worker; rare
 //   line 2 ("hot"): index 0 is written by packets of the originator, index 1 by those of the responder. The two may be
-//   on different workers; each element has in practice one writer, so plain relaxed stores are enough.
+//   on different workers or processors; each element has in practice one writer, so plain relaxed stores are enough.
 #pragma once
 #include <atomic>
 #include <cstdint>
@@ -24,7 +25,7 @@ enum session_flag : uint8_t {
 };
 
 // Bits of session.tcp_bits: per direction d, shift by d.
-enum tcp_bit : uint8_t { tcp_bit_fin = 1, tcp_bit_fin_acked = 4, tcp_bit_ack_seen = 16, tcp_bit_scale_seen = 64 };
+enum tcp_bit : uint8_t { tcp_bit_fin = SL_TCP_FIN_SEEN, tcp_bit_fin_acked = SL_TCP_FIN_ACKED, tcp_bit_ack_seen = SL_TCP_ACK_SEEN, tcp_bit_scale_seen = SL_TCP_SCALE_SEEN };
 
 struct alignas(64) session {
   // line 0: what a packet of the originator reads
@@ -51,7 +52,8 @@ struct alignas(64) session {
   uint32_t tcp_edge[2];                // highest acknowledgement + window advertised: what the peer may send up to
   uint32_t tcp_acked[2];               // highest acknowledgement sent
   uint8_t tcp_window_log2[2];          // largest window advertised, rounded up to a power of two
-  uint16_t reserved;
+  std::atomic<uint8_t> offload;        // SL_OFFLOAD_*; read once more by the program before it touches a packet
+  std::atomic<uint8_t> live;           // 1 between insert and removal: what an engine that inherits the memory keeps
   uint64_t packets[2], bytes[2];
 
   const flow_key& key(unsigned direction) const { return direction ? key1 : key0; }
@@ -59,8 +61,18 @@ struct alignas(64) session {
 static_assert(sizeof(session) == 192, "three cache lines: the session budget is 320 bytes with index, timer and mapping");
 static_assert(offsetof(session, key1) == 64 && offsetof(session, last_seen_ticks) == 128);
 
+// The XDP program sees the same bytes as sl_session.
+#define SL_SAME_PLACE(field) static_assert(offsetof(session, field) == offsetof(sl_session, field) && sizeof(session::field) == sizeof(sl_session::field), #field)
+static_assert(sizeof(sl_session) == sizeof(session) && sizeof(sl_flow_key) == sizeof(flow_key));
+static_assert(offsetof(sl_flow_key, src_port) == offsetof(flow_key, src_port) && offsetof(sl_flow_key, protocol) == offsetof(flow_key, protocol));
+SL_SAME_PLACE(key0); SL_SAME_PLACE(key1); SL_SAME_PLACE(l3_delta); SL_SAME_PLACE(l4_delta); SL_SAME_PLACE(adjacency); SL_SAME_PLACE(generation);
+SL_SAME_PLACE(state); SL_SAME_PLACE(flags); SL_SAME_PLACE(tcp_bits); SL_SAME_PLACE(tcp_scale); SL_SAME_PLACE(incarnation); SL_SAME_PLACE(interface_slot);
+SL_SAME_PLACE(tcp_flags_seen); SL_SAME_PLACE(last_seen_ticks); SL_SAME_PLACE(tcp_end); SL_SAME_PLACE(tcp_edge); SL_SAME_PLACE(tcp_acked);
+SL_SAME_PLACE(tcp_window_log2); SL_SAME_PLACE(offload); SL_SAME_PLACE(live); SL_SAME_PLACE(packets); SL_SAME_PLACE(bytes);
+#undef SL_SAME_PLACE
+
 // Time inside the engine: ticks of 2^28 ns (0.268 s), enough for idle timers, 36 years until they wrap.
-inline constexpr unsigned tick_shift = 28;
+inline constexpr unsigned tick_shift = SL_TICK_SHIFT;
 inline uint32_t ticks_of_ns(uint64_t ns) { return static_cast<uint32_t>(ns >> tick_shift); }
 inline uint32_t ticks_of_s(uint32_t seconds) { return static_cast<uint32_t>((static_cast<uint64_t>(seconds) * 1'000'000'000u + (1u << tick_shift) - 1) >> tick_shift); }
 inline uint64_t ns_of_ticks(uint64_t ticks) { return ticks << tick_shift; }

@@ -2,60 +2,74 @@
 // table.cc: allocation, insertion and removal of sessions; see table.h for the design.
 #include "flow/table.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <cstring>
 #include <new>
 
 namespace sluice {
-namespace {
-
-void* map_pages(size_t bytes, std::string* error) {
-  void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (p == MAP_FAILED) {
-    *error = "cannot map " + std::to_string(bytes >> 20) + " MiB for the session table (" + std::strerror(errno) + "); lower limits.sessions or add memory";
-    return nullptr;
-  }
-  madvise(p, bytes, MADV_HUGEPAGE);
-  return p;
-}
-
-uint64_t buckets_for(uint32_t capacity) {
-  // Two references a session, at most 60 % of the slots used: few keys need their second bucket.
-  uint64_t wanted = (2ull * capacity * 10 / 6) / 10 + 2, buckets = 64;
-  while (buckets < wanted) buckets <<= 1;
-  return buckets;
-}
-
-}  // namespace
-
-bool session_table::open(uint32_t capacity, unsigned workers, uint64_t seed, epochs* epochs, std::string* error) {
-  if (capacity == 0 || capacity > (1u << 30)) { *error = "limits.sessions must be between 1 and 2^30"; return false; }
-  capacity_ = capacity;
+void session_table::open(flow_memory& memory, unsigned workers, epochs* epochs) {
+  capacity_ = memory.header->capacity;
   workers_ = workers;
-  seed_ = seed;
   epochs_ = epochs;
-  uint64_t count = buckets_for(capacity);
-  bucket_mask_ = count - 1;
-  void* memory = map_pages(static_cast<size_t>(capacity) * sizeof(session), error);
-  if (!memory) return false;
-  sessions_ = static_cast<session*>(memory);
-  memory = map_pages(static_cast<size_t>(capacity) * sizeof(uint32_t), error);
-  if (!memory) return false;
-  deadlines_ = static_cast<uint32_t*>(memory);
-  memory = map_pages(count * sizeof(bucket), error);
-  if (!memory) return false;
-  buckets_ = static_cast<bucket*>(memory);
+  hash_keys_ = memory.header->hash_keys;
+  bucket_mask_ = memory.header->bucket_mask;
+  sessions_ = memory.sessions;
+  buckets_ = memory.buckets;
+  deadlines_ = std::make_unique<uint32_t[]>(capacity_);
   for (unsigned w = 0; w < workers; ++w) shares_[w].free.reserve(2 * steal_batch);
-  return true;
+  if (memory.inherited) inherit();
 }
 
-session_table::~session_table() {
-  if (sessions_) munmap(sessions_, static_cast<size_t>(capacity_) * sizeof(session));
-  if (deadlines_) munmap(deadlines_, static_cast<size_t>(capacity_) * sizeof(uint32_t));
-  if (buckets_) munmap(buckets_, (bucket_mask_ + 1) * sizeof(bucket));
+// The engine before us may have died at any instruction. A session counts when `live` is set, which is the last step of an
+// insertion and taken off before the first of a removal; the index is made to hold exactly these. The XDP program reads on
+// meanwhile: what stays right is not touched.
+void session_table::inherit() {
+  uint32_t end = 0;
+  for (uint32_t i = 0; i < capacity_; ++i) {
+    session& s = sessions_[i];
+    if (s.incarnation) end = i + 1;
+    if (s.live.load(std::memory_order_relaxed) && (s.flags.load(std::memory_order_relaxed) & session_ended)) s.live.store(0, std::memory_order_relaxed);
+    if (!s.live.load(std::memory_order_relaxed)) s.offload.store(SL_OFFLOAD_NOT_YET, std::memory_order_relaxed);
+  }
+  for (uint64_t i = 0; i <= bucket_mask_; ++i) {
+    bucket& b = buckets_[i];
+    unlock(b);
+    for (unsigned slot = 0; slot < slots; ++slot) {
+      if (!b.tag[slot]) continue;
+      uint32_t reference = b.reference[slot];
+      bool right = reference >> 1 < end && sessions_[reference >> 1].live.load(std::memory_order_relaxed);
+      if (right) {
+        uint64_t h = hash_of(sessions_[reference >> 1].key(reference & 1));
+        right = tag_of(h) == b.tag[slot] && (first_bucket(h) == i || second_bucket(h) == i);
+      }
+      if (!right) __atomic_store_n(&b.tag[slot], static_cast<uint16_t>(0), __ATOMIC_RELEASE);
+    }
+  }
+  for (uint32_t i = 0; i < end; ++i) {
+    session& s = sessions_[i];
+    if (s.live.load(std::memory_order_relaxed)) {
+      bool both = true;
+      for (uint32_t direction = 0; direction < 2 && both; ++direction) {
+        session_ref r;
+        bool taken;
+        if (!find(s.key(direction), hash_of(s.key(direction)), &r)) both = insert_key(i << 1 | direction, s.key(direction), &taken);
+        else both = r.index == i;
+      }
+      if (both) {
+        deadlines_[i] = 1;  // due: the first sweep finds out when it really ends
+        ++inherited_;
+        shares_[0].allocated.fetch_add(1, std::memory_order_relaxed);
+        continue;
+      }
+      s.offload.store(SL_OFFLOAD_NOT_YET, std::memory_order_relaxed);
+      s.live.store(0, std::memory_order_relaxed);
+      remove_key(i << 1, s.key0);
+      remove_key(i << 1 | 1, s.key1);
+    }
+    common_free_.push_back(i);
+  }
+  common_next_ = end;
+  high_water_.store(end, std::memory_order_relaxed);
 }
 
 bool session_table::find_in(const bucket& b, uint16_t tag, const flow_key& k, session_ref* out) const {
@@ -105,9 +119,12 @@ uint32_t session_table::allocate(unsigned worker) {
   mine.free.pop_back();
   mine.allocated.fetch_add(1, std::memory_order_relaxed);
   session& s = sessions_[index];
+  // The program may still be reading the session that was here: it must see another incarnation before anything else new.
   uint32_t incarnation = s.incarnation + 1;
-  std::memset(static_cast<void*>(&s), 0, sizeof s);
-  s.incarnation = incarnation;
+  std::atomic_ref(s.incarnation).store(incarnation ? incarnation : 1, std::memory_order_seq_cst);
+  const size_t after = offsetof(session, incarnation) + sizeof s.incarnation;
+  std::memset(static_cast<void*>(&s), 0, offsetof(session, incarnation));
+  std::memset(reinterpret_cast<char*>(&s) + after, 0, sizeof s - after);
   return index;
 }
 
@@ -118,7 +135,7 @@ void session_table::discard(unsigned worker, uint32_t index) {
 }
 
 void session_table::lock(bucket& b) {
-  while (b.lock.exchange(1, std::memory_order_acquire)) __builtin_ia32_pause();
+  while (__atomic_exchange_n(&b.lock, static_cast<uint16_t>(1), __ATOMIC_ACQUIRE)) __builtin_ia32_pause();
 }
 
 bool session_table::insert_key(uint32_t reference, const flow_key& k, bool* taken) {
@@ -175,11 +192,14 @@ session_table::insert_result session_table::insert(uint32_t index) {
     remove_key(index << 1, s.key0);
     return taken ? insert_result::key1_taken : insert_result::no_room;
   }
+  s.live.store(1, std::memory_order_release);
   return insert_result::inserted;
 }
 
 void session_table::remove(unsigned worker, uint32_t index) {
   session& s = sessions_[index];
+  s.offload.store(SL_OFFLOAD_NOT_YET, std::memory_order_release);
+  s.live.store(0, std::memory_order_release);
   remove_key(index << 1, s.key0);
   remove_key(index << 1 | 1, s.key1);
   deadline(index).store(0, std::memory_order_relaxed);
@@ -222,7 +242,7 @@ uint32_t session_table::live() const {
 }
 
 size_t session_table::bytes() const {
-  return static_cast<size_t>(capacity_) * (sizeof(session) + sizeof(uint32_t)) + (bucket_mask_ + 1) * sizeof(bucket);
+  return static_cast<size_t>(capacity_) * (sizeof(session) + sizeof(uint32_t)) + (static_cast<size_t>(bucket_mask_) + 1) * sizeof(bucket);
 }
 
 }  // namespace sluice

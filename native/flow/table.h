@@ -6,14 +6,18 @@
 // period (epochs). Insertion takes the bucket's own lock; removal too.
 // Expiry: one 32-bit deadline a session in an array of its own. A sweep reads 4 bytes a session; only when a deadline
 // has passed it looks at the session, and moves the deadline if packets came meanwhile. Shortening writes it directly.
+// Sessions and index stand in flow memory (flow/memory.h), which the XDP program reads too and which outlives the engine.
 // Bounds: capacity is fixed at open(); memory: 192 (session) + 4 (deadline) + 32..64 (index) bytes a session.
 #pragma once
 #include <atomic>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <vector>
 
+#include "abi/flow_hash.h"
+#include "flow/memory.h"
 #include "flow/session.h"
 
 namespace sluice {
@@ -50,13 +54,15 @@ struct session_ref { session* s; uint32_t index; unsigned direction; };
 class session_table {
  public:
   session_table() = default;
-  ~session_table();
   session_table(const session_table&) = delete;
-  // capacity: sessions; workers share free sessions evenly and steal from a common stack.
-  bool open(uint32_t capacity, unsigned workers, uint64_t seed, epochs* epochs, std::string* error);
+  // memory: outlives the table. Workers share free sessions evenly and steal from a common stack. Sessions that the memory
+  // holds already stay: what their last engine had half done is mended first (inherited()).
+  void open(flow_memory& memory, unsigned workers, epochs* epochs);
+  // Sessions that open() found in the memory.
+  uint32_t inherited() const { return inherited_; }
 
-  uint64_t hash_of(const flow_key& k) const { return hash(k, seed_); }
-  void prefetch_bucket(uint64_t h) const { __builtin_prefetch(&buckets_[h & bucket_mask_]); }
+  uint64_t hash_of(const flow_key& k) const { return sl_flow_hash(reinterpret_cast<const uint64_t*>(&k), hash_keys_); }
+  void prefetch_bucket(uint64_t h) const { __builtin_prefetch(&buckets_[first_bucket(h)]); }
   // The reference that the tag promises, without looking at the key: to fetch its lines early. session_none if nothing.
   uint32_t guess(uint64_t h) const;
   void prefetch_session(uint32_t reference) const;
@@ -82,6 +88,8 @@ class session_table {
   // Visits up to `budget` sessions of this worker's share whose deadline is not later than `now`; remembers where it
   // stopped. visit(index) decides. Returns true when the share has been swept once.
   template <class Visit> bool sweep(unsigned worker, uint32_t now, uint32_t budget, Visit&& visit);
+  // Visits up to `budget` live sessions of this worker's share from place `at` on; returns where to go on, or session_none.
+  template <class Visit> uint32_t each(unsigned worker, uint32_t at, uint32_t budget, Visit&& visit);
   // Frees what has passed its grace period. Once a batch or so.
   void reclaim(unsigned worker);
 
@@ -91,15 +99,9 @@ class session_table {
   size_t bytes() const;
 
  private:
-  static constexpr unsigned slots = 10;
+  static constexpr unsigned slots = SL_FLOW_BUCKET_SLOTS;
   static constexpr unsigned crowded = 8;  // used slots from which on the second bucket is considered
-  struct alignas(64) bucket {
-    uint16_t tag[slots];      // 0 = empty
-    std::atomic<uint16_t> lock;
-    uint16_t overflow;        // some key with this first bucket lives in its second one; never reset
-    uint32_t reference[slots];  // session index << 1 | direction
-  };
-  static_assert(sizeof(bucket) == 64);
+  using bucket = sl_flow_bucket;
   static constexpr unsigned share_shift = 12;  // sessions are dealt to workers in runs of 4,096
   static constexpr unsigned steal_batch = 256;
 
@@ -112,19 +114,21 @@ class session_table {
     std::atomic<uint64_t> allocated{0}, freed{0};
   };
 
-  static uint16_t tag_of(uint64_t h) { uint16_t t = static_cast<uint16_t>(h >> 48); return t ? t : 1; }
-  uint64_t first_bucket(uint64_t h) const { return h & bucket_mask_; }
-  uint64_t second_bucket(uint64_t h) const { uint64_t b = (h >> 20) & bucket_mask_; return b == (h & bucket_mask_) ? b ^ 1 : b; }
+  static uint16_t tag_of(uint64_t h) { return sl_flow_tag(h); }
+  uint32_t first_bucket(uint64_t h) const { return sl_flow_first_bucket(h, bucket_mask_); }
+  uint32_t second_bucket(uint64_t h) const { return sl_flow_second_bucket(h, bucket_mask_); }
+  void inherit();
   bool find_in(const bucket& b, uint16_t tag, const flow_key& k, session_ref* out) const;
   bool insert_key(uint32_t reference, const flow_key& k, bool* taken);
   void remove_key(uint32_t reference, const flow_key& k);
   static void lock(bucket& b);
-  static void unlock(bucket& b) { b.lock.store(0, std::memory_order_release); }
+  static void unlock(bucket& b) { __atomic_store_n(&b.lock, static_cast<uint16_t>(0), __ATOMIC_RELEASE); }
 
   session* sessions_ = nullptr;
-  uint32_t* deadlines_ = nullptr;
+  std::unique_ptr<uint32_t[]> deadlines_;
   bucket* buckets_ = nullptr;
-  uint64_t bucket_mask_ = 0, seed_ = 0;
+  const uint64_t* hash_keys_ = nullptr;
+  uint32_t bucket_mask_ = 0, inherited_ = 0;
   uint32_t capacity_ = 0;
   unsigned workers_ = 1;
   epochs* epochs_ = nullptr;
@@ -180,6 +184,16 @@ bool session_table::sweep(unsigned worker, uint32_t now, uint32_t budget, Visit&
   }
   mine.sweep_at = at;
   return false;
+}
+
+template <class Visit>
+uint32_t session_table::each(unsigned worker, uint32_t at, uint32_t budget, Visit&& visit) {
+  for (uint32_t end = high_water(), visited = 0; at < end && visited < budget;) {
+    if ((at >> share_shift) % workers_ != worker) { at = ((at >> share_shift) + 1) << share_shift; continue; }
+    if (sessions_[at].live.load(std::memory_order_acquire)) { visit(at); ++visited; }
+    ++at;
+  }
+  return at < high_water() ? at : session_none;
 }
 
 }  // namespace sluice

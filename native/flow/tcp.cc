@@ -8,7 +8,7 @@ namespace sluice {
 namespace {
 
 // Windows smaller than this are widened when old acknowledgements are judged, as netfilter does (MAXACKWINCONST).
-constexpr uint32_t acknowledgement_window_min = 66000;
+constexpr uint32_t acknowledgement_window_min = SL_TCP_ACK_WINDOW_MIN;
 
 int32_t distance(uint32_t a, uint32_t b) { return static_cast<int32_t>(a - b); }
 

@@ -2,9 +2,12 @@
 // steer.cc: see steer.h. Order: load and pin → attach → maps.
 #include "io/steer.h"
 
+#include "flow/memory.h"
+
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <linux/if_link.h>
+#include <net/if.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -42,38 +45,75 @@ std::string program_name(uint32_t id) {
 
 // ---- load ---------------------------------------------------------------------------------------------------------------
 
-std::unique_ptr<steering> steering::open(const std::string& object_path, const std::string& pin_directory, std::string* error) {
+std::unique_ptr<steering> steering::open(const std::string& object_path, const std::string& pin_directory, uint32_t sessions, std::string* error) {
   libbpf_set_print(collect_log);
   libbpf_set_strict_mode(LIBBPF_STRICT_ALL);
   std::unique_ptr<steering> s(new steering);
   s->pin_directory_ = pin_directory;
   s->object_ = bpf_object__open_file(object_path.c_str(), nullptr);
   if (!s->object_) { *error = "cannot open the steering program " + object_path + " (" + errno_text(errno) + "); run `npm run build`"; return nullptr; }
+  const flow_sizes sizes = flow_sizes::of(sessions);
+  const std::pair<const char*, uint32_t> sized[] = {{"flow_buckets", sizes.buckets}, {"sessions", sizes.sessions}, {"nat_mappings", sizes.sessions}};
+  for (auto [name, entries] : sized)
+    if (bpf_map* map = bpf_object__find_map_by_name(s->object_, name)) bpf_map__set_max_entries(map, entries);
+  s->inherited_ = s->reuse_pinned_maps();
   if (int result = bpf_object__load(s->object_); result != 0) {
-    *error = "the kernel refused the steering program (" + errno_text(result) + "); root or CAP_BPF and CAP_NET_ADMIN are needed, and Linux 5.15 or later";
+    *error = "the kernel refused the steering program (" + errno_text(result) + "); root or CAP_BPF and CAP_NET_ADMIN are needed, and Linux 5.15 or later; memory for limits.sessions must be free";
     return nullptr;
   }
   bpf_program* program = bpf_object__find_program_by_name(s->object_, "sluice_steer");
   s->program_fd_ = program ? bpf_program__fd(program) : -1;
-  const std::pair<const char*, int steering::*> maps[] = {{"xsks", &steering::xsks_}, {"ports", &steering::ports_}, {"vlans", &steering::vlans_},
+  const std::pair<const char*, int steering::*> maps[] = {{"xsks", &steering::xsks_}, {"tx_ports", &steering::tx_ports_}, {"ports", &steering::ports_}, {"vlans", &steering::vlans_},
                                                          {"local_addresses", &steering::local_}, {"nat_ports", &steering::nat_ports_}, {"steer_counters", &steering::counters_}};
   for (auto [name, field] : maps) {
     (*s).*field = bpf_object__find_map_fd_by_name(s->object_, name);
     if ((*s).*field < 0 || s->program_fd_ < 0) { *error = object_path + " lacks its program or the map '" + name + "'; run `npm run build`"; return nullptr; }
-    if (pin_directory.empty()) continue;
-    std::string path = s->pin_path(std::string("map-") + name);
-    unlink(path.c_str());
-    if (bpf_obj_pin((*s).*field, path.c_str()) != 0) { *error = "cannot pin " + path + " (" + errno_text(errno) + "); is the directory a bpffs?"; return nullptr; }
   }
-  void* words = mmap(nullptr, nat_port_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, s->nat_ports_, 0);
-  if (words == MAP_FAILED) { *error = "cannot map nat_ports (" + errno_text(errno) + ")"; return nullptr; }
-  s->nat_port_words_ = static_cast<uint64_t*>(words);
+  bpf_map* map;
+  bpf_object__for_each_map(map, s->object_) {
+    if (pin_directory.empty() || s->inherited_ || bpf_map__is_internal(map)) continue;
+    std::string path = s->pin_path(std::string("map-") + bpf_map__name(map));
+    unlink(path.c_str());
+    if (bpf_obj_pin(bpf_map__fd(map), path.c_str()) != 0) { *error = "cannot pin " + path + " (" + errno_text(errno) + "); is the directory a bpffs?"; return nullptr; }
+  }
+  s->nat_port_words_ = static_cast<uint64_t*>(s->map_memory("nat_ports", nat_port_bytes, error));
+  if (!s->nat_port_words_) return nullptr;
   s->cpus_ = std::max(1, libbpf_num_possible_cpus());
   return s;
 }
 
+// All or none: maps refer to one another.
+bool steering::reuse_pinned_maps() {
+  if (pin_directory_.empty()) return false;
+  std::vector<std::pair<bpf_map*, int>> found;
+  bool fit = true;
+  bpf_map* map;
+  bpf_object__for_each_map(map, object_) {
+    if (bpf_map__is_internal(map)) continue;
+    int fd = bpf_obj_get(pin_path(std::string("map-") + bpf_map__name(map)).c_str());
+    bpf_map_info info{};
+    __u32 bytes = sizeof info;
+    fit = fit && fd >= 0 && bpf_obj_get_info_by_fd(fd, &info, &bytes) == 0 && info.type == static_cast<__u32>(bpf_map__type(map)) && info.key_size == bpf_map__key_size(map) &&
+          info.value_size == bpf_map__value_size(map) && info.max_entries == bpf_map__max_entries(map);
+    if (fd >= 0) found.push_back({map, fd});
+  }
+  for (auto [m, fd] : found) {
+    if (fit && bpf_map__reuse_fd(m, fd) != 0) fit = false;
+    close(fd);
+  }
+  return fit && !found.empty();
+}
+
+void* steering::map_memory(const char* name, size_t bytes, std::string* error) {
+  int fd = map_fd(name);
+  void* p = fd < 0 ? MAP_FAILED : mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  if (p == MAP_FAILED) { *error = std::string("cannot map the memory of ") + name + " (" + errno_text(errno) + ")"; return nullptr; }
+  mapped_.push_back({p, bytes});
+  return p;
+}
+
 steering::~steering() {
-  if (nat_port_words_) munmap(nat_port_words_, nat_port_bytes);
+  for (auto [p, bytes] : mapped_) munmap(p, bytes);
   for (attached& a : attached_) if (a.link_fd >= 0) close(a.link_fd);
   if (object_) bpf_object__close(object_);
 }
@@ -185,28 +225,46 @@ void steering::detach(unsigned slot) {
   if (!pin_directory_.empty()) unlink(pin_path("link-" + a.name).c_str());
   close(a.link_fd);
   set_vlans(a.ifindex, {});
-  bpf_map_delete_elem(ports_, &a.ifindex);
+  uint32_t place = a.ifindex % SL_STEER_PORTS, key = slot;
+  sl_steer_port none{};
+  bpf_map_update_elem(ports_, &place, &none, BPF_ANY);
+  bpf_map_delete_elem(tx_ports_, &key);
   a = {};
 }
 
 // ---- maps -------------------------------------------------------------------------------------------------------------------
 
-bool steering::set_port(uint32_t ifindex, uint16_t slot, uint16_t flags) {
-  sl_steer_port value{slot, flags};
-  return bpf_map_update_elem(ports_, &ifindex, &value, BPF_ANY) == 0;
+bool steering::add_port(uint32_t ifindex, uint16_t slot, std::string* error) {
+  uint32_t place = ifindex % SL_STEER_PORTS;
+  sl_steer_port value{};
+  bpf_map_lookup_elem(ports_, &place, &value);
+  if (value.ifindex && value.ifindex != ifindex) {
+    char name[IF_NAMESIZE];
+    if (if_indextoname(value.ifindex, name)) {
+      *error = "netdevs " + std::to_string(ifindex) + " and " + std::to_string(value.ifindex) + " (" + name + ") cannot be ports together: their indices differ by a multiple of " + std::to_string(SL_STEER_PORTS) + "; create one of them anew";
+      return false;
+    }
+  }
+  if (value.ifindex == ifindex && value.slot == slot) return true;
+  return set_port(ifindex, slot, 0);
 }
 
-bool steering::set_vlans(uint32_t ifindex, const std::vector<uint16_t>& vlan_ids) {
+bool steering::set_port(uint32_t ifindex, uint16_t slot, uint16_t flags, uint16_t interface) {
+  uint32_t place = ifindex % SL_STEER_PORTS, key = slot;
+  sl_steer_port value{ifindex, slot, flags, interface, 0};
+  return bpf_map_update_elem(tx_ports_, &key, &ifindex, BPF_ANY) == 0 && bpf_map_update_elem(ports_, &place, &value, BPF_ANY) == 0;
+}
+
+bool steering::set_vlans(uint32_t ifindex, const std::vector<std::pair<uint16_t, uint16_t>>& vlans) {
   bool ok = true;
-  uint8_t one = 1;
-  for (uint16_t id : vlan_ids) {
+  for (auto [id, interface] : vlans) {
     sl_steer_vlan key{ifindex, id};
-    ok = bpf_map_update_elem(vlans_, &key, &one, BPF_ANY) == 0 && ok;
+    ok = bpf_map_update_elem(vlans_, &key, &interface, BPF_ANY) == 0 && ok;
   }
   std::vector<sl_steer_vlan> gone;
   sl_steer_vlan key{};
   for (sl_steer_vlan* previous = nullptr; bpf_map_get_next_key(vlans_, previous, &key) == 0; previous = &key)
-    if (key.ifindex == ifindex && std::find(vlan_ids.begin(), vlan_ids.end(), key.vlan_id) == vlan_ids.end()) gone.push_back(key);
+    if (key.ifindex == ifindex && std::none_of(vlans.begin(), vlans.end(), [&](const auto& v) { return v.first == key.vlan_id; })) gone.push_back(key);
   for (const sl_steer_vlan& k : gone) bpf_map_delete_elem(vlans_, &k);
   return ok;
 }
@@ -245,13 +303,11 @@ bool steering::set_local_addresses(const std::vector<std::pair<sl_address, sl_lo
 }
 
 void steering::read_counters(unsigned slot, uint64_t* out) const {
-  std::vector<uint64_t> values(static_cast<size_t>(cpus_));
-  for (uint32_t n = 0; n < SL_STEER_KEYS; ++n) {
-    uint32_t key = slot * SL_STEER_KEYS + n;
-    out[n] = 0;
-    if (bpf_map_lookup_elem(counters_, &key, values.data()) != 0) continue;
-    for (uint64_t v : values) out[n] += v;
-  }
+  std::vector<uint64_t> rows(static_cast<size_t>(cpus_) * SL_STEER_KEYS);
+  uint32_t key = slot;
+  std::fill(out, out + SL_STEER_KEYS, 0);
+  if (bpf_map_lookup_elem(counters_, &key, rows.data()) != 0) return;
+  for (size_t i = 0; i < rows.size(); ++i) out[i % SL_STEER_KEYS] += rows[i];
 }
 
 }  // namespace sluice

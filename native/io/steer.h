@@ -29,7 +29,9 @@ enum class xdp_mode { native, generic };
 
 class steering {
  public:
-  static std::unique_ptr<steering> open(const std::string& object_path, const std::string& pin_directory, std::string* error);
+  // sessions: how many flow memory holds. Maps that an earlier engine pinned are taken over, with all that is in them, when
+  // each has the shape that this program wants; else all are made anew.
+  static std::unique_ptr<steering> open(const std::string& object_path, const std::string& pin_directory, uint32_t sessions, std::string* error);
   ~steering();
   steering(const steering&) = delete;
   steering& operator=(const steering&) = delete;
@@ -40,10 +42,12 @@ class steering {
   // Detaches and unpins; the netdev's own traffic then reaches the host unsteered.
   void detach(unsigned slot);
 
-  // flags: SL_STEER_PORT_*.
-  bool set_port(uint32_t ifindex, uint16_t slot, uint16_t flags);
-  // The VLAN ids of a netdev, all of them: others are removed.
-  bool set_vlans(uint32_t ifindex, const std::vector<uint16_t>& vlan_ids);
+  // Makes a netdev known, unless it is already in this slot: then what an earlier engine said of it stays in force.
+  bool add_port(uint32_t ifindex, uint16_t slot, std::string* error);
+  // flags: SL_STEER_PORT_*; interface: slot of the interface that takes untagged frames.
+  bool set_port(uint32_t ifindex, uint16_t slot, uint16_t flags, uint16_t interface = 0);
+  // The VLAN ids of a netdev with the slots of their interfaces, all of them: others are removed.
+  bool set_vlans(uint32_t ifindex, const std::vector<std::pair<uint16_t, uint16_t>>& vlans);
   bool set_xsk(unsigned slot, unsigned queue, int fd, std::string* error);
   void clear_xsk(unsigned slot, unsigned queue);
   // The appliance's addresses, all of them: what is gone is removed first, so that a full list can follow a full one.
@@ -53,6 +57,10 @@ class steering {
   uint64_t* nat_port_words() { return nat_port_words_; }
   // Adds up a port's counters over all CPUs into out[SL_STEER_KEYS].
   void read_counters(unsigned slot, uint64_t* out) const;
+  // A map's memory, mapped until the object goes.
+  void* map_memory(const char* name, size_t bytes, std::string* error);
+  // Maps were taken over: they hold what an earlier engine knew.
+  bool inherited() const { return inherited_; }
   int program_fd() const { return program_fd_; }
   int map_fd(const char* name) const;
 
@@ -61,13 +69,16 @@ class steering {
   struct attached { std::string name; uint32_t ifindex = 0; int link_fd = -1; };
   std::string pin_path(const std::string& name) const { return pin_directory_ + "/" + name; }
   int take_over(uint32_t ifindex, const std::string& pin, std::string* error);
+  bool reuse_pinned_maps();
   int create_link(uint32_t ifindex, const std::string& name, xdp_mode wanted, std::string* warning, std::string* error);
 
   bpf_object* object_ = nullptr;
   std::string pin_directory_;
-  int program_fd_ = -1, xsks_ = -1, ports_ = -1, vlans_ = -1, local_ = -1, nat_ports_ = -1, counters_ = -1;
+  int program_fd_ = -1, xsks_ = -1, tx_ports_ = -1, ports_ = -1, vlans_ = -1, local_ = -1, nat_ports_ = -1, counters_ = -1;
   uint64_t* nat_port_words_ = nullptr;
   int cpus_ = 1;
+  bool inherited_ = false;
+  std::vector<std::pair<void*, size_t>> mapped_;
   attached attached_[SL_PORTS_MAX];
 };
 

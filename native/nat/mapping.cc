@@ -4,6 +4,8 @@
 
 #include <sys/random.h>
 
+#include <algorithm>
+
 #include "flow/key.h"
 #include "packet/packet.h"
 
@@ -45,13 +47,13 @@ void nat_pool::steer(int protocol_class, uint16_t port, bool to_engine) {
   else word.fetch_and(~(1ull << (port & 63)), std::memory_order_release);
 }
 
-void mapping_table::open(uint32_t capacity, uint64_t seed) {
+void mapping_table::open(mapping* entries, uint32_t capacity, uint64_t seed) {
+  mappings_ = entries;
   capacity_ = capacity;
   seed_ = seed;
   uint64_t heads = 64;
   while (heads < capacity) heads <<= 1;
   mask_ = heads - 1;
-  mappings_ = std::make_unique_for_overwrite<mapping[]>(capacity);
   inside_heads_.assign(heads, mapping_none);
   outside_heads_.assign(heads, mapping_none);
 }
@@ -159,6 +161,46 @@ void mapping_table::release(uint32_t index, uint32_t now_s, bool tcp_closed_clea
   if (--pool_users_[m.pool] == 0) pools_[m.pool].reset();
   free_.push_back(index);
   live_.fetch_sub(1, std::memory_order_relaxed);
+}
+
+// A reference count of zero says void until a session of ours names the mapping; `pool` says whether it may.
+void mapping_table::inherit(const std::vector<std::shared_ptr<nat_pool>>& pools) {
+  for (const auto& pool : pools) if (std::find(pools_.begin(), pools_.end(), pool) == pools_.end()) { pools_.push_back(pool); pool_users_.push_back(0); }
+  for (uint32_t i = 0; i < capacity_; ++i) {
+    mapping& m = mappings_[i];
+    m.references.store(0, std::memory_order_relaxed);
+    m.pool = mapping_none;
+    int protocol_class = nat_protocol_class(m.protocol);
+    if (protocol_class < 0 || m.outside_port == 0) continue;
+    for (uint32_t p = 0; p < pools_.size(); ++p)
+      if (pools_[p] && equal(pools_[p]->address.address, m.outside) && pools_[p]->space(protocol_class).contains(m.outside_port)) { m.pool = p; break; }
+  }
+}
+
+bool mapping_table::inherit_reference(uint32_t index) {
+  if (index >= capacity_ || mappings_[index].pool == mapping_none) return false;
+  mappings_[index].references.fetch_add(1, std::memory_order_relaxed);
+  next_ = std::max(next_, index + 1);
+  return true;
+}
+
+void mapping_table::inherited(uint32_t now_s) {
+  for (uint32_t i = 0; i < next_; ++i) {
+    mapping& m = mappings_[i];
+    if (m.references.load(std::memory_order_relaxed) == 0) { free_.push_back(i); continue; }
+    uint32_t& outside_head = outside_heads_[hash_of(m.outside, m.outside_port, m.protocol) & mask_];
+    m.next_outside = outside_head;
+    outside_head = i;
+    uint32_t& inside_head = inside_heads_[hash_of(m.inside, m.inside_port, m.protocol) & mask_];
+    m.next_inside = inside_head;
+    inside_head = i;
+    ++pool_users_[m.pool];
+    live_.fetch_add(1, std::memory_order_relaxed);
+    int protocol_class = nat_protocol_class(m.protocol);
+    pools_[m.pool]->space(protocol_class).adopt(m.outside_port, now_s);
+    pools_[m.pool]->steer(protocol_class, m.outside_port, true);
+  }
+  for (uint32_t p = 0; p < pools_.size(); ++p) if (pool_users_[p] == 0) pools_[p].reset();
 }
 
 void mapping_table::note_peer(uint32_t index, const sl_address& peer, int by) {

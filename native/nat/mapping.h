@@ -10,13 +10,13 @@
 #include <unordered_map>
 #include <vector>
 
+#include "flow/memory.h"
+#include "nat/mapping_entry.h"
 #include "nat/port_allocator.h"
 #include "packet/bytes.h"
 #include "policy/snapshot.h"
 
 namespace sluice {
-
-inline constexpr uint32_t mapping_none = UINT32_MAX;
 
 // Index of a protocol's port space: TCP, UDP, ICMP queries; -1: the protocol has no ports.
 int nat_protocol_class(uint8_t protocol);
@@ -38,23 +38,18 @@ class nat_pool {
   std::atomic<uint64_t>* port_words_;
 };
 
-struct mapping {
-  sl_address inside, outside;
-  uint16_t inside_port, outside_port;
-  uint8_t protocol, filtering;
-  uint8_t independent;          // endpoint-independent: other sessions of the inside endpoint share it
-  uint8_t reserved;
-  std::atomic<uint32_t> references;
-  uint32_t nat_rule_id;
-  uint32_t next_inside, next_outside;  // chains
-  uint32_t pool;                // index into the table's pools
-  uint32_t last_peer_clean;     // 1: the last TCP session closed in order
-};
-static_assert(sizeof(mapping) == 64);
-
 class mapping_table {
  public:
-  void open(uint32_t capacity, uint64_t seed);
+  // entries: `capacity` of them, in flow memory; zeroed, or as an engine before us left them.
+  void open(mapping* entries, uint32_t capacity, uint64_t seed);
+  // After open() over memory of an engine before us, in this order, before anybody else uses the table: inherit() finds the
+  // pools that the mappings' addresses belong to; inherit_reference() for each session that names one (false: it is void);
+  // inherited() links them and frees the rest.
+  void inherit(const std::vector<std::shared_ptr<nat_pool>>& pools);
+  bool inherit_reference(uint32_t index);
+  void inherited(uint32_t now_s);
+  // visit(nat_slot, protocol class, port) for each mapping on an address that is shared with the host.
+  template <class Visit> void each_steered(Visit&& visit);
   // The mapping of an inside endpoint, with a reference taken; mapping_none if there is none to share.
   // wanted: whether this mapping's outside address will do.
   template <class Wanted> uint32_t acquire_inside(const sl_address& inside, uint16_t port, uint8_t protocol, Wanted&& wanted);
@@ -80,7 +75,7 @@ class mapping_table {
   std::mutex& stripe(uint64_t h) { return locks_[h & (stripes - 1)]; }
   uint32_t take_free();
 
-  std::unique_ptr<mapping[]> mappings_;
+  mapping* mappings_ = nullptr;
   std::vector<uint32_t> inside_heads_, outside_heads_;
   uint64_t mask_ = 0, seed_ = 0;
   uint32_t capacity_ = 0, next_ = 0;
@@ -96,6 +91,15 @@ class mapping_table {
   std::unordered_map<peer_key, uint32_t, peer_hash, peer_equal> peers_;
   std::mutex peers_mutex_;
 };
+
+template <class Visit>
+void mapping_table::each_steered(Visit&& visit) {
+  for (uint32_t i = 0; i < next_; ++i) {
+    const mapping& m = mappings_[i];
+    if (m.references.load(std::memory_order_relaxed) == 0 || m.pool >= pools_.size() || !pools_[m.pool]) continue;
+    if (uint16_t nat_slot = pools_[m.pool]->address.nat_slot; nat_slot != SL_NAT_SLOT_NONE) visit(nat_slot, nat_protocol_class(m.protocol), m.outside_port);
+  }
+}
 
 template <class Wanted>
 uint32_t mapping_table::acquire_inside(const sl_address& inside, uint16_t port, uint8_t protocol, Wanted&& wanted) {

@@ -6,6 +6,24 @@
 
 namespace sluice {
 
+void adjacency_table::open(adjacency* entries) {
+  entries_ = entries;
+  by_key_.clear();
+  next_ = 0;
+  for (uint32_t i = 0; i < adjacencies_max; ++i) {
+    adjacency& a = entries[i];
+    if (!a.in_use.load(std::memory_order_acquire)) continue;
+    a.waiting.store(0, std::memory_order_relaxed);  // what it held is gone
+    if (a.interface_slot >= interface_slots || !by_key_.emplace(key{a.address, a.interface_slot}, i).second) {
+      a.in_use.store(0, std::memory_order_relaxed);
+      a.incarnation.fetch_add(1, std::memory_order_release);
+      continue;
+    }
+    next_ = i + 1;
+  }
+  for (uint32_t i = 0; i < next_; ++i) if (!entries[i].in_use.load(std::memory_order_relaxed)) free_.push_back(i);
+}
+
 uint32_t adjacency_table::find_or_create(unsigned interface_slot, const sl_address& address, uint32_t now_ticks, bool* created) {
   std::lock_guard guard(mutex_);
   *created = false;
@@ -14,7 +32,9 @@ uint32_t adjacency_table::find_or_create(unsigned interface_slot, const sl_addre
     adjacency& a = entries_[it->second];
     return it->second | static_cast<uint32_t>(a.incarnation.load(std::memory_order_relaxed)) << 16;
   }
-  uint32_t index = next_ < adjacencies_max ? next_++ : recycle(now_ticks);
+  uint32_t index;
+  if (!free_.empty()) { index = free_.back(); free_.pop_back(); }
+  else index = next_ < adjacencies_max ? next_++ : recycle(now_ticks);
   if (index == adjacency_none) return adjacency_none;
   adjacency& a = entries_[index];
   a.mac.store(0, std::memory_order_relaxed);
@@ -24,6 +44,7 @@ uint32_t adjacency_table::find_or_create(unsigned interface_slot, const sl_addre
   a.asked_ticks.store(0, std::memory_order_relaxed);
   a.waiting.store(0, std::memory_order_relaxed);
   by_key_.emplace(k, index);
+  a.in_use.store(1, std::memory_order_release);
   *created = true;
   // 0xffff with index 0xffff would read as adjacency_none.
   if (a.incarnation.load(std::memory_order_relaxed) >= 0xfffe) a.incarnation.store(0, std::memory_order_relaxed);
@@ -40,6 +61,7 @@ uint32_t adjacency_table::recycle(uint32_t now_ticks) {
     if (age < (resolved ? idle_ticks : unresolved_ticks) || a.waiting.load(std::memory_order_relaxed)) continue;
     uint32_t index = it->second;
     by_key_.erase(it);
+    a.in_use.store(0, std::memory_order_relaxed);
     a.incarnation.fetch_add(1, std::memory_order_release);
     return index;
   }

@@ -18,7 +18,7 @@ namespace sluice {
 
 inline constexpr unsigned interface_slots = SL_INTERFACES_MAX;
 inline constexpr uint8_t port_slot_none = 0xff;
-inline constexpr uint32_t adjacencies_max = 65536;
+inline constexpr uint32_t adjacencies_max = SL_ADJACENCIES_MAX;
 inline constexpr uint32_t adjacency_none = UINT32_MAX;
 
 // A logical interface's live state. Slots are kept by interface id over snapshots.
@@ -32,11 +32,16 @@ struct alignas(64) interface_state {
   std::atomic<uint32_t> kernel_ifindex{0};
   std::atomic<uint32_t> ifindex{0};
   std::atomic<uint32_t> mtu_limit_bytes{0};  // from the configuration, 0: none
+  std::atomic<uint8_t> offload{0};       // 1: the netdev takes frames that XDP redirects
 };
+static_assert(sizeof(interface_state) == sizeof(sl_interface_state));
+static_assert(offsetof(interface_state, mtu_bytes) == offsetof(sl_interface_state, mtu_bytes) && offsetof(interface_state, up) == offsetof(sl_interface_state, up) &&
+              offsetof(interface_state, port_slot) == offsetof(sl_interface_state, port_slot) && offsetof(interface_state, vlan_id) == offsetof(sl_interface_state, vlan_id) &&
+              offsetof(interface_state, ifindex) == offsetof(sl_interface_state, ifindex) && offsetof(interface_state, offload) == offsetof(sl_interface_state, offload));
 
 struct alignas(64) adjacency {
-  static constexpr uint64_t resolved_bit = 1ull << 48;
-  static constexpr uint64_t failed_bit = 1ull << 49;
+  static constexpr uint64_t resolved_bit = SL_ADJACENCY_RESOLVED;
+  static constexpr uint64_t failed_bit = SL_ADJACENCY_FAILED;
   std::atomic<uint64_t> mac{0};          // low 48 bits; resolved_bit: usable; failed_bit: nobody answered
   std::atomic<uint32_t> used_ticks{0};   // last packet, in ticks; written at most once a tick
   std::atomic<uint32_t> asked_ticks{0};  // last time resolution was asked for
@@ -44,11 +49,17 @@ struct alignas(64) adjacency {
   std::atomic<uint16_t> incarnation{0};
   uint16_t interface_slot = 0;
   sl_address address{};
+  std::atomic<uint8_t> in_use{0};        // findable by its address
 };
+static_assert(sizeof(adjacency) == sizeof(sl_adjacency));
+static_assert(offsetof(adjacency, used_ticks) == offsetof(sl_adjacency, used_ticks) && offsetof(adjacency, incarnation) == offsetof(sl_adjacency, incarnation) &&
+              offsetof(adjacency, interface_slot) == offsetof(sl_adjacency, interface_slot) && offsetof(adjacency, address) == offsetof(sl_adjacency, address) &&
+              offsetof(adjacency, in_use) == offsetof(sl_adjacency, in_use));
 
 class adjacency_table {
  public:
-  adjacency_table() : entries_(adjacencies_max) {}
+  // entries: adjacencies_max of them, zeroed, or as an engine before us left them: those in use are taken over.
+  void open(adjacency* entries);
 
   // The id of a next hop, created if new; adjacency_none when the table is full of next hops in use.
   uint32_t find_or_create(unsigned interface_slot, const sl_address& address, uint32_t now_ticks, bool* created);
@@ -73,9 +84,10 @@ class adjacency_table {
   struct key_equal { bool operator()(const key& a, const key& b) const { return a.interface_slot == b.interface_slot && equal(a.address, b.address); } };
   uint32_t recycle(uint32_t now_ticks);
 
-  std::vector<adjacency> entries_;
+  adjacency* entries_ = nullptr;
   std::unordered_map<key, uint32_t, key_hash, key_equal> by_key_;
-  uint32_t next_ = 0;
+  uint32_t next_ = 0;              // entries from here on were never used
+  std::vector<uint32_t> free_;     // entries below next_ that an engine before us left unused
   std::atomic<uint32_t> version_{1};
   std::mutex mutex_;
 };

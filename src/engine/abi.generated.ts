@@ -20,13 +20,30 @@ export const SL_NAT_PORT_RESERVED = 65330;
 export const SL_IPV6_EXTENSIONS_MAX = 8;
 export const SL_FRAME_BYTES_MAX = 3506;
 export const SL_NAME_BYTES = 16;
+export const SL_STEER_PORTS = 4096;
 export const SL_STEER_PORT_UNTAGGED = 1;
+export const SL_STEER_PORT_PARTIAL = 2;
 export const SL_LOCAL_ENGINE = 1;
 export const SL_NAT_PROTOCOLS = 3;
 export const SL_NAT_PORT_WORDS = 196608;
 export const SL_STEER_KEYS = 80;
 export const SL_STEER_BASE = 64;
 export const SL_STEER_ROWS = 33;
+export const SL_FLOW_MEMORY_VERSION = 1;
+export const SL_ADJACENCIES_MAX = 65536;
+export const SL_FLOW_BUCKET_SLOTS = 10;
+export const SL_TICK_SHIFT = 28;
+export const SL_TCP_ACK_WINDOW_MIN = 66000;
+export const SL_OFFLOAD_NOT_YET = 0;
+export const SL_OFFLOAD_ON = 1;
+export const SL_OFFLOAD_NEVER = 2;
+export const SL_TCP_FIN_SEEN = 1;
+export const SL_TCP_FIN_ACKED = 4;
+export const SL_TCP_ACK_SEEN = 16;
+export const SL_TCP_SCALE_SEEN = 64;
+export const SL_OFFLOAD_ONE_WAY_PACKETS = 8;
+export const SL_ADJACENCY_RESOLVED = 0;
+export const SL_ADJACENCY_FAILED = 0;
 export const SL_LOG_START = 1;
 export const SL_LOG_END = 2;
 export const SL_RULE_NO_OFFLOAD = 1;
@@ -92,9 +109,9 @@ export const DROP_REASONS: readonly ListEntry[] = [
   { value: 48, name: 'rate-limited', help: 'over a rate limit' },
 ];
 
-export const Counter = { RX_PACKETS: 0, RX_BYTES: 1, TX_PACKETS: 2, TX_BYTES: 3, HOST_PACKETS: 4, FAST_PATH_HITS: 5, SLOW_PATH_PACKETS: 6, SESSIONS_CREATED: 7, SESSIONS_ENDED: 8, REVALIDATIONS: 9, ICMP_ERRORS_SENT: 10, ICMP_ERRORS_SUPPRESSED: 11, TCP_RESETS_SENT: 12, FRAGMENTS: 13, FRAGMENTS_HELD: 14, NEIGHBOUR_HELD: 15, CHECKSUMS_COMPLETED: 16, RECORDS_LOST: 17, TX_KICKS: 18, POLLS: 19 } as const;
+export const Counter = { RX_PACKETS: 0, RX_BYTES: 1, TX_PACKETS: 2, TX_BYTES: 3, HOST_PACKETS: 4, FAST_PATH_HITS: 5, SLOW_PATH_PACKETS: 6, SESSIONS_CREATED: 7, SESSIONS_OFFLOADED: 8, SESSIONS_ENDED: 9, REVALIDATIONS: 10, ICMP_ERRORS_SENT: 11, ICMP_ERRORS_SUPPRESSED: 12, TCP_RESETS_SENT: 13, FRAGMENTS: 14, FRAGMENTS_HELD: 15, NEIGHBOUR_HELD: 16, CHECKSUMS_COMPLETED: 17, RECORDS_LOST: 18, TX_KICKS: 19, POLLS: 20 } as const;
 export type Counter = (typeof Counter)[keyof typeof Counter];
-export const SL_COUNTER_COUNT = 20;
+export const SL_COUNTER_COUNT = 21;
 export const COUNTERS: readonly ListEntry[] = [
   { value: 0, name: 'rx-packets', help: 'packets received by the engine' },
   { value: 1, name: 'rx-bytes', help: 'bytes received by the engine, Ethernet header included' },
@@ -104,26 +121,29 @@ export const COUNTERS: readonly ListEntry[] = [
   { value: 5, name: 'fast-path-hits', help: 'packets of a known session' },
   { value: 6, name: 'slow-path-packets', help: 'packets that needed a decision' },
   { value: 7, name: 'sessions-created', help: 'sessions created' },
-  { value: 8, name: 'sessions-ended', help: 'sessions ended' },
-  { value: 9, name: 'revalidations', help: 'sessions checked again after a commit' },
-  { value: 10, name: 'icmp-errors-sent', help: 'ICMP and ICMPv6 errors sent' },
-  { value: 11, name: 'icmp-errors-suppressed', help: 'ICMP errors not sent because of the rate limit' },
-  { value: 12, name: 'tcp-resets-sent', help: 'TCP resets sent for reject rules' },
-  { value: 13, name: 'fragments', help: 'fragments seen' },
-  { value: 14, name: 'fragments-held', help: 'fragments held until their first fragment came' },
-  { value: 15, name: 'neighbour-held', help: 'packets held until their next hop was resolved' },
-  { value: 16, name: 'checksums-completed', help: 'partial checksums of packets born on this machine, completed' },
-  { value: 17, name: 'records-lost', help: 'flow or drop records lost because nobody read them in time' },
-  { value: 18, name: 'tx-kicks', help: 'system calls that started transmission' },
-  { value: 19, name: 'polls', help: 'times a worker slept' },
+  { value: 8, name: 'sessions-offloaded', help: 'sessions handed to the XDP program' },
+  { value: 9, name: 'sessions-ended', help: 'sessions ended' },
+  { value: 10, name: 'revalidations', help: 'sessions checked again after a commit' },
+  { value: 11, name: 'icmp-errors-sent', help: 'ICMP and ICMPv6 errors sent' },
+  { value: 12, name: 'icmp-errors-suppressed', help: 'ICMP errors not sent because of the rate limit' },
+  { value: 13, name: 'tcp-resets-sent', help: 'TCP resets sent for reject rules' },
+  { value: 14, name: 'fragments', help: 'fragments seen' },
+  { value: 15, name: 'fragments-held', help: 'fragments held until their first fragment came' },
+  { value: 16, name: 'neighbour-held', help: 'packets held until their next hop was resolved' },
+  { value: 17, name: 'checksums-completed', help: 'partial checksums of packets born on this machine, completed' },
+  { value: 18, name: 'records-lost', help: 'flow or drop records lost because nobody read them in time' },
+  { value: 19, name: 'tx-kicks', help: 'system calls that started transmission' },
+  { value: 20, name: 'polls', help: 'times a worker slept' },
 ];
 
-export const SteerCounter = { TO_ENGINE: 0, TO_HOST: 1 } as const;
+export const SteerCounter = { TO_ENGINE: 0, TO_HOST: 1, OFFLOADED: 2, OFFLOADED_BYTES: 3 } as const;
 export type SteerCounter = (typeof SteerCounter)[keyof typeof SteerCounter];
-export const SL_STEER_COUNTER_COUNT = 2;
+export const SL_STEER_COUNTER_COUNT = 4;
 export const STEER_COUNTERS: readonly ListEntry[] = [
   { value: 0, name: 'to-engine', help: 'redirected to an engine socket' },
   { value: 1, name: 'to-host', help: 'passed to the host\'s stack' },
+  { value: 2, name: 'offloaded', help: 'packets of established sessions, rewritten and redirected by the program itself' },
+  { value: 3, name: 'offloaded-bytes', help: 'IP bytes of these packets' },
 ];
 
 export const RuleAction = { DENY: 0, ALLOW: 1, REJECT: 2 } as const;
@@ -211,9 +231,12 @@ export const END_REASONS: readonly ListEntry[] = [
 
 // ---- layouts ----
 export const STRUCTS = {
-  sl_steer_port: { size: 4, fields: {
-    slot: { offset: 0, size: 2, type: 'u16', count: 1 },
-    flags: { offset: 2, size: 2, type: 'u16', count: 1 },
+  sl_steer_port: { size: 12, fields: {
+    ifindex: { offset: 0, size: 4, type: 'u32', count: 1 },
+    slot: { offset: 4, size: 2, type: 'u16', count: 1 },
+    flags: { offset: 6, size: 2, type: 'u16', count: 1 },
+    interface: { offset: 8, size: 2, type: 'u16', count: 1 },
+    reserved: { offset: 10, size: 2, type: 'u16', count: 1 },
   } },
   sl_steer_vlan: { size: 8, fields: {
     ifindex: { offset: 0, size: 4, type: 'u32', count: 1 },
@@ -225,6 +248,98 @@ export const STRUCTS = {
   sl_local_address: { size: 4, fields: {
     nat_slot: { offset: 0, size: 2, type: 'u16', count: 1 },
     flags: { offset: 2, size: 2, type: 'u16', count: 1 },
+  } },
+  sl_flow_header: { size: 72, fields: {
+    hash_keys: { offset: 0, size: 40, type: 'u64', count: 5 },
+    seed: { offset: 40, size: 8, type: 'u64', count: 1 },
+    version: { offset: 48, size: 4, type: 'u32', count: 1 },
+    capacity: { offset: 52, size: 4, type: 'u32', count: 1 },
+    bucket_mask: { offset: 56, size: 4, type: 'u32', count: 1 },
+    generations: { offset: 60, size: 8, type: 'u32', count: 2 },
+    reserved: { offset: 68, size: 4, type: 'u32', count: 1 },
+  } },
+  sl_flow_bucket: { size: 64, fields: {
+    tag: { offset: 0, size: 20, type: 'u16', count: 10 },
+    lock: { offset: 20, size: 2, type: 'u16', count: 1 },
+    overflow: { offset: 22, size: 2, type: 'u16', count: 1 },
+    reference: { offset: 24, size: 40, type: 'u32', count: 10 },
+  } },
+  sl_flow_key: { size: 40, fields: {
+    src: { offset: 0, size: 16, type: 'sl_address', count: 1 },
+    dst: { offset: 16, size: 16, type: 'sl_address', count: 1 },
+    src_port: { offset: 32, size: 2, type: 'u16', count: 1 },
+    dst_port: { offset: 34, size: 2, type: 'u16', count: 1 },
+    protocol: { offset: 36, size: 1, type: 'u8', count: 1 },
+    kind: { offset: 37, size: 1, type: 'u8', count: 1 },
+    reserved: { offset: 38, size: 2, type: 'u8', count: 2 },
+  } },
+  sl_session: { size: 192, fields: {
+    key0: { offset: 0, size: 40, type: 'sl_flow_key', count: 1 },
+    l3_delta: { offset: 40, size: 4, type: 'u16', count: 2 },
+    l4_delta: { offset: 44, size: 4, type: 'u16', count: 2 },
+    adjacency: { offset: 48, size: 8, type: 'u32', count: 2 },
+    generation: { offset: 56, size: 4, type: 'u32', count: 1 },
+    state: { offset: 60, size: 1, type: 'u8', count: 1 },
+    flags: { offset: 61, size: 1, type: 'u8', count: 1 },
+    tcp_bits: { offset: 62, size: 1, type: 'u8', count: 1 },
+    tcp_scale: { offset: 63, size: 1, type: 'u8', count: 1 },
+    key1: { offset: 64, size: 40, type: 'sl_flow_key', count: 1 },
+    rule_id: { offset: 104, size: 4, type: 'u32', count: 1 },
+    start_ticks: { offset: 108, size: 4, type: 'u32', count: 1 },
+    mapping: { offset: 112, size: 4, type: 'u32', count: 1 },
+    nat_destination_id: { offset: 116, size: 4, type: 'u32', count: 1 },
+    incarnation: { offset: 120, size: 4, type: 'u32', count: 1 },
+    interface_slot: { offset: 124, size: 2, type: 'u8', count: 2 },
+    tcp_flags_seen: { offset: 126, size: 2, type: 'u8', count: 2 },
+    last_seen_ticks: { offset: 128, size: 4, type: 'u32', count: 1 },
+    tcp_end: { offset: 132, size: 8, type: 'u32', count: 2 },
+    tcp_edge: { offset: 140, size: 8, type: 'u32', count: 2 },
+    tcp_acked: { offset: 148, size: 8, type: 'u32', count: 2 },
+    tcp_window_log2: { offset: 156, size: 2, type: 'u8', count: 2 },
+    offload: { offset: 158, size: 1, type: 'u8', count: 1 },
+    live: { offset: 159, size: 1, type: 'u8', count: 1 },
+    packets: { offset: 160, size: 16, type: 'u64', count: 2 },
+    bytes: { offset: 176, size: 16, type: 'u64', count: 2 },
+  } },
+  sl_adjacency: { size: 64, fields: {
+    mac: { offset: 0, size: 8, type: 'u64', count: 1 },
+    used_ticks: { offset: 8, size: 4, type: 'u32', count: 1 },
+    asked_ticks: { offset: 12, size: 4, type: 'u32', count: 1 },
+    waiting: { offset: 16, size: 4, type: 'u32', count: 1 },
+    incarnation: { offset: 20, size: 2, type: 'u16', count: 1 },
+    interface_slot: { offset: 22, size: 2, type: 'u16', count: 1 },
+    address: { offset: 24, size: 16, type: 'sl_address', count: 1 },
+    in_use: { offset: 40, size: 1, type: 'u8', count: 1 },
+    reserved: { offset: 41, size: 23, type: 'u8', count: 23 },
+  } },
+  sl_nat_mapping: { size: 64, fields: {
+    inside: { offset: 0, size: 16, type: 'sl_address', count: 1 },
+    outside: { offset: 16, size: 16, type: 'sl_address', count: 1 },
+    inside_port: { offset: 32, size: 2, type: 'u16', count: 1 },
+    outside_port: { offset: 34, size: 2, type: 'u16', count: 1 },
+    protocol: { offset: 36, size: 1, type: 'u8', count: 1 },
+    filtering: { offset: 37, size: 1, type: 'u8', count: 1 },
+    independent: { offset: 38, size: 1, type: 'u8', count: 1 },
+    reserved: { offset: 39, size: 1, type: 'u8', count: 1 },
+    references: { offset: 40, size: 4, type: 'u32', count: 1 },
+    nat_rule_id: { offset: 44, size: 4, type: 'u32', count: 1 },
+    next_inside: { offset: 48, size: 4, type: 'u32', count: 1 },
+    next_outside: { offset: 52, size: 4, type: 'u32', count: 1 },
+    pool: { offset: 56, size: 4, type: 'u32', count: 1 },
+    last_peer_clean: { offset: 60, size: 4, type: 'u32', count: 1 },
+  } },
+  sl_interface_state: { size: 64, fields: {
+    mac: { offset: 0, size: 8, type: 'u64', count: 1 },
+    mtu_bytes: { offset: 8, size: 4, type: 'u32', count: 1 },
+    up: { offset: 12, size: 1, type: 'u8', count: 1 },
+    port_slot: { offset: 13, size: 1, type: 'u8', count: 1 },
+    vlan_id: { offset: 14, size: 2, type: 'u16', count: 1 },
+    id: { offset: 16, size: 4, type: 'u32', count: 1 },
+    kernel_ifindex: { offset: 20, size: 4, type: 'u32', count: 1 },
+    ifindex: { offset: 24, size: 4, type: 'u32', count: 1 },
+    mtu_limit_bytes: { offset: 28, size: 4, type: 'u32', count: 1 },
+    offload: { offset: 32, size: 1, type: 'u8', count: 1 },
+    reserved: { offset: 33, size: 31, type: 'u8', count: 31 },
   } },
   sl_span: { size: 8, fields: {
     first: { offset: 0, size: 4, type: 'u32', count: 1 },
@@ -432,10 +547,17 @@ export const STRUCTS = {
   } },
 } as const;
 
-export const STEER_PORT_BYTES = 4;
+export const STEER_PORT_BYTES = 12;
 export const STEER_VLAN_BYTES = 8;
 export const ADDRESS_BYTES = 16;
 export const LOCAL_ADDRESS_BYTES = 4;
+export const FLOW_HEADER_BYTES = 72;
+export const FLOW_BUCKET_BYTES = 64;
+export const FLOW_KEY_BYTES = 40;
+export const SESSION_BYTES = 192;
+export const ADJACENCY_BYTES = 64;
+export const NAT_MAPPING_BYTES = 64;
+export const INTERFACE_STATE_BYTES = 64;
 export const SPAN_BYTES = 8;
 export const SECTION_BYTES = 8;
 export const SETTINGS_BYTES = 64;
@@ -482,18 +604,25 @@ function putU64(view: DataView, offset: number, value: bigint, field: string): v
 }
 
 export interface SteerPort {
+  ifindex: number;
   slot: number;
   flags: number;
+  interface: number;
 }
 export function readSteerPort(view: DataView, offset: number): SteerPort {
   return {
-    slot: view.getUint16(offset, true),
-    flags: view.getUint16(offset + 2, true),
+    ifindex: view.getUint32(offset, true),
+    slot: view.getUint16(offset + 4, true),
+    flags: view.getUint16(offset + 6, true),
+    interface: view.getUint16(offset + 8, true),
   };
 }
 export function writeSteerPort(view: DataView, offset: number, value: SteerPort): void {
-  putU16(view, offset, value.slot, 'sl_steer_port.slot');
-  putU16(view, offset + 2, value.flags, 'sl_steer_port.flags');
+  putU32(view, offset, value.ifindex, 'sl_steer_port.ifindex');
+  putU16(view, offset + 4, value.slot, 'sl_steer_port.slot');
+  putU16(view, offset + 6, value.flags, 'sl_steer_port.flags');
+  putU16(view, offset + 8, value.interface, 'sl_steer_port.interface');
+  bytesAt(view, offset + 10, 2).fill(0);
 }
 
 export interface SteerVlan {
@@ -524,6 +653,293 @@ export function readLocalAddress(view: DataView, offset: number): LocalAddress {
 export function writeLocalAddress(view: DataView, offset: number, value: LocalAddress): void {
   putU16(view, offset, value.natSlot, 'sl_local_address.nat_slot');
   putU16(view, offset + 2, value.flags, 'sl_local_address.flags');
+}
+
+export interface FlowHeader {
+  hashKeys: [bigint, bigint, bigint, bigint, bigint];
+  seed: bigint;
+  version: number;
+  capacity: number;
+  bucketMask: number;
+  generations: [number, number];
+}
+export function readFlowHeader(view: DataView, offset: number): FlowHeader {
+  return {
+    hashKeys: [view.getBigUint64(offset, true), view.getBigUint64(offset + 8, true), view.getBigUint64(offset + 16, true), view.getBigUint64(offset + 24, true), view.getBigUint64(offset + 32, true)],
+    seed: view.getBigUint64(offset + 40, true),
+    version: view.getUint32(offset + 48, true),
+    capacity: view.getUint32(offset + 52, true),
+    bucketMask: view.getUint32(offset + 56, true),
+    generations: [view.getUint32(offset + 60, true), view.getUint32(offset + 64, true)],
+  };
+}
+export function writeFlowHeader(view: DataView, offset: number, value: FlowHeader): void {
+  putU64(view, offset, value.hashKeys[0], 'sl_flow_header.hash_keys'); putU64(view, offset + 8, value.hashKeys[1], 'sl_flow_header.hash_keys'); putU64(view, offset + 16, value.hashKeys[2], 'sl_flow_header.hash_keys'); putU64(view, offset + 24, value.hashKeys[3], 'sl_flow_header.hash_keys'); putU64(view, offset + 32, value.hashKeys[4], 'sl_flow_header.hash_keys');
+  putU64(view, offset + 40, value.seed, 'sl_flow_header.seed');
+  putU32(view, offset + 48, value.version, 'sl_flow_header.version');
+  putU32(view, offset + 52, value.capacity, 'sl_flow_header.capacity');
+  putU32(view, offset + 56, value.bucketMask, 'sl_flow_header.bucket_mask');
+  putU32(view, offset + 60, value.generations[0], 'sl_flow_header.generations'); putU32(view, offset + 64, value.generations[1], 'sl_flow_header.generations');
+  bytesAt(view, offset + 68, 4).fill(0);
+}
+
+export interface FlowBucket {
+  tag: [number, number, number, number, number, number, number, number, number, number];
+  lock: number;
+  overflow: number;
+  reference: [number, number, number, number, number, number, number, number, number, number];
+}
+export function readFlowBucket(view: DataView, offset: number): FlowBucket {
+  return {
+    tag: [view.getUint16(offset, true), view.getUint16(offset + 2, true), view.getUint16(offset + 4, true), view.getUint16(offset + 6, true), view.getUint16(offset + 8, true), view.getUint16(offset + 10, true), view.getUint16(offset + 12, true), view.getUint16(offset + 14, true), view.getUint16(offset + 16, true), view.getUint16(offset + 18, true)],
+    lock: view.getUint16(offset + 20, true),
+    overflow: view.getUint16(offset + 22, true),
+    reference: [view.getUint32(offset + 24, true), view.getUint32(offset + 28, true), view.getUint32(offset + 32, true), view.getUint32(offset + 36, true), view.getUint32(offset + 40, true), view.getUint32(offset + 44, true), view.getUint32(offset + 48, true), view.getUint32(offset + 52, true), view.getUint32(offset + 56, true), view.getUint32(offset + 60, true)],
+  };
+}
+export function writeFlowBucket(view: DataView, offset: number, value: FlowBucket): void {
+  putU16(view, offset, value.tag[0], 'sl_flow_bucket.tag'); putU16(view, offset + 2, value.tag[1], 'sl_flow_bucket.tag'); putU16(view, offset + 4, value.tag[2], 'sl_flow_bucket.tag'); putU16(view, offset + 6, value.tag[3], 'sl_flow_bucket.tag'); putU16(view, offset + 8, value.tag[4], 'sl_flow_bucket.tag'); putU16(view, offset + 10, value.tag[5], 'sl_flow_bucket.tag'); putU16(view, offset + 12, value.tag[6], 'sl_flow_bucket.tag'); putU16(view, offset + 14, value.tag[7], 'sl_flow_bucket.tag'); putU16(view, offset + 16, value.tag[8], 'sl_flow_bucket.tag'); putU16(view, offset + 18, value.tag[9], 'sl_flow_bucket.tag');
+  putU16(view, offset + 20, value.lock, 'sl_flow_bucket.lock');
+  putU16(view, offset + 22, value.overflow, 'sl_flow_bucket.overflow');
+  putU32(view, offset + 24, value.reference[0], 'sl_flow_bucket.reference'); putU32(view, offset + 28, value.reference[1], 'sl_flow_bucket.reference'); putU32(view, offset + 32, value.reference[2], 'sl_flow_bucket.reference'); putU32(view, offset + 36, value.reference[3], 'sl_flow_bucket.reference'); putU32(view, offset + 40, value.reference[4], 'sl_flow_bucket.reference'); putU32(view, offset + 44, value.reference[5], 'sl_flow_bucket.reference'); putU32(view, offset + 48, value.reference[6], 'sl_flow_bucket.reference'); putU32(view, offset + 52, value.reference[7], 'sl_flow_bucket.reference'); putU32(view, offset + 56, value.reference[8], 'sl_flow_bucket.reference'); putU32(view, offset + 60, value.reference[9], 'sl_flow_bucket.reference');
+}
+
+export interface FlowKey {
+  src: Uint8Array;
+  dst: Uint8Array;
+  srcPort: number;
+  dstPort: number;
+  protocol: number;
+  kind: number;
+}
+export function readFlowKey(view: DataView, offset: number): FlowKey {
+  return {
+    src: bytesAt(view, offset, 16),
+    dst: bytesAt(view, offset + 16, 16),
+    srcPort: view.getUint16(offset + 32, true),
+    dstPort: view.getUint16(offset + 34, true),
+    protocol: view.getUint8(offset + 36),
+    kind: view.getUint8(offset + 37),
+  };
+}
+export function writeFlowKey(view: DataView, offset: number, value: FlowKey): void {
+  putBytes(view, offset, value.src, 16, 'sl_flow_key.src');
+  putBytes(view, offset + 16, value.dst, 16, 'sl_flow_key.dst');
+  putU16(view, offset + 32, value.srcPort, 'sl_flow_key.src_port');
+  putU16(view, offset + 34, value.dstPort, 'sl_flow_key.dst_port');
+  putU8(view, offset + 36, value.protocol, 'sl_flow_key.protocol');
+  putU8(view, offset + 37, value.kind, 'sl_flow_key.kind');
+  bytesAt(view, offset + 38, 2).fill(0);
+}
+
+export interface Session {
+  key0: FlowKey;
+  l3Delta: [number, number];
+  l4Delta: [number, number];
+  adjacency: [number, number];
+  generation: number;
+  state: number;
+  flags: number;
+  tcpBits: number;
+  tcpScale: number;
+  key1: FlowKey;
+  ruleId: number;
+  startTicks: number;
+  mapping: number;
+  natDestinationId: number;
+  incarnation: number;
+  interfaceSlot: Uint8Array;
+  tcpFlagsSeen: Uint8Array;
+  lastSeenTicks: number;
+  tcpEnd: [number, number];
+  tcpEdge: [number, number];
+  tcpAcked: [number, number];
+  tcpWindowLog2: Uint8Array;
+  offload: number;
+  live: number;
+  packets: [bigint, bigint];
+  bytes: [bigint, bigint];
+}
+export function readSession(view: DataView, offset: number): Session {
+  return {
+    key0: readFlowKey(view, offset),
+    l3Delta: [view.getUint16(offset + 40, true), view.getUint16(offset + 42, true)],
+    l4Delta: [view.getUint16(offset + 44, true), view.getUint16(offset + 46, true)],
+    adjacency: [view.getUint32(offset + 48, true), view.getUint32(offset + 52, true)],
+    generation: view.getUint32(offset + 56, true),
+    state: view.getUint8(offset + 60),
+    flags: view.getUint8(offset + 61),
+    tcpBits: view.getUint8(offset + 62),
+    tcpScale: view.getUint8(offset + 63),
+    key1: readFlowKey(view, offset + 64),
+    ruleId: view.getUint32(offset + 104, true),
+    startTicks: view.getUint32(offset + 108, true),
+    mapping: view.getUint32(offset + 112, true),
+    natDestinationId: view.getUint32(offset + 116, true),
+    incarnation: view.getUint32(offset + 120, true),
+    interfaceSlot: bytesAt(view, offset + 124, 2),
+    tcpFlagsSeen: bytesAt(view, offset + 126, 2),
+    lastSeenTicks: view.getUint32(offset + 128, true),
+    tcpEnd: [view.getUint32(offset + 132, true), view.getUint32(offset + 136, true)],
+    tcpEdge: [view.getUint32(offset + 140, true), view.getUint32(offset + 144, true)],
+    tcpAcked: [view.getUint32(offset + 148, true), view.getUint32(offset + 152, true)],
+    tcpWindowLog2: bytesAt(view, offset + 156, 2),
+    offload: view.getUint8(offset + 158),
+    live: view.getUint8(offset + 159),
+    packets: [view.getBigUint64(offset + 160, true), view.getBigUint64(offset + 168, true)],
+    bytes: [view.getBigUint64(offset + 176, true), view.getBigUint64(offset + 184, true)],
+  };
+}
+export function writeSession(view: DataView, offset: number, value: Session): void {
+  writeFlowKey(view, offset, value.key0);
+  putU16(view, offset + 40, value.l3Delta[0], 'sl_session.l3_delta'); putU16(view, offset + 42, value.l3Delta[1], 'sl_session.l3_delta');
+  putU16(view, offset + 44, value.l4Delta[0], 'sl_session.l4_delta'); putU16(view, offset + 46, value.l4Delta[1], 'sl_session.l4_delta');
+  putU32(view, offset + 48, value.adjacency[0], 'sl_session.adjacency'); putU32(view, offset + 52, value.adjacency[1], 'sl_session.adjacency');
+  putU32(view, offset + 56, value.generation, 'sl_session.generation');
+  putU8(view, offset + 60, value.state, 'sl_session.state');
+  putU8(view, offset + 61, value.flags, 'sl_session.flags');
+  putU8(view, offset + 62, value.tcpBits, 'sl_session.tcp_bits');
+  putU8(view, offset + 63, value.tcpScale, 'sl_session.tcp_scale');
+  writeFlowKey(view, offset + 64, value.key1);
+  putU32(view, offset + 104, value.ruleId, 'sl_session.rule_id');
+  putU32(view, offset + 108, value.startTicks, 'sl_session.start_ticks');
+  putU32(view, offset + 112, value.mapping, 'sl_session.mapping');
+  putU32(view, offset + 116, value.natDestinationId, 'sl_session.nat_destination_id');
+  putU32(view, offset + 120, value.incarnation, 'sl_session.incarnation');
+  putBytes(view, offset + 124, value.interfaceSlot, 2, 'sl_session.interface_slot');
+  putBytes(view, offset + 126, value.tcpFlagsSeen, 2, 'sl_session.tcp_flags_seen');
+  putU32(view, offset + 128, value.lastSeenTicks, 'sl_session.last_seen_ticks');
+  putU32(view, offset + 132, value.tcpEnd[0], 'sl_session.tcp_end'); putU32(view, offset + 136, value.tcpEnd[1], 'sl_session.tcp_end');
+  putU32(view, offset + 140, value.tcpEdge[0], 'sl_session.tcp_edge'); putU32(view, offset + 144, value.tcpEdge[1], 'sl_session.tcp_edge');
+  putU32(view, offset + 148, value.tcpAcked[0], 'sl_session.tcp_acked'); putU32(view, offset + 152, value.tcpAcked[1], 'sl_session.tcp_acked');
+  putBytes(view, offset + 156, value.tcpWindowLog2, 2, 'sl_session.tcp_window_log2');
+  putU8(view, offset + 158, value.offload, 'sl_session.offload');
+  putU8(view, offset + 159, value.live, 'sl_session.live');
+  putU64(view, offset + 160, value.packets[0], 'sl_session.packets'); putU64(view, offset + 168, value.packets[1], 'sl_session.packets');
+  putU64(view, offset + 176, value.bytes[0], 'sl_session.bytes'); putU64(view, offset + 184, value.bytes[1], 'sl_session.bytes');
+}
+
+export interface Adjacency {
+  mac: bigint;
+  usedTicks: number;
+  askedTicks: number;
+  waiting: number;
+  incarnation: number;
+  interfaceSlot: number;
+  address: Uint8Array;
+  inUse: number;
+}
+export function readAdjacency(view: DataView, offset: number): Adjacency {
+  return {
+    mac: view.getBigUint64(offset, true),
+    usedTicks: view.getUint32(offset + 8, true),
+    askedTicks: view.getUint32(offset + 12, true),
+    waiting: view.getUint32(offset + 16, true),
+    incarnation: view.getUint16(offset + 20, true),
+    interfaceSlot: view.getUint16(offset + 22, true),
+    address: bytesAt(view, offset + 24, 16),
+    inUse: view.getUint8(offset + 40),
+  };
+}
+export function writeAdjacency(view: DataView, offset: number, value: Adjacency): void {
+  putU64(view, offset, value.mac, 'sl_adjacency.mac');
+  putU32(view, offset + 8, value.usedTicks, 'sl_adjacency.used_ticks');
+  putU32(view, offset + 12, value.askedTicks, 'sl_adjacency.asked_ticks');
+  putU32(view, offset + 16, value.waiting, 'sl_adjacency.waiting');
+  putU16(view, offset + 20, value.incarnation, 'sl_adjacency.incarnation');
+  putU16(view, offset + 22, value.interfaceSlot, 'sl_adjacency.interface_slot');
+  putBytes(view, offset + 24, value.address, 16, 'sl_adjacency.address');
+  putU8(view, offset + 40, value.inUse, 'sl_adjacency.in_use');
+  bytesAt(view, offset + 41, 23).fill(0);
+}
+
+export interface NatMapping {
+  inside: Uint8Array;
+  outside: Uint8Array;
+  insidePort: number;
+  outsidePort: number;
+  protocol: number;
+  filtering: number;
+  independent: number;
+  references: number;
+  natRuleId: number;
+  nextInside: number;
+  nextOutside: number;
+  pool: number;
+  lastPeerClean: number;
+}
+export function readNatMapping(view: DataView, offset: number): NatMapping {
+  return {
+    inside: bytesAt(view, offset, 16),
+    outside: bytesAt(view, offset + 16, 16),
+    insidePort: view.getUint16(offset + 32, true),
+    outsidePort: view.getUint16(offset + 34, true),
+    protocol: view.getUint8(offset + 36),
+    filtering: view.getUint8(offset + 37),
+    independent: view.getUint8(offset + 38),
+    references: view.getUint32(offset + 40, true),
+    natRuleId: view.getUint32(offset + 44, true),
+    nextInside: view.getUint32(offset + 48, true),
+    nextOutside: view.getUint32(offset + 52, true),
+    pool: view.getUint32(offset + 56, true),
+    lastPeerClean: view.getUint32(offset + 60, true),
+  };
+}
+export function writeNatMapping(view: DataView, offset: number, value: NatMapping): void {
+  putBytes(view, offset, value.inside, 16, 'sl_nat_mapping.inside');
+  putBytes(view, offset + 16, value.outside, 16, 'sl_nat_mapping.outside');
+  putU16(view, offset + 32, value.insidePort, 'sl_nat_mapping.inside_port');
+  putU16(view, offset + 34, value.outsidePort, 'sl_nat_mapping.outside_port');
+  putU8(view, offset + 36, value.protocol, 'sl_nat_mapping.protocol');
+  putU8(view, offset + 37, value.filtering, 'sl_nat_mapping.filtering');
+  putU8(view, offset + 38, value.independent, 'sl_nat_mapping.independent');
+  bytesAt(view, offset + 39, 1).fill(0);
+  putU32(view, offset + 40, value.references, 'sl_nat_mapping.references');
+  putU32(view, offset + 44, value.natRuleId, 'sl_nat_mapping.nat_rule_id');
+  putU32(view, offset + 48, value.nextInside, 'sl_nat_mapping.next_inside');
+  putU32(view, offset + 52, value.nextOutside, 'sl_nat_mapping.next_outside');
+  putU32(view, offset + 56, value.pool, 'sl_nat_mapping.pool');
+  putU32(view, offset + 60, value.lastPeerClean, 'sl_nat_mapping.last_peer_clean');
+}
+
+export interface InterfaceState {
+  mac: bigint;
+  mtuBytes: number;
+  up: number;
+  portSlot: number;
+  vlanId: number;
+  id: number;
+  kernelIfindex: number;
+  ifindex: number;
+  mtuLimitBytes: number;
+  offload: number;
+}
+export function readInterfaceState(view: DataView, offset: number): InterfaceState {
+  return {
+    mac: view.getBigUint64(offset, true),
+    mtuBytes: view.getUint32(offset + 8, true),
+    up: view.getUint8(offset + 12),
+    portSlot: view.getUint8(offset + 13),
+    vlanId: view.getUint16(offset + 14, true),
+    id: view.getUint32(offset + 16, true),
+    kernelIfindex: view.getUint32(offset + 20, true),
+    ifindex: view.getUint32(offset + 24, true),
+    mtuLimitBytes: view.getUint32(offset + 28, true),
+    offload: view.getUint8(offset + 32),
+  };
+}
+export function writeInterfaceState(view: DataView, offset: number, value: InterfaceState): void {
+  putU64(view, offset, value.mac, 'sl_interface_state.mac');
+  putU32(view, offset + 8, value.mtuBytes, 'sl_interface_state.mtu_bytes');
+  putU8(view, offset + 12, value.up, 'sl_interface_state.up');
+  putU8(view, offset + 13, value.portSlot, 'sl_interface_state.port_slot');
+  putU16(view, offset + 14, value.vlanId, 'sl_interface_state.vlan_id');
+  putU32(view, offset + 16, value.id, 'sl_interface_state.id');
+  putU32(view, offset + 20, value.kernelIfindex, 'sl_interface_state.kernel_ifindex');
+  putU32(view, offset + 24, value.ifindex, 'sl_interface_state.ifindex');
+  putU32(view, offset + 28, value.mtuLimitBytes, 'sl_interface_state.mtu_limit_bytes');
+  putU8(view, offset + 32, value.offload, 'sl_interface_state.offload');
+  bytesAt(view, offset + 33, 31).fill(0);
 }
 
 export interface Span {

@@ -23,7 +23,8 @@ uint32_t make(mapping_table& t, const std::shared_ptr<nat_pool>& pool, uint16_t 
 
 TEST_CASE("mapping: found from inside and outside, gone with its last reference") {
   mapping_table t;
-  t.open(100, 7);
+  std::vector<mapping> entries(100);
+  t.open(entries.data(), static_cast<uint32_t>(entries.size()), 7);
   auto pool = pool_of();
   uint32_t m = make(t, pool, 4000);
   REQUIRE(m != mapping_none);
@@ -45,7 +46,8 @@ TEST_CASE("mapping: found from inside and outside, gone with its last reference"
 
 TEST_CASE("mapping: an endpoint-dependent one is not shared") {
   mapping_table t;
-  t.open(100, 7);
+  std::vector<mapping> entries(100);
+  t.open(entries.data(), static_cast<uint32_t>(entries.size()), 7);
   auto pool = pool_of();
   make(t, pool, 4000, false);
   CHECK(t.acquire_inside(address_of("10.0.1.10"), 4000, protocol_udp, any) == mapping_none);
@@ -53,7 +55,8 @@ TEST_CASE("mapping: an endpoint-dependent one is not shared") {
 
 TEST_CASE("mapping: the table's end is said, not passed") {
   mapping_table t;
-  t.open(4, 7);
+  std::vector<mapping> entries(4);
+  t.open(entries.data(), static_cast<uint32_t>(entries.size()), 7);
   auto pool = pool_of();
   for (uint16_t i = 0; i < 4; ++i) CHECK(make(t, pool, static_cast<uint16_t>(4000 + i)) != mapping_none);
   CHECK(make(t, pool, 5000) == mapping_none);
@@ -63,7 +66,8 @@ TEST_CASE("mapping: the table's end is said, not passed") {
 
 TEST_CASE("mapping: peers are counted, not only remembered") {
   mapping_table t;
-  t.open(4, 7);
+  std::vector<mapping> entries(4);
+  t.open(entries.data(), static_cast<uint32_t>(entries.size()), 7);
   sl_address peer = address_of("198.51.100.10");
   t.note_peer(1, peer, 1);
   t.note_peer(1, peer, 1);
@@ -76,7 +80,8 @@ TEST_CASE("mapping: peers are counted, not only remembered") {
 
 TEST_CASE("mapping: two threads share, create and release; every port comes back") {
   mapping_table t;
-  t.open(10'000, 7);
+  std::vector<mapping> entries(10'000);
+  t.open(entries.data(), static_cast<uint32_t>(entries.size()), 7);
   auto pool = pool_of();
   auto work = [&](unsigned worker) {
     for (unsigned n = 0; n < 40'000; ++n) {

@@ -324,7 +324,7 @@ sl_address address(const ip6_address& a) {
 
 std::unique_ptr<steering> open_steering(const std::string& pins = {}) {
   std::string error;
-  auto s = steering::open(object_path(), pins, &error);
+  auto s = steering::open(object_path(), pins, 64, &error);
   REQUIRE_MESSAGE(s, error);
   return s;
 }
@@ -340,7 +340,7 @@ row counters(const steering& s, unsigned which = slot) {
 std::unique_ptr<steering> prepared_steering() {
   auto s = open_steering();
   REQUIRE(s->set_port(loopback, slot, SL_STEER_PORT_UNTAGGED));
-  REQUIRE(s->set_vlans(loopback, {known_vlan}));
+  REQUIRE(s->set_vlans(loopback, {{known_vlan, 0}}));
   std::string error;
   const uint16_t none = SL_NAT_SLOT_NONE;
   REQUIRE_MESSAGE(s->set_local_addresses({{mapped(host4), {none, 0}}, {mapped(engine4), {none, SL_LOCAL_ENGINE}}, {mapped(shared4), {nat_slot_4, 0}},
@@ -633,27 +633,27 @@ TEST_CASE("steering: VLANs are those of the last call, a netdev") {
   inside in(there);
   auto s = prepared_steering();
   auto tagged = [](uint16_t id) { return ethernet(0x8100) + tag(id, 0x0800) + ip4(host4, p_tcp, tcp(1, 22)); };
-  REQUIRE(s->set_vlans(loopback + 1, {300}));
-  REQUIRE(s->set_vlans(loopback, {200, 201}));
+  REQUIRE(s->set_vlans(loopback + 1, {{300, 0}}));
+  REQUIRE(s->set_vlans(loopback, {{200, 0}, {201, 0}}));
   expect(*s, tagged(known_vlan), SL_DROP_UNKNOWN_VLAN);
   expect(*s, tagged(300), SL_DROP_UNKNOWN_VLAN);
   expect(*s, tagged(200), to_host);
   expect(*s, tagged(201), to_host);
-  uint8_t value;
+  uint16_t value;
   const sl_steer_vlan other{loopback + 1, 300};
   CHECK(bpf_map_lookup_elem(s->map_fd("vlans"), &other, &value) == 0);
 }
 
 TEST_CASE("steering: a missing object is an error with a remedy") {
   std::string error;
-  CHECK_FALSE(steering::open("/nonexistent/steer.bpf.o", "", &error));
+  CHECK_FALSE(steering::open("/nonexistent/steer.bpf.o", "", 64, &error));
   CHECK(error.find("/nonexistent/steer.bpf.o") != std::string::npos);
   CHECK(error.find("npm run build") != std::string::npos);
 }
 
 TEST_CASE("steering: a pin directory that is no bpffs is an error") {
   std::string error;
-  CHECK_FALSE(steering::open(object_path(), "/tmp", &error));
+  CHECK_FALSE(steering::open(object_path(), "/tmp", 64, &error));
   CHECK(error.find("bpffs") != std::string::npos);
 }
 

@@ -13,11 +13,14 @@ using namespace testing;
 
 struct fixture {
   epochs epoch;
+  std::unique_ptr<flow_memory> memory;
   session_table table;
   fixture(uint32_t capacity, unsigned workers) {
     std::string error;
     epoch.set_workers(workers);
-    REQUIRE_MESSAGE(table.open(capacity, workers, 0x1234, &epoch, &error), error);
+    memory = flow_memory::anonymous(capacity, &error);
+    REQUIRE_MESSAGE(memory, error);
+    table.open(*memory, workers, &epoch);
   }
 };
 
