@@ -1,8 +1,7 @@
 // The HTTP server of control: REST API, its OpenAPI document, /metrics and /healthz. Who: src/control/process.ts makes it and listens on
 // DIR/api.sock (and HTTPS, where configured); tests inject. One resource a file in src/api/routes/.
 // A request passes: head (Node, bounded) → who, how often, may he (access.ts) → how much at once (limits.ts) → body (bodies.ts) → schemas
-// (validation.ts) → route. Bounds: CONNECTIONS_MAX, HEAD_BYTES_MAX, HEAD_TIMEOUT_MS and REQUEST_TIMEOUT_MS for slow senders,
-// SILENCE_TIMEOUT_MS for whoever does not read on.
+// (validation.ts) → route. Bounds: CONNECTIONS_MAX, HEAD_BYTES_MAX, TIMEOUTS for slow senders and for whoever does not read on.
 import type { Socket } from 'node:net';
 import { fastify, type FastifyInstance, type FastifyReply } from 'fastify';
 import type { Control } from '../control/control.js';
@@ -35,10 +34,9 @@ import { validatorCompiler } from './validation.js';
 
 export const CONNECTIONS_MAX = 512;
 const HEAD_BYTES_MAX = 16 * 1024;
-const HEAD_TIMEOUT_MS = 10_000;
-const REQUEST_TIMEOUT_MS = 60_000;   // 64 MiB over 10 Mbit/s
-const SILENCE_TIMEOUT_MS = 60_000;
-const CHECK_INTERVAL_MS = 2000;
+/** For slow callers, in milliseconds: until a head, and a request, is whole; and without a byte either way. 64 MiB over 10 Mbit/s take 54 s. */
+export interface Timeouts { head: number; request: number; silence: number; check: number }
+const TIMEOUTS: Timeouts = { head: 10_000, request: 60_000, silence: 60_000, check: 2000 };
 /** A name of 64 characters, each four bytes, each byte %XX. */
 const PATH_PART_CHARACTERS_MAX = 1024;
 const PROBLEM_TYPE = 'application/problem+json';
@@ -48,6 +46,7 @@ export interface ApiParts {
   transactions?: Transactions;
   capture?: CaptureSource;
   limits?: Limits;
+  timeouts?: Timeouts;
 }
 
 /** Of a control that keeps no configuration, as some tests make it. */
@@ -56,9 +55,10 @@ const NO_TRANSACTIONS = {
 } as unknown as Transactions;
 
 export function buildApi(control: Control, paths: RunDirectory, log: Log, parts: ApiParts = {}): FastifyInstance {
+  const timeouts = parts.timeouts ?? TIMEOUTS;
   const api = fastify({
-    logger: false, bodyLimit: BODY_BYTES_MAX, requestTimeout: REQUEST_TIMEOUT_MS, connectionTimeout: SILENCE_TIMEOUT_MS, forceCloseConnections: true, exposeHeadRoutes: false,
-    http: { maxHeaderSize: HEAD_BYTES_MAX, headersTimeout: HEAD_TIMEOUT_MS, connectionsCheckingInterval: CHECK_INTERVAL_MS },
+    logger: false, bodyLimit: BODY_BYTES_MAX, requestTimeout: timeouts.request, connectionTimeout: timeouts.silence, forceCloseConnections: true, exposeHeadRoutes: false,
+    http: { maxHeaderSize: HEAD_BYTES_MAX, headersTimeout: timeouts.head, connectionsCheckingInterval: timeouts.check },
     routerOptions: { maxParamLength: PATH_PART_CHARACTERS_MAX, caseSensitive: true, ignoreTrailingSlash: false },
     clientErrorHandler: answerClientError, frameworkErrors: (error, _request, reply) => sendProblem(error, reply as unknown as FastifyReply, log),
   });

@@ -1,12 +1,14 @@
-// The whole API over the real control, transactions and engine host, with an addon of plain JavaScript below. 
-// Every answer is held against the OpenAPI document. Headers of the test's own say who asks (x-role, x-name, x-scopes): how a caller is recognised is the business of access's tests.
+// The whole API over the real control, transactions and engine host, with an addon of plain JavaScript below. Every answer is held
+// against the OpenAPI document. Headers of the test's own say who asks (x-role, x-name, x-scopes): how a caller is recognised is
+// the business of access's tests.
 import type { FastifyInstance, InjectOptions } from 'fastify';
 import { onTestFinished } from 'vitest';
 import { AccessLimits } from '../../src/api/access-limits.js';
 import type { AccessParts, Principal, Role } from '../../src/api/access.js';
+import { ApiError } from '../../src/api/errors.js';
 import type { CaptureSource } from '../../src/api/capture.js';
 import type { Limits } from '../../src/api/limits.js';
-import { buildApi } from '../../src/api/server.js';
+import { buildApi, type Timeouts } from '../../src/api/server.js';
 import type { AuditEvent } from '../../src/audit/log.js';
 import type { Config } from '../../src/config/schema.js';
 import { Control } from '../../src/control/control.js';
@@ -14,23 +16,25 @@ import { findMissing } from '../../src/control/status.js';
 import { Transactions } from '../../src/control/transactions.js';
 import { attachFlowLog } from '../../src/flowlog/attach.js';
 import { EngineHost } from '../../src/engine/host.js';
+import type { RunDirectory } from '../../src/supervisor/run-directory.js';
 import { CONFIG } from '../control/bench.js';
 import { Contract } from '../tools/contract.js';
 import { makeFacts, makeFakeAddon, makeRunDirectory, silentLog, type FakeAddon } from '../engine/fake-addon.js';
 
 export interface Answer { status: number; headers: Record<string, unknown>; text: string; body: any } // eslint-disable-line @typescript-eslint/no-explicit-any
-export interface Asked { role?: Role; name?: string; scopes?: string; headers?: Record<string, string>; body?: unknown; raw?: string | Buffer }
+export interface Asked { anonymous?: boolean; role?: Role; name?: string; scopes?: string; headers?: Record<string, string>; body?: unknown; raw?: string | Buffer }
 
 export interface ApiBench {
+  contract: Contract; paths: RunDirectory;
   api: FastifyInstance; control: Control; transactions: Transactions; addon: FakeAddon; host: EngineHost; audited: AuditEvent[];
   ask(method: string, path: string, asked?: Asked): Promise<Answer>;
   /** What runs. */
   config(): Config;
 }
 
-export interface BenchOptions { config?: string; capture?: CaptureSource; limits?: Limits; keep?: (stop: () => void | Promise<void>) => void }
+export interface BenchOptions { config?: string; capture?: CaptureSource; limits?: Limits; timeouts?: Timeouts; keep?: (stop: () => void | Promise<void>) => void }
 
-export async function startApi({ config = CONFIG, capture, limits, keep = (stop) => onTestFinished(stop) }: BenchOptions = {}): Promise<ApiBench> {
+export async function startApi({ config = CONFIG, capture, limits, timeouts, keep = (stop) => onTestFinished(stop) }: BenchOptions = {}): Promise<ApiBench> {
   const paths = makeRunDirectory(keep);
   const addon = makeFakeAddon();
   const facts = makeFacts();
@@ -42,7 +46,7 @@ export async function startApi({ config = CONFIG, capture, limits, keep = (stop)
   const control = new Control(paths.engineSocket, (known, generation, slots) => transactions.compileRunning(known, generation, slots), silentLog);
   const audited: AuditEvent[] = [];
   const flowLog = attachFlowLog(control, paths, silentLog);
-  const api = buildApi(control, paths, silentLog, { transactions, access: headerAccess(audited), ...(capture ? { capture } : {}), ...(limits ? { limits } : {}) });
+  const api = buildApi(control, paths, silentLog, { transactions, access: headerAccess(audited), ...(capture ? { capture } : {}), ...(limits ? { limits } : {}), ...(timeouts ? { timeouts } : {}) });
   await transactions.start(control);
   await transactions.takeFile(config);
   control.start();
@@ -54,10 +58,10 @@ export async function startApi({ config = CONFIG, capture, limits, keep = (stop)
     await flowLog.stop();
     host.stop();
   });
-  const ask = async (method: string, path: string, { role = 'administrator', name, scopes, headers = {}, body, raw }: Asked = {}): Promise<Answer> => {
+  const ask = async (method: string, path: string, { anonymous = false, role = 'administrator', name, scopes, headers = {}, body, raw }: Asked = {}): Promise<Answer> => {
     const response = await api.inject({
       method: method as NonNullable<InjectOptions['method']>, url: path.startsWith('/') ? path : `/api/v1/${path}`,
-      headers: { 'x-role': role, ...(name ? { 'x-name': name } : {}), ...(scopes ? { 'x-scopes': scopes } : {}), ...headers },
+      headers: { ...(anonymous ? {} : { 'x-role': role }), ...(name ? { 'x-name': name } : {}), ...(scopes ? { 'x-scopes': scopes } : {}), ...headers },
       ...(raw !== undefined ? { payload: raw } : body !== undefined ? { payload: body as object } : {}),
     });
     const isJson = /json/.test(String(response.headers['content-type'] ?? ''));
@@ -66,15 +70,16 @@ export async function startApi({ config = CONFIG, capture, limits, keep = (stop)
     return answer;
   };
   const contract = new Contract((await api.inject({ url: '/api/v1/openapi.json', headers: { 'x-role': 'viewer' } })).json());
-  return { api, control, transactions, addon, host, audited, ask, config: () => transactions.running.config };
+  return { contract, paths, api, control, transactions, addon, host, audited, ask, config: () => transactions.running.config };
 }
 
 function headerAccess(audited: AuditEvent[]): AccessParts {
   const principalOf = (headers: Record<string, unknown>): Principal => {
+    if (headers['x-role'] === undefined) throw new ApiError(401, 'SLUICE_AUTHENTICATION', 'say who you are');
     const name = String(headers['x-name'] ?? headers['x-role'] ?? 'nobody');
     return {
       name, via: 'token', id: `token:${name}`, role: headers['x-role'] as Role, scopes: headers['x-scopes'] === undefined ? undefined : String(headers['x-scopes']).split(' '),
-      caller: { transport: 'internal' }, grant: { kind: 'internal' },
+      caller: { transport: 'internal' }, grant: headers['x-limited'] === undefined ? { kind: 'internal' } : { kind: 'token', id: name }, // the former has no rate
     };
   };
   return {

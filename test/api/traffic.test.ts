@@ -187,7 +187,7 @@ describe('operations', () => {
 
 describe('how much at once', () => {
   test('a caller, all callers, heavy requests; a place that was left is free again, once', () => {
-    const throttle = new Throttle({ perCaller: 2, all: 3, heavy: 1 });
+    const throttle = new Throttle({ perCaller: 2, all: 3, heavyPerCaller: 1, heavy: 1 });
     const leave = throttle.enter('a', false);
     throttle.enter('a', false);
     expect(() => throttle.enter('a', false)).toThrow(expect.objectContaining({ status: 429, code: 'SLUICE_API_BUSY' }) as Error);
@@ -204,7 +204,7 @@ describe('how much at once', () => {
   });
 
   test('a caller with too many open requests is told, and served when they are done', async () => {
-    const bench = await startApi({ limits: { perCaller: 2, all: 10, heavy: 10 } });
+    const bench = await startApi({ limits: { perCaller: 2, all: 10, heavyPerCaller: 2, heavy: 10 } });
     let release = (): void => undefined;
     const held = new Promise<void>((resolve) => { release = resolve; });
     const { neighbours } = bench.control;
