@@ -106,8 +106,8 @@ describe.skipIf(!canBoot)('under a real systemd', () => {
   /** Runs a script in the booted machine. */
   const inside = (script: string): string => execFileSync('nsenter', ['--target', String(init), '--mount', '--pid', '--net', '--ipc', '--uts', '--', 'bash', '-euc', script], { encoding: 'utf8', stdio: 'pipe', timeout: 110_000 });
   const mainPid = (): string => inside('systemctl show sluice --property=MainPID --value').trim();
-  const roles = (): Record<string, string> => Object.fromEntries(inside('for p in /run/sluice/{supervisor,engine,control}.pid; do basename $p .pid; node -p "JSON.parse(require(\'fs\').readFileSync(\'$p\')).pid"; done').trim().split('\n').reduce<[string, string][]>((pairs, word, index, all) => (index % 2 === 0 ? [...pairs, [word, all[index + 1]!]] : pairs), []));
-  const xdp = (): string => inside('ip -br link show | wc -l; ip -j link show | node -p "JSON.parse(require(\'fs\').readFileSync(0)).filter((one) => one.xdp).map((one) => one.ifname).sort().join()"').trim().split('\n').at(-1)!;
+  const roles = (): Record<string, string> => Object.fromEntries(['supervisor', 'engine', 'control'].map((role) => [role, String((JSON.parse(inside(`cat /run/sluice/${role}.pid`)) as { pid: number }).pid)]));
+  const xdp = (): string => (JSON.parse(inside('ip -j link show')) as { ifname: string; xdp?: unknown }[]).filter((one) => one.xdp).map((one) => one.ifname).sort().join();
   const journal = (): string => inside('journalctl --unit=sluice --no-pager --output=cat');
 
   beforeAll(async () => {
