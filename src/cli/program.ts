@@ -20,6 +20,8 @@ const COMMANDS: Record<string, () => Promise<AddCommand>> = {
   simulate: async () => (await import('./commands/simulate.js')).addSimulateCommand,
   rules: async () => (await import('./commands/rules.js')).addRulesCommand,
   config: async () => (await import('./commands/config.js')).addConfigCommand,
+  token: async () => (await import('./commands/token.js')).addTokenCommand,
+  audit: async () => (await import('./commands/audit.js')).addAuditCommand,
   completion: async () => (await import('./commands/completion.js')).addCompletionCommand,
   'completion-names': async () => (await import('./commands/completion.js')).addCompletionNamesCommand,
 };
