@@ -16,7 +16,6 @@ import type { ApiContext } from './context.js';
 import { ConfigEdits } from './edits.js';
 import { ApiError, headersOf, toProblemDetails } from './errors.js';
 import { LIMITS, registerLimits, Throttle, type Limits } from './limits.js';
-import { localAccess } from './local-access.js';
 import { Metrics } from '../metrics/metrics.js';
 import { OpenApi } from './openapi.js';
 import { Operations } from './operations.js';
@@ -42,19 +41,14 @@ const PATH_PART_CHARACTERS_MAX = 1024;
 const PROBLEM_TYPE = 'application/problem+json';
 
 export interface ApiParts {
-  access?: AccessParts;
-  transactions?: Transactions;
+  access: AccessParts;
+  transactions: Transactions;
   capture?: CaptureSource;
   limits?: Limits;
   timeouts?: Timeouts;
 }
 
-/** Of a control that keeps no configuration, as some tests make it. */
-const NO_TRANSACTIONS = {
-  get running(): never { throw new ApiError(503, 'SLUICE_NOT_READY', 'no configuration is kept here'); },
-} as unknown as Transactions;
-
-export function buildApi(control: Control, paths: RunDirectory, log: Log, parts: ApiParts = {}): FastifyInstance {
+export function buildApi(control: Control, paths: RunDirectory, log: Log, parts: ApiParts): FastifyInstance {
   const timeouts = parts.timeouts ?? TIMEOUTS;
   const api = fastify({
     logger: false, bodyLimit: BODY_BYTES_MAX, requestTimeout: timeouts.request, connectionTimeout: timeouts.silence, forceCloseConnections: true, exposeHeadRoutes: false,
@@ -63,7 +57,7 @@ export function buildApi(control: Control, paths: RunDirectory, log: Log, parts:
     clientErrorHandler: answerClientError, frameworkErrors: (error, _request, reply) => sendProblem(error, reply as unknown as FastifyReply, log),
   });
   api.server.maxConnections = CONNECTIONS_MAX;
-  const transactions = parts.transactions ?? NO_TRANSACTIONS;
+  const { transactions, access } = parts;
   const context: ApiContext = {
     control, paths, log, transactions, edits: new ConfigEdits(transactions), operations: new Operations(log), ...(parts.capture ? { capture: parts.capture } : {}),
   };
@@ -73,7 +67,7 @@ export function buildApi(control: Control, paths: RunDirectory, log: Log, parts:
   api.setErrorHandler((error, _request, reply) => sendProblem(error, reply, log));
   const document = new OpenApi();
   document.collect(api);
-  protectRoutes(api, parts.access ?? localAccess(log));
+  protectRoutes(api, access);
   registerLimits(api, new Throttle(parts.limits ?? LIMITS));
   registerBodies(api);
   api.addHook('onSend', async (_request, reply, payload) => {

@@ -12,6 +12,7 @@ import { EngineHost } from '../../src/engine/host.js';
 import { fnv1a32 } from '../../src/config/names.js';
 import { bytesOf, parseAddress } from '../../src/lib/address.js';
 import type { RunDirectory } from '../../src/supervisor/run-directory.js';
+import { localAccess } from '../api/local-access.js';
 import { makeFacts, makeFakeAddon, makeRunDirectory, silentLog, type FakeAddon } from '../engine/fake-addon.js';
 
 export const CONFIG = `version: 1
@@ -53,7 +54,7 @@ export async function startBench(config = CONFIG): Promise<ControlBench> {
   bench.control = new Control(paths.engineSocket, (facts, generation, slots) => transactions.compileRunning(facts, generation, slots), silentLog);
   await transactions.start(bench.control, config);
   bench.flowLog = attachFlowLog(bench.control, paths, silentLog);
-  bench.api = buildApi(bench.control, paths, silentLog, { transactions });
+  bench.api = buildApi(bench.control, paths, silentLog, { transactions, access: localAccess(silentLog) });
   onTestFinished(async () => {
     transactions.stop();
     bench.control.stop();

@@ -1,8 +1,7 @@
-// Access when nobody configured any: whoever can open the socket is an administrator, as the file's mode decides. Who: src/api/server.ts,
-// for tests and until control gives it an authenticator.
-import type { Log } from '../supervisor/log.js';
-import { AccessLimits } from './access-limits.js';
-import type { AccessParts, Principal } from './access.js';
+// Access for tests that are not about it: whoever asks is an administrator without a rate, and nothing is audited.
+import type { Log } from '../../src/supervisor/log.js';
+import { AccessLimits } from '../../src/api/access-limits.js';
+import type { AccessParts, Principal } from '../../src/api/access.js';
 
 const LOCAL: Principal = { name: 'local', via: 'socket', id: 'local', role: 'administrator', scopes: undefined, caller: { transport: 'internal' }, grant: { kind: 'internal' } };
 
