@@ -10,6 +10,7 @@ PACKAGES=(
   libbpf-dev libxdp-dev libmnl-dev libelf-dev linux-libc-dev doctest-dev
   bpftool iproute2 nftables ethtool procps
   curl iperf3 iputils-ping netcat-openbsd tcpdump traceroute zsh
+  rsyslog nfdump
 )
 NODE_MINIMUM=20.19.0
 LOG=build/setup.log
@@ -89,6 +90,11 @@ install_packages() {
   local options=(-y -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3)
   apt-get "${options[@]}" update
   apt-get "${options[@]}" install --no-install-recommends "$@"
+  # Tests start these programs themselves; as services of this machine nobody asked for them.
+  local unit
+  for unit in rsyslog nfdump; do
+    if [[ " $* " == *" $unit "* ]] && command -v systemctl >/dev/null; then systemctl disable --now "$unit" || true; fi
+  done
 }
 
 debian_step() {

@@ -21,12 +21,13 @@ const SET_HEADER_BYTES = 4;
 const TEMPLATE_SET = 2;
 const OPTIONS_TEMPLATE_SET = 3;
 const VARIABLE = 0xffff;
+const REVERSE = 29_305; // RFC 5103: the element of the other direction
 const TEXT_BYTES_MAX = 254; // longer ones would need the three-byte length
 
 const TEMPLATE = { FLOW_IPV4: 256, FLOW_IPV6: 257, DROP_IPV4: 258, DROP_IPV6: 259, INTERFACE: 260 } as const;
 
 /** Of a record: where it goes, which element it is, how it is written. */
-interface Field { place: Place | undefined; element: number; enterprise?: true; length: number; write: Write }
+interface Field { place: Place | undefined; element: number; enterprise?: 'own' | number; length: number; write: Write }
 type Write = (to: Buffer, at: number, view: DataView, bytes: Uint8Array, offset: number, names: NameTexts) => number;
 
 const u8 = (of: (view: DataView, bytes: Uint8Array, offset: number) => number): Write => (to, at, view, bytes, offset) => to.writeUInt8(of(view, bytes, offset), at);
@@ -82,6 +83,11 @@ function flowFields(isIpv4: boolean): Field[] {
     { place: 'translatedSourcePort', element: 227, length: 2, write: u16At(Flow.NAT_SOURCE_PORT) },
     { place: 'translatedDestinationPort', element: 228, length: 2, write: u16At(Flow.NAT_DESTINATION_PORT) },
     { place: 'protocol', element: 4, length: 1, write: u8((_view, bytes, offset) => bytes[offset + Flow.PROTOCOL]!) },
+    // Totals as one-way collectors know them, with their way back (RFC 5103), and as those of firewalls do.
+    { place: 'bytes', element: 85, length: 8, write: u64At(Flow.BYTES) },
+    { place: 'bytes', element: 85, enterprise: REVERSE, length: 8, write: u64At(Flow.BYTES + 8) },
+    { place: 'packets', element: 86, length: 8, write: u64At(Flow.PACKETS) },
+    { place: 'packets', element: 86, enterprise: REVERSE, length: 8, write: u64At(Flow.PACKETS + 8) },
     { place: 'bytes', element: 231, length: 8, write: u64At(Flow.BYTES) },
     { place: 'bytes', element: 232, length: 8, write: u64At(Flow.BYTES + 8) },
     { place: 'packets', element: 298, length: 8, write: u64At(Flow.PACKETS) },
@@ -92,9 +98,9 @@ function flowFields(isIpv4: boolean): Field[] {
     { place: 'event', element: 233, length: 1, write: u8((_view, bytes, offset) => firewallEvent(bytes[offset + Flow.EVENT]!)) },
     { place: 'event', element: 230, length: 1, write: u8((view, bytes, offset) => natEvent(bytes[offset + Flow.EVENT]!, isTranslated(view, offset))) },
     { place: 'endReason', element: 136, length: 1, write: u8((_view, bytes, offset) => FLOW_END_REASON[bytes[offset + Flow.END_REASON]!] ?? 2) },
-    { place: 'rule', element: 1, enterprise: true, length: VARIABLE, write: textOf((view, _bytes, offset, names) => names.names.rule(view.getUint32(offset + Flow.RULE, true))) },
-    { place: 'fromZone', element: 2, enterprise: true, length: VARIABLE, write: textOf((view, _bytes, offset, names) => names.names.zone(view.getUint16(offset + Flow.FROM_ZONE, true))) },
-    { place: 'toZone', element: 3, enterprise: true, length: VARIABLE, write: textOf((view, _bytes, offset, names) => names.names.zone(view.getUint16(offset + Flow.TO_ZONE, true))) },
+    { place: 'rule', element: 1, enterprise: 'own', length: VARIABLE, write: textOf((view, _bytes, offset, names) => names.names.rule(view.getUint32(offset + Flow.RULE, true))) },
+    { place: 'fromZone', element: 2, enterprise: 'own', length: VARIABLE, write: textOf((view, _bytes, offset, names) => names.names.zone(view.getUint16(offset + Flow.FROM_ZONE, true))) },
+    { place: 'toZone', element: 3, enterprise: 'own', length: VARIABLE, write: textOf((view, _bytes, offset, names) => names.names.zone(view.getUint16(offset + Flow.TO_ZONE, true))) },
   ];
 }
 
@@ -116,9 +122,9 @@ function dropFields(isIpv4: boolean): Field[] {
     } },
     { place: 'event', element: 233, length: 1, write: u8((_view, bytes, offset) => (isDenied(bytes, offset) ? FIREWALL_EVENT.DENIED : FIREWALL_EVENT.ALERT)) },
     { place: 'reason', element: 89, length: 1, write: u8((_view, bytes, offset) => (isDenied(bytes, offset) ? FORWARDING_STATUS_DROPPED_ACL : FORWARDING_STATUS_DROPPED)) },
-    { place: 'rule', element: 1, enterprise: true, length: VARIABLE, write: textOf((view, _bytes, offset, names) => names.names.rule(view.getUint32(offset + Drop.RULE, true))) },
-    { place: 'fromZone', element: 2, enterprise: true, length: VARIABLE, write: textOf((view, _bytes, offset, names) => names.names.zoneOfInterface?.(view.getUint32(offset + Drop.INTERFACE, true)) ?? null) },
-    { place: 'reason', element: 4, enterprise: true, length: VARIABLE, write: textOf((_view, bytes, offset) => DROP_REASONS[bytes[offset + Drop.REASON]!]?.name ?? null) },
+    { place: 'rule', element: 1, enterprise: 'own', length: VARIABLE, write: textOf((view, _bytes, offset, names) => names.names.rule(view.getUint32(offset + Drop.RULE, true))) },
+    { place: 'fromZone', element: 2, enterprise: 'own', length: VARIABLE, write: textOf((view, _bytes, offset, names) => names.names.zoneOfInterface?.(view.getUint32(offset + Drop.INTERFACE, true)) ?? null) },
+    { place: 'reason', element: 4, enterprise: 'own', length: VARIABLE, write: textOf((_view, bytes, offset) => DROP_REASONS[bytes[offset + Drop.REASON]!]?.name ?? null) },
   ];
 }
 
@@ -147,7 +153,7 @@ export class IpfixFormat {
 
   /** `sequence` begins anew with each connection. `onMessage` takes finished ones. */
   constructor(private readonly options: IpfixOptions, plan: FieldPlan, readonly sequence: IpfixSequence, private readonly onMessage: (run: Run) => void) {
-    const kept = (fields: Field[]): Field[] => fields.filter(({ place, enterprise }) => (place === undefined || plan.places[place] === Treatment.KEEP) && (!enterprise || options.enterprise !== undefined));
+    const kept = (fields: Field[]): Field[] => fields.filter(({ place, enterprise }) => (place === undefined || plan.places[place] === Treatment.KEEP) && (enterprise !== 'own' || options.enterprise !== undefined));
     this.templates.set(TEMPLATE.FLOW_IPV4, kept(flowFields(true)));
     this.templates.set(TEMPLATE.FLOW_IPV6, kept(flowFields(false)));
     this.templates.set(TEMPLATE.DROP_IPV4, kept(dropFields(true)));
@@ -228,9 +234,9 @@ export class IpfixFormat {
       at = message.writeUInt16BE(template, at);
       at = message.writeUInt16BE(fields.length, at);
       for (const field of fields) {
-        at = message.writeUInt16BE(field.element | (field.enterprise ? 0x8000 : 0), at);
+        at = message.writeUInt16BE(field.element | (field.enterprise === undefined ? 0 : 0x8000), at);
         at = message.writeUInt16BE(field.length, at);
-        if (field.enterprise) at = message.writeUInt32BE(enterprise ?? 0, at);
+        if (field.enterprise !== undefined) at = message.writeUInt32BE(field.enterprise === 'own' ? enterprise! : field.enterprise, at);
       }
     }
     message.writeUInt16BE(at - setAt, setAt + 2);

@@ -68,7 +68,7 @@ describe.each(['udp', 'tcp'] as const)('over %s', (transport) => {
       const isTranslated = Buffer.compare(flow.src, flow.natSrc) !== 0 || Buffer.compare(flow.dst, flow.natDst) !== 0 || flow.srcPort !== flow.natSrcPort;
       const expected: Record<string, bigint> = {
         148: flow.sessionId, 152: flow.startNs / 1_000_000n, 153: flow.lastNs / 1_000_000n, 7: BigInt(flow.srcPort), 11: BigInt(flow.dstPort), 227: BigInt(flow.natSrcPort), 228: BigInt(flow.natDstPort),
-        4: BigInt(flow.protocol), 231: flow.bytes[0]!, 232: flow.bytes[1]!, 298: flow.packets[0]!, 299: flow.packets[1]!, 6: flow.protocol === 6 ? BigInt(flow.tcpFlags[0]! | flow.tcpFlags[1]!) : 0n,
+        4: BigInt(flow.protocol), 85: flow.bytes[0]!, '29305/85': flow.bytes[1]!, 86: flow.packets[0]!, '29305/86': flow.packets[1]!, 231: flow.bytes[0]!, 232: flow.bytes[1]!, 298: flow.packets[0]!, 299: flow.packets[1]!, 6: flow.protocol === 6 ? BigInt(flow.tcpFlags[0]! | flow.tcpFlags[1]!) : 0n,
         10: BigInt(flow.fromInterface), 14: BigInt(flow.toInterface),
         233: flow.event === FlowEvent.START ? 1n : flow.event === FlowEvent.END ? 2n : 5n,
         230: !isTranslated ? 0n : flow.event === FlowEvent.START ? 4n : flow.event === FlowEvent.END ? 5n : 0n,
