@@ -180,14 +180,12 @@ function interfaceCuts(old: Ways, now: Ways, ingress: string | undefined, owner:
   return cuts;
 }
 
-/** Translation takes a port of an own address away from the host. */
+/** A published port of an own address is not the host's any more. (1:1 translation of one is refused by check.ts.) */
 function translationCuts(before: Config, after: Config, local: bigint, port: number): LockOut[] {
   const takes = (config: Config): string | undefined => {
     const objects = new Objects(config);
     const published = (config.nat?.destination ?? []).findIndex((rule) => !rule.disabled && listHolds(objects, rule.destination, local, true) && serviceHolds(objects, rule.service, port, true));
-    if (published >= 0) return `/nat/destination/${published}`;
-    const fixed = (config.nat?.static ?? []).findIndex((rule) => !rule.disabled && listHolds(objects, rule.outside, local, true));
-    return fixed < 0 ? undefined : `/nat/static/${fixed}`;
+    return published < 0 ? undefined : `/nat/destination/${published}`;
   };
   const now = takes(after);
   return now !== undefined && takes(before) === undefined ? [{ pointer: now, reason: `port ${port} of the address that you connect to would be translated to another machine` }] : [];
