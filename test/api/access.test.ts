@@ -7,7 +7,7 @@ import { describe, expect, onTestFinished, test } from 'vitest';
 import { Buckets, AccessLimits } from '../../src/api/access-limits.js';
 import { Accounts, roleOfPeer, type PeerCredentials } from '../../src/api/access-peer.js';
 import { protectRoutes, scopesAllow } from '../../src/api/access.js';
-import { localAccess } from '../../src/api/local-access.js';
+import { localAccess } from './local-access.js';
 import { TOKENS_MAX, TokenStore } from '../../src/api/tokens.js';
 import { verifyAudit } from '../../src/audit/read.js';
 import { silentLog } from '../engine/fake-addon.js';
