@@ -57,7 +57,7 @@ describe('the model', () => {
   test('holds every command that there is, each with --help and --json', async () => {
     const model = describeCommand(await buildProgram());
     expect(model.commands.map((one) => one.path[0])).toEqual([...COMMAND_NAMES.filter((name) => name !== 'completion-names'), 'help']);
-    const leaves = flatten(model).filter((one) => one.commands.length === 0 && one.path[0] !== 'help');
+    const leaves = flatten(model).filter((one) => one.commands.length === 0 && one.path.at(-1) !== 'help');
     for (const command of leaves) expect(command.options.flatMap((option) => option.names), command.path.join(' ')).toEqual(expect.arrayContaining(['--help', '--json']));
   });
 
@@ -94,6 +94,7 @@ describe.each([['bash', true], ['zsh', hasZsh]] as const)('%s', (shell, isHere) 
     await complete(terminal, 'sluice check app', ['sluice', 'check', 'appliance one.yaml']);
     await complete(terminal, 'sluice completion ba', ['sluice', 'completion', 'bash']);
     await complete(terminal, 'sluice help sim', ['sluice', 'help', 'simulate']);
+    await complete(terminal, 'sluice config help hist', ['sluice', 'config', 'help', 'history']);
     await complete(terminal, 'sluice nothing --fo', ['sluice', 'nothing', '--fo']);
   }, 60_000);
 
@@ -105,6 +106,8 @@ describe.each([['bash', true], ['zsh', hasZsh]] as const)('%s', (shell, isHere) 
     const dir = bench.paths.dir;
     await complete(terminal, `sluice flows --dir ${dir} --rule outb`, ['sluice', 'flows', '--dir', dir, '--rule', 'outbound']);
     await complete(terminal, `sluice flows --dir=${dir} --rule outb`, ['sluice', 'flows', `--dir=${dir}`, '--rule', 'outbound']);
+    await complete(terminal, 'sluice config conf', ['sluice', 'config', 'confirm']);
+    await complete(terminal, `sluice config rollback --dir ${dir} `, ['sluice', 'config', 'rollback', '--dir', dir, '1']);
     await complete(terminal, `sluice simulate --dir ${dir} --from un`, ['sluice', 'simulate', '--dir', dir, '--from', 'untrust']);
     await complete(terminal, `sluice flows --dir ${dir} --rule web:h`, ['sluice', 'flows', '--dir', dir, '--rule', 'web:https']);
     await complete(terminal, `sluice flows --dir ${dir} --rule web`, ['sluice', 'flows', '--dir', dir, '--rule', 'web:https']);

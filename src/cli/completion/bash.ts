@@ -98,9 +98,9 @@ _sluice() {
   elif [[ -z $ended && $word == -* ]]; then
     read -ra words <<<"\${_sluice_options["\${path:-.}"]}"
     _sluice_offer "\${words[@]}"
-  elif (( ! argument )) && [[ $path == help || -n \${_sluice_commands["\${path:-.}"]} ]]; then
-    part=\${path:-.}
-    [[ $path == help ]] && part=.
+  elif (( ! argument )) && [[ $path == *help || -n \${_sluice_commands["\${path:-.}"]} ]]; then
+    part=\${path%help} part=\${part% }
+    part=\${part:-.} # after help: the commands that it explains
     read -ra words <<<"\${_sluice_commands["$part"]}"
     _sluice_offer "\${words[@]}"
   else

@@ -4,9 +4,10 @@ import type { ApiClient } from '../../api/client.js';
 import type { StatusView } from '../../control/status.js';
 import type { NameKind } from './model.js';
 
-export const TIME_LIMIT_MS = 1500;
+export const TIME_LIMIT_MS = 3000;
 const NAMES_MAX = 2000;
 const SESSIONS_MAX = 50;
+const REVISIONS_MAX = 100;
 
 export async function readNames(client: ApiClient, kind: NameKind): Promise<string[]> {
   const names = await READERS[kind](client);
@@ -21,6 +22,6 @@ const READERS: Record<NameKind, (client: ApiClient) => Promise<string[]>> = {
   interfaces, zones,
   places: async (client) => (await client.get<StatusView>('/api/v1/status')).interfaces.flatMap((one) => [one.name, one.zone]),
   rules: async (client) => (await client.get<{ rules: { name: string }[] }>('/api/v1/rules')).rules.map((one) => one.name),
-  revisions: async (client) => (await client.get<{ history: { revision: number }[] }>('/api/v1/config/history')).history.map((one) => String(one.revision)),
+  revisions: async (client) => (await client.get<{ revisions: { revision: number }[] }>('/api/v1/config/history', { limit: REVISIONS_MAX })).revisions.map((one) => String(one.revision)),
   sessions: async (client) => (await client.get<{ sessions: { sessionId: string }[] }>('/api/v1/sessions', { limit: SESSIONS_MAX })).sessions.map((one) => one.sessionId),
 };

@@ -37,9 +37,9 @@ const argumentSpec = ({ name, value, repeats }: ArgumentModel, index: number): s
 
 function functionOf(command: CommandModel): string {
   const specs = command.options.flatMap(optionSpec);
-  const isHelp = command.path.length === 1 && command.path[0] === 'help';
+  const isHelp = command.path.at(-1) === 'help';
   const choices = command.commands.map((child) => shellQuote(`${child.path.at(-1)!}:${escapeHelp(child.help)}`));
-  if (isHelp) specs.push('\'1:command:_sluice_commands\'');
+  if (isHelp) specs.push(`'1:command:${nameOf(command.path.slice(0, -1))}_commands'`);
   else if (choices.length === 0) specs.push(...command.arguments.map(argumentSpec));
   const lines = (items: readonly string[]): string => items.map((item) => ` \\\n    ${item}`).join('');
   if (choices.length === 0) return `\n${nameOf(command.path)}() {\n  _arguments -S${lines(specs)}\n}\n`;
