@@ -42,12 +42,12 @@ bool engine::open(const engine_options& options, std::function<void(const engine
   options_ = options;
   on_event_ = std::move(on_event);
   std::unique_ptr<flow_memory> memory;
-  if (options_.offline) memory = flow_memory::anonymous(options_.sessions_max, error);
+  if (options_.offline && options_.bpf_object.empty()) memory = flow_memory::anonymous(options_.sessions_max, error);
   else if (open_steering(error)) memory = flow_memory::of_maps(options_.sessions_max, [this](const char* name, size_t bytes, std::string* e) { return steering_->map_memory(name, bytes, e); }, error);
   bool ok = memory != nullptr;
   if (ok) {
     shared_ = std::make_unique<dataplane>(std::move(memory), options_.workers);
-    shared_->offload = options_.offload && !options_.offline;
+    shared_->offload = options_.offload && steering_;
     shared_->wall_offset_ns = options_.offline ? 0 : wall_offset_now();
     inheriting_ = shared_->memory->inherited;
   }
@@ -283,6 +283,7 @@ void engine::refresh_interface(unsigned slot) {
     state.mtu_bytes = limit ? limit : 1500;
     const uint8_t mac[8] = {2, 0, 0, 0, 0, static_cast<uint8_t>(state.port_slot.load() + 1), 0, 0};  // a port's VLANs share its address
     state.mac = load64_raw(mac);
+    state.offload = 1;
     return;
   }
   auto it = links_.find(state.ifindex.load());

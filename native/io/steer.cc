@@ -252,7 +252,8 @@ bool steering::add_port(uint32_t ifindex, uint16_t slot, std::string* error) {
 bool steering::set_port(uint32_t ifindex, uint16_t slot, uint16_t flags, uint16_t interface) {
   uint32_t place = ifindex % SL_STEER_PORTS, key = slot;
   sl_steer_port value{ifindex, slot, flags, interface, 0};
-  return bpf_map_update_elem(tx_ports_, &key, &ifindex, BPF_ANY) == 0 && bpf_map_update_elem(ports_, &place, &value, BPF_ANY) == 0;
+  bool may_send = bpf_map_update_elem(tx_ports_, &key, &ifindex, BPF_ANY) == 0;
+  return bpf_map_update_elem(ports_, &place, &value, BPF_ANY) == 0 && may_send;
 }
 
 bool steering::set_vlans(uint32_t ifindex, const std::vector<std::pair<uint16_t, uint16_t>>& vlans) {
