@@ -77,12 +77,13 @@ export function buildApi(control: Control, paths: RunDirectory, log: Log, parts:
   api.setNotFoundHandler((request) => { throw notFound(document, request.method, request.url); });
 
   for (const register of [registerStatus, registerSessions, registerRecords, registerSimulate, registerObserve, registerCapture, registerConfig, registerConfigResources, registerReload, registerOperations]) register(api, context);
-  registerOwn(api, control, document);
+  registerOwn(api, context, document);
   return api;
 }
 
-function registerOwn(api: FastifyInstance, control: Control, document: OpenApi): void {
+function registerOwn(api: FastifyInstance, { control, transactions }: ApiContext, document: OpenApi): void {
   const metrics = new Metrics();
+  transactions.onCommit = (result, milliseconds) => metrics.observeCommit(result, milliseconds);
   api.get('/api/v1/openapi.json', {
     config: { role: 'viewer', resource: 'openapi' },
     schema: { operationId: 'getOpenApi', summary: 'This document', tags: ['API'], response: { 200: { type: 'object' } } },

@@ -37,6 +37,8 @@ interface Known extends Version { problems(facts: Facts | undefined): Problem[];
 type Action = Revision['action'];
 interface Step { request: CommitRequest; action: Action; file?: { sha256: string }; /** Without it when it is away. */ engine: 'needed' | 'if-there' }
 
+export type CommitOutcome = 'done' | 'refused' | 'failed';
+
 export class Transactions {
   private version: Known | undefined;
   private readonly store: ConfigStore;
@@ -46,6 +48,8 @@ export class Transactions {
   private control: Control | undefined;
   /** Set before the first change. */
   follower: Follower | undefined;
+  /** Told how each commit ended, and how long it took; metrics count it. */
+  onCommit: ((result: CommitOutcome, milliseconds: Partial<CommitResult['milliseconds']> & { total: number }) => void) | undefined;
   /** What the store had to say when it was read: damage, and what runs instead. */
   readonly damage: readonly string[];
 
@@ -180,7 +184,20 @@ export class Transactions {
 
   // ---- a commit, step by step -------------------------------------------------------------------------------------
 
-  private async commitNow({ request, action, file, engine }: Step): Promise<CommitResult> {
+  private async commitNow(step: Step): Promise<CommitResult> {
+    const begunMs = performance.now();
+    const tell = (result: CommitOutcome, milliseconds: Partial<CommitResult['milliseconds']> & { total: number }): void => { if (!step.request.dryRun) this.onCommit?.(result, milliseconds); };
+    try {
+      const result = await this.commitSteps(step);
+      tell('done', result.milliseconds);
+      return result;
+    } catch (error) {
+      tell(error instanceof ApiError && error.status < 500 ? 'refused' : 'failed', { total: performance.now() - begunMs });
+      throw error;
+    }
+  }
+
+  private async commitSteps({ request, action, file, engine }: Step): Promise<CommitResult> {
     passFaultPoint('commit-begun');
     const control = this.control!;
     const begunMs = performance.now();

@@ -8,6 +8,7 @@ import { viewOf } from '../engine/records.js';
 import { formatAddress } from '../lib/address.js';
 import type { Control } from '../control/control.js';
 import { dropsOf, healthOf } from '../control/status.js';
+import type { CommitOutcome } from '../control/transactions.js';
 import { SERIES_MAX_DEFAULT } from '../config/schema-observability.js';
 import { ENGINE_COUNTERS, METRICS, PREFIX, type FixedMetric, type MetricInfo } from './catalog.js';
 import { platformConnectionsMax } from './platform.js';
@@ -42,7 +43,7 @@ export class Metrics {
   get contentType(): string { return this.registry.contentType; }
 
   /** A commit ended. Milliseconds a stage; of a refused one its total alone says something. */
-  observeCommit(result: 'done' | 'refused' | 'failed' | 'rolled-back', milliseconds: CommitTimes): void {
+  observeCommit(result: CommitOutcome, milliseconds: CommitTimes): void {
     this.commits.set(result, (this.commits.get(result) ?? 0) + 1);
     if (result !== 'done') return;
     for (const [stage, value] of Object.entries<number | undefined>({ ...milliseconds })) if (value !== undefined) this.commitSeconds.observe({ stage }, value / 1000);
