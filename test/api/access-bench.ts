@@ -18,8 +18,16 @@ import { readLast } from '../../src/audit/read.js';
 import type { ApiConfig } from '../../src/config/schema-api.js';
 import type { Config } from '../../src/config/schema.js';
 import { createLog } from '../../src/supervisor/log.js';
+import { buildApi } from '../../src/api/server.js';
+import { parseText } from '../../src/config/load.js';
+import { Control } from '../../src/control/control.js';
+import { findMissing } from '../../src/control/status.js';
+import { Transactions } from '../../src/control/transactions.js';
+import { EngineHost } from '../../src/engine/host.js';
+import { attachFlowLog } from '../../src/flowlog/attach.js';
 import type { RunDirectory } from '../../src/supervisor/run-directory.js';
-import { makeRunDirectory } from '../engine/fake-addon.js';
+import { CONFIG } from '../control/bench.js';
+import { makeFacts, makeFakeAddon, makeRunDirectory, silentLog, type FakeAddon } from '../engine/fake-addon.js';
 
 export interface Answer { status: number; headers: IncomingHttpHeaders; body: Record<string, unknown>; text: string }
 export interface Asking { method?: string; headers?: Record<string, string>; body?: unknown; ca?: string; cert?: string; key?: string; tls?: RequestOptions }
@@ -70,15 +78,9 @@ export async function startAccess({ peer }: { peer?: () => PeerCredentials } = {
   access.socketIsReady();
   const bench: AccessBench = {
     paths, access, api, handled, port: 0,
-    logged: () => lines.join(''),
-    socket: (path, asking = {}) => ask(path, asking, { socketPath: paths.apiSocket }),
+    ...askers(paths, access, lines),
     https: (path, asking = {}) => ask(path, asking, { host: '127.0.0.1', port: bench.port, ca: asking.ca ?? readFileSync(join(paths.apiState, 'tls', 'ca.pem'), 'utf8'), ...asking.tls }),
     configure: (section, rest = {}) => access.configure({ version: 1, hostname: 'nva-test', ...rest, api: section } as Config),
-    audit: async (count = 100) => readLast(paths.auditState, count),
-    token: (role, scopes, expiresInS = null) => {
-      const { secret, token } = access.tokens.create({ name: `${role}-token`, role, ...(scopes ? { scopes } : {}), expiresInS, createdBy: 'test' });
-      return { id: token.id, secret, bearer: { authorization: `Bearer ${secret}` } };
-    },
   };
   onTestFinished(async () => {
     await api.close();
@@ -160,6 +162,58 @@ export function makeCa(name = 'Test CA'): TestCa {
       for (const file of certFiles) openssl('ca', ...args, '-revoke', file);
       openssl('ca', ...args, '-gencrl', '-out', at('crl.pem'));
       return at('crl.pem');
+    },
+  };
+}
+
+export interface Appliance extends Omit<AccessBench, 'configure' | 'handled'> { transactions: Transactions; control: Control; addon: FakeAddon; running(): Config }
+
+/** The whole API with its real access, over the real control and transactions; below them an addon of plain JavaScript. HTTPS listens. */
+export async function startAppliance(section: Omit<ApiConfig, 'listen'> = {}, rest: Partial<Config> = {}): Promise<Appliance> {
+  const paths = makeRunDirectory();
+  const addon = makeFakeAddon();
+  const facts = makeFacts();
+  const lines: string[] = [];
+  const log = createLog('control', (line) => void lines.push(line));
+  const host = new EngineHost({
+    paths, open: { pinDirectory: '', bpfObject: '', workers: 2, sessionsMax: 1024, framesPerWorker: 512, txBudget: 32, busyPoll: false, offline: false, hostDevice: '' },
+  }, { addon, log: silentLog, stopKernelForwarding: () => false, readFacts: () => Promise.resolve(structuredClone(facts)), readDevices: () => Promise.resolve(structuredClone(facts.devices)), prepare: () => Promise.resolve([]) });
+  await host.start();
+  const transactions = new Transactions(paths.configState, log);
+  const control = new Control(paths.engineSocket, (known, generation, slots) => transactions.compileRunning(known, generation, slots), log);
+  const flowLog = attachFlowLog(control, paths, log);
+  const access = new Access({ paths, log });
+  transactions.follower = access;
+  const api = buildApi(control, paths, log, { transactions, access });
+  await api.listen({ path: paths.apiSocket });
+  access.socketIsReady();
+  const port = await freePort();
+  await transactions.start(control, JSON.stringify({ ...parseText(CONFIG, 'base').value as object, ...rest, api: { listen: `127.0.0.1:${port}`, ...section } }));
+  control.start();
+  while (findMissing(control).length > 0) await new Promise((resolve) => setImmediate(resolve));
+  onTestFinished(async () => {
+    transactions.stop();
+    control.stop();
+    await api.close();
+    await access.stop();
+    await flowLog.stop();
+    host.stop();
+  });
+  const appliance: Appliance = {
+    ...askers(paths, access, lines), paths, access, api, port, transactions, control, addon, running: () => transactions.running.config,
+    https: (path, asking = {}) => ask(path, asking, { host: '127.0.0.1', port: appliance.port, ca: asking.ca ?? readFileSync(join(paths.apiState, 'tls', 'ca.pem'), 'utf8'), ...asking.tls }),
+  };
+  return appliance;
+}
+
+function askers(paths: RunDirectory, access: Access, lines: readonly string[]): Pick<AccessBench, 'logged' | 'socket' | 'audit' | 'token'> {
+  return {
+    logged: () => lines.join(''),
+    socket: (path, asking = {}) => ask(path, asking, { socketPath: paths.apiSocket }),
+    audit: async (count = 100) => readLast(paths.auditState, count),
+    token: (role, scopes, expiresInS = null) => {
+      const { secret, token } = access.tokens.create({ name: `${role}-token`, role, ...(scopes ? { scopes } : {}), expiresInS, createdBy: 'test' });
+      return { id: token.id, secret, bearer: { authorization: `Bearer ${secret}` } };
     },
   };
 }
