@@ -83,15 +83,15 @@ double measure(rule_sets::shape kind, std::size_t rules, double first_ns, bool c
   if (kind == rule_sets::shape::random) // its lists share spans: laying them out apart would measure something else
     return std::printf("\n"), ns.median;
   std::vector<double> update_ms;
+  auto laid_out = rule_sets::maker::laid_out_anew(set);
   for (unsigned i = 0; i < edits_count; ++i) {
-    auto now = set;
-    make.edit(kind, now);
-    now = rule_sets::maker::laid_out_anew(now);
+    make.edit(kind, set);
+    auto now = rule_sets::maker::laid_out_anew(set);
     start = cpu_seconds();
-    auto next = classifier::update(*built, input(set), input(now), &error);
+    auto next = classifier::update(*built, input(laid_out), input(now), &error);
     update_ms.push_back((cpu_seconds() - start) * 1e3);
     built = std::move(next);
-    set = std::move(now);
+    laid_out = std::move(now);
   }
   const spread update = of(update_ms), after = match_ns(*built, keys, matched);
   std::printf("  update %5.2f ms (to %.2f)  then %5.0f ns\n", update.median, update.most, after.median);

@@ -120,7 +120,7 @@ uint32_t classifier::match(const classify_key& key) const noexcept {
       if (probed.best >= best)
         continue;
       const uint64_t hashed = hash(wide, probed.mask);
-      const uint32_t place = static_cast<uint32_t>(hashed) & probed.bucket_mask;
+      const uint32_t place = bucket_of(hashed) & probed.bucket_mask;
       const bucket* const at = &probed.buckets[place];
       __builtin_prefetch(at);
       probes[count++] = {&probed, at, place, tag_of(hashed)};

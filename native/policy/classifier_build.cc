@@ -27,7 +27,7 @@ using namespace classifier_parts;
 namespace {
 
 constexpr std::size_t build_tables_max = 56;   // the others are for updates
-constexpr std::size_t sieved_tables_min = 4;   // fewer tables are probed sooner than pruned
+constexpr std::size_t sieved_tables_min = 6;   // fewer tables are probed sooner than pruned
 constexpr unsigned bucket_fill = 4;            // runs a bucket at most when a table is laid out: few pass on
 constexpr unsigned bucket_fill_max = 6;        // and when it is laid out anew, twice as large
 constexpr std::size_t run_length_max = 512;    // of more entries the rest are one more run of the same hash
@@ -46,6 +46,8 @@ std::string check(const classifier_input& in) {
   const auto& [rules, prefixes, services] = in;
   if (rules.size() > SL_RULES_MAX)
     return std::to_string(rules.size()) + " rules are too many: at most " + std::to_string(SL_RULES_MAX);
+  if (rules.empty())
+    return {}; // lists that nobody uses
   for (std::size_t i = 0; i < prefixes.size(); ++i) {
     const mask128 value = halves(prefixes[i].address);
     if (prefixes[i].length > 128 || (value.hi & ~prefix_masks[prefixes[i].length].hi) != 0 ||
@@ -272,7 +274,7 @@ struct classifier_builder {
   /// The first run of this hash that `wanted` takes.
   template <class Wanted>
   position find_run(const table& t, uint64_t hashed, Wanted&& wanted) const {
-    for (uint32_t at = static_cast<uint32_t>(hashed) & t.bucket_mask;; at = (at + 1) & t.bucket_mask) {
+    for (uint32_t at = bucket_of(hashed) & t.bucket_mask;; at = (at + 1) & t.bucket_mask) {
       const bucket& b = t.buckets[at];
       for (uint64_t equal = b.find(tag_of(hashed)); equal != 0; equal &= equal - 1) {
         const unsigned place = static_cast<unsigned>(std::countr_zero(equal)) / 8;
@@ -296,7 +298,7 @@ struct classifier_builder {
   }
 
   void put(table& into, uint64_t hashed, uint32_t run) const {
-    for (uint32_t at = static_cast<uint32_t>(hashed) & into.bucket_mask;; at = (at + 1) & into.bucket_mask) {
+    for (uint32_t at = bucket_of(hashed) & into.bucket_mask;; at = (at + 1) & into.bucket_mask) {
       if (const uint64_t free = into.buckets[at].find(0); free != 0) {
         set(into.buckets.write(at), static_cast<unsigned>(std::countr_zero(free)) / 8, tag_of(hashed), run);
         return;

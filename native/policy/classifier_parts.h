@@ -57,18 +57,22 @@ inline uint64_t mix(uint64_t a, uint64_t b) {
 struct wide_key {
   uint64_t src_hi, src_lo, dst_hi, dst_lo;
   uint64_t ports; ///< src_port << 48 | dst_port << 32 | protocol << 16 | from_zone << 8 | to_zone
+  bool operator==(const wide_key&) const = default;
 };
 
 constexpr uint64_t port_word(uint16_t src_port, uint16_t dst_port, uint8_t protocol, uint8_t from, uint8_t to) {
   return uint64_t{src_port} << 48 | uint64_t{dst_port} << 32 | uint64_t{protocol} << 16 | uint64_t{from} << 8 | to;
 }
 
-/// Low half: the bucket; the top byte, which no table is large enough to use: the tag in it.
+/// Upper half: the bucket; of it the top byte, which no table is large enough to use for that: the tag.
 inline uint64_t hash(const wide_key& key, const wide_key& mask) {
   const uint64_t src = mix((key.src_hi & mask.src_hi) ^ 0x9e3779b97f4a7c15, (key.src_lo & mask.src_lo) ^ 0xe7037ed1a0b428db);
   const uint64_t dst = mix((key.dst_hi & mask.dst_hi) ^ 0x8ebc6af09c88c6e3, (key.dst_lo & mask.dst_lo) ^ 0x589965cc75374cc3);
-  return mix(mix(src ^ 0xa0761d6478bd642f, dst ^ 0x2d358dccaa6c78a5), (key.ports & mask.ports) ^ 0xd6e8feb86659fd93);
+  // Ports alone differ in few bits: without the last multiplication they crowd.
+  return mix(mix(src ^ 0xa0761d6478bd642f, dst ^ 0x2d358dccaa6c78a5), (key.ports & mask.ports) ^ 0xd6e8feb86659fd93) * 0x9e3779b97f4a7c15;
 }
+
+inline uint32_t bucket_of(uint64_t hashed) { return static_cast<uint32_t>(hashed >> 32); }
 
 enum entry_flag : uint8_t {
   source_list = 1, // the entry has what the list has in common: the list itself is looked up in the rule's record

@@ -7,6 +7,7 @@
 #include "policy/classifier_tables.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <initializer_list>
 #include <numeric>
@@ -26,20 +27,33 @@ constexpr std::size_t counted_max = 1u << 15;  // entries of a candidate whose r
 
 class sharing {
 public:
-  explicit sharing(const std::vector<hashed_entry>& entries, std::size_t tables_max) : entries_(entries), tables_max_(tables_max) {}
+  sharing(const std::vector<hashed_entry>& entries, std::size_t tables_max) : order_(entries.size()), tables_max_(tables_max) {
+    // Of a run that is too long those with the fewest bits stay, the others have more ways to go. The copy is what is gone
+    // through for each table: in order, it costs no cache miss an entry.
+    std::array<uint32_t, bits_max + 2> first{};
+    for (const hashed_entry& e : entries)
+      ++first[e.fixes.bits() + 1];
+    std::partial_sum(first.begin(), first.end(), first.begin());
+    shapes_.resize(entries.size());
+    keys_.resize(entries.size());
+    for (uint32_t i = 0; i < entries.size(); ++i) {
+      const uint32_t at = first[entries[i].fixes.bits()]++;
+      order_[at] = i;
+      shapes_[at] = entries[i].fixes;
+      keys_[at] = entries[i].key;
+    }
+  }
 
   std::vector<table_plan> run() {
-    std::vector<uint32_t> left(entries_.size());
+    std::vector<uint32_t> left(shapes_.size());
     std::iota(left.begin(), left.end(), 0);
-    // Of a run that is too long those with the fewest bits stay, the others have more ways to go.
-    std::stable_sort(left.begin(), left.end(), [this](uint32_t a, uint32_t b) { return entries_[a].fixes.bits() < entries_[b].fixes.bits(); });
     while (!left.empty()) {
       const std::size_t tables_left = tables_max_ - tables_.size();
       if (left.size() <= leftover_max || tables_left == 1) {
-        shape all = entries_[left.front()].fixes;
+        shape all = shapes_[left.front()];
         for (const uint32_t i : left)
-          all = common(all, entries_[i].fixes);
-        tables_.push_back({all, std::move(left)});
+          all = common(all, shapes_[i]);
+        take(all, left, UINT32_MAX);
         break;
       }
       std::vector<judged> candidates;
@@ -63,6 +77,9 @@ public:
       }
       left = take(chosen, left, limit);
     }
+    for (table_plan& plan : tables_)
+      for (uint32_t& member : plan.members)
+        member = order_[member];
     return std::move(tables_);
   }
 
@@ -103,7 +120,7 @@ private:
     const auto values = [&](uint8_t shape::*field, std::initializer_list<double> parts) {
       std::vector<uint8_t> all;
       for (const uint32_t i : sample)
-        all.push_back(entries_[i].fixes.*field);
+        all.push_back(shapes_[i].*field);
       return quantiles(std::move(all), parts);
     };
     const auto srcs = values(&shape::src, {0, 0.1, 0.25, 0.5, 0.75, 1});
@@ -143,8 +160,8 @@ private:
     const wide_key mask = candidate.mask();
     touched_.clear();
     for (const uint32_t i : sample)
-      if (entries_[i].fixes.fits(candidate)) {
-        const std::size_t at = find(sample_counts_, static_cast<uint32_t>(hash(entries_[i].key, mask)));
+      if (shapes_[i].fits(candidate)) {
+        const std::size_t at = find(sample_counts_, bucket_of(hash(keys_[i], mask)));
         if (sample_counts_[at].second++ == 0)
           touched_.push_back(static_cast<uint32_t>(at));
       }
@@ -169,11 +186,11 @@ private:
     const wide_key mask = candidate.mask();
     std::size_t used = 0;
     for (const uint32_t i : left)
-      if (entries_[i].fixes.fits(candidate)) {
-        const uint64_t hashed = hash(entries_[i].key, mask);
-        if ((hashed >> 32 & (parts - 1)) != 0)
+      if (shapes_[i].fits(candidate)) {
+        const uint64_t hashed = hash(keys_[i], mask);
+        if ((hashed >> 57 & (parts - 1)) != 0)
           continue;
-        auto& run = counts_[find(counts_, static_cast<uint32_t>(hashed))];
+        auto& run = counts_[find(counts_, bucket_of(hashed))];
         used += run.second++ == 0;
         if (used * 4 > counts_.size() * 3) // the part is larger than expected: it is not a fair one then either
           break;
@@ -206,11 +223,11 @@ private:
     const wide_key mask = chosen.mask();
     std::vector<uint32_t> placed, rest;
     for (const uint32_t i : left) {
-      if (!entries_[i].fixes.fits(chosen)) {
+      if (!shapes_[i].fits(chosen)) {
         rest.push_back(i);
         continue;
       }
-      uint32_t& run = counts_[find(counts_, static_cast<uint32_t>(hash(entries_[i].key, mask)))].second;
+      uint32_t& run = counts_[find(counts_, bucket_of(hash(keys_[i], mask)))].second;
       if (run < limit) {
         ++run;
         placed.push_back(i);
@@ -218,11 +235,20 @@ private:
         rest.push_back(i);
       }
     }
-    tables_.push_back({chosen, std::move(placed)});
+    // A second table of one shape would only split the runs of the first.
+    const auto same = std::find_if(tables_.begin(), tables_.end(), [&](const table_plan& plan) { return plan.hashes.mask() == mask; });
+    if (same == tables_.end())
+      tables_.push_back({chosen, std::move(placed)});
+    else
+      same->members.insert(same->members.end(), placed.begin(), placed.end());
     return rest;
   }
 
-  const std::vector<hashed_entry>& entries_;
+  static constexpr unsigned bits_max = 2 * 128 + 2 * 16 + 8 + 2 * 6; // of shape::bits()
+
+  std::vector<shape> shapes_; // of the entries, by bits
+  std::vector<wide_key> keys_;
+  std::vector<uint32_t> order_; // their numbers at the caller's
   const std::size_t tables_max_;
   std::vector<table_plan> tables_;
   counters counts_;                                       // scratch

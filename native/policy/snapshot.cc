@@ -69,11 +69,10 @@ classifier_rule selector(const sl_nat_rule& n) { return {n.from_zones, n.to_zone
 struct nat_inputs {
   std::vector<classifier_rule> source, destination, static_in, static_out;
   std::vector<uint32_t> source_rules, destination_rules, static_rules;
-  std::vector<sl_prefix> prefixes;  // the snapshot's, then the insides of 1:1 rules
+  std::vector<sl_prefix> insides;  // of 1:1 rules: the prefixes of static_out
 
   // 1:1 rules in both directions: inside → outside matches the source, outside → inside the destination.
   explicit nat_inputs(const snapshot& s) {
-    prefixes = s.prefixes;
     for (uint32_t i = 0; i < s.nat_rules.size(); ++i) {
       const sl_nat_rule& n = s.nat_rules[i];
       if (n.kind == SL_NAT_SOURCE || n.kind == SL_NAT_EXEMPT) { source.push_back(selector(n)); source_rules.push_back(i); }
@@ -88,8 +87,8 @@ struct nat_inputs {
         sl_prefix inside{};
         inside.address = n.to_address;
         inside.length = n.to_prefix_length;
-        prefixes.push_back(inside);
-        static_out.push_back({n.to_zones ? n.to_zones : ~0ull, ~0ull, {static_cast<uint32_t>(prefixes.size() - 1), 1}, {}, {}});
+        insides.push_back(inside);
+        static_out.push_back({n.to_zones ? n.to_zones : ~0ull, ~0ull, {static_cast<uint32_t>(insides.size() - 1), 1}, {}, {}});
         static_out.back().from_zones = ~0ull;
         static_out.back().to_zones = n.from_zones ? n.from_zones : ~0ull;  // towards the zones that see the outside address
         static_in.back().from_zones = n.from_zones ? n.from_zones : ~0ull;
@@ -97,7 +96,9 @@ struct nat_inputs {
       }
     }
   }
-  classifier_input input(const std::vector<classifier_rule>& rules, const snapshot& s) const { return {rules, prefixes, s.services}; }
+  classifier_input input(std::vector<classifier_rule> nat_inputs::*list, const snapshot& s) const {
+    return {this->*list, list == &nat_inputs::static_out ? insides : s.prefixes, s.services};
+  }
 };
 
 std::vector<classifier_rule> rule_inputs(const snapshot& s) {
@@ -120,7 +121,7 @@ bool compile_classifiers(snapshot& s, const snapshot* previous, std::string* err
   std::optional<nat_inputs> old;
   if (previous) old.emplace(*previous);
   auto make_nat = [&](std::unique_ptr<const classifier> snapshot::*which, std::vector<classifier_rule> nat_inputs::*list) {
-    return make(which, now.input(now.*list, s), [&] { return old->input((*old).*list, *previous); });
+    return make(which, now.input(list, s), [&] { return old->input(list, *previous); });
   };
   if (!make_nat(&snapshot::source_classifier, &nat_inputs::source) || !make_nat(&snapshot::destination_classifier, &nat_inputs::destination) ||
       !make_nat(&snapshot::static_in_classifier, &nat_inputs::static_in) || !make_nat(&snapshot::static_out_classifier, &nat_inputs::static_out)) return false;

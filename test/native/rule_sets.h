@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <random>
 #include <string>
+#include <unordered_set>
 #include <vector>
 
 #include "policy/classifier.h"
@@ -55,6 +56,18 @@ inline sl_prefix prefix(const sl_address& address, unsigned length) {
   return {cut(address, length), static_cast<uint8_t>(length), {}};
 }
 
+// Part of the definition: see first_match().
+inline bool covers(const sl_prefix& prefix, const sl_address& address) {
+  static constexpr std::array<uint8_t, 12> mapped{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
+  if (prefix.length < 96 && std::equal(mapped.begin(), mapped.end(), address.bytes))
+    return false;
+  for (unsigned byte = 0; byte < prefix.length / 8u; ++byte)
+    if (prefix.address.bytes[byte] != address.bytes[byte])
+      return false;
+  const unsigned rest = prefix.length % 8;
+  return rest == 0 || ((prefix.address.bytes[prefix.length / 8] ^ address.bytes[prefix.length / 8]) & (0xff00 >> rest & 0xff)) == 0;
+}
+
 class maker {
 public:
   explicit maker(uint64_t seed) : random_(seed) {}
@@ -70,8 +83,23 @@ public:
     networks_.clear();
     for (std::size_t i = 0; i < std::max<std::size_t>(4, count / 20); ++i)
       networks_.push_back(below(4) == 0 ? 0x0a000000 | below(1 << 24) : static_cast<uint32_t>(random_()));
-    for (std::size_t i = 0; i < count; ++i)
-      set.rules.push_back(rule(kind, set));
+    if (kind == shape::random) {
+      for (std::size_t i = 0; i < count; ++i)
+        set.rules.push_back(rule(kind, set));
+      return set;
+    }
+    // As ClassBench has it: no rule twice, and of rules that overlap the more specific one mostly first.
+    std::unordered_set<std::string> seen;
+    std::vector<std::pair<uint32_t, classifier_rule>> ordered;
+    for (std::size_t i = 0, tries = 0; i < count; tries = 0, ++i) {
+      classifier_rule made = rule(kind, set);
+      for (; !seen.insert(text_of(set, made)).second && tries < 20; ++tries)
+        made = rule(kind, set);
+      ordered.emplace_back(bits_of(set, made) + below(16), made);
+    }
+    std::stable_sort(ordered.begin(), ordered.end(), [](const auto& a, const auto& b) { return a.first > b.first; });
+    for (const auto& [bits, made] : ordered)
+      set.rules.push_back(made);
     return set;
   }
 
@@ -264,6 +292,28 @@ private:
     return shares.back();
   }
 
+  static std::string text_of(const rule_set& set, const classifier_rule& rule) {
+    std::string text(reinterpret_cast<const char*>(&rule.from_zones), 16);
+    for (const sl_span span : {rule.sources, rule.destinations})
+      if (text += '|'; span.count > 0)
+        text.append(reinterpret_cast<const char*>(&set.prefixes[span.first]), sizeof(sl_prefix));
+    if (text += '|'; rule.services.count > 0)
+      text.append(reinterpret_cast<const char*>(&set.services[rule.services.first]), sizeof(sl_service));
+    return text;
+  }
+
+  static uint32_t bits_of(const rule_set& set, const classifier_rule& rule) {
+    uint32_t bits = 0;
+    for (const sl_span span : {rule.sources, rule.destinations})
+      if (span.count > 0) {
+        const unsigned length = set.prefixes[span.first].length; // an IPv6 prefix is as specific as the IPv4 one it is drawn for
+        bits += covers(prefix(ipv4(0), 96), set.prefixes[span.first].address) ? length - 96 : length / 4;
+      }
+    if (rule.services.count > 0)
+      bits += set.services[rule.services.first].dst_lo == set.services[rule.services.first].dst_hi ? 12 : 4;
+    return bits;
+  }
+
   // Early ones of all are drawn most: a few have most of the rules.
   uint32_t skewed(uint32_t bound) {
     const double at = static_cast<double>(below(1u << 24)) / (1u << 24);
@@ -352,16 +402,6 @@ private:
 };
 
 // The definition: the first rule whose parts all match. Shares nothing with the classifier.
-inline bool covers(const sl_prefix& prefix, const sl_address& address) {
-  static constexpr std::array<uint8_t, 12> mapped{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
-  if (prefix.length < 96 && std::equal(mapped.begin(), mapped.end(), address.bytes))
-    return false;
-  for (unsigned bit = 0; bit < prefix.length; ++bit)
-    if (((prefix.address.bytes[bit / 8] ^ address.bytes[bit / 8]) & 0x80 >> bit % 8) != 0)
-      return false;
-  return true;
-}
-
 inline uint32_t first_match(const rule_set& set, const classify_key& key) {
   const auto any_prefix = [&](sl_span span, const sl_address& address) {
     bool found = span.count == 0;
