@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Compiles what the benches need beside the engine: bench/bpf/*.bpf.c -> build/bench/*.bpf.o, bench/native/*.cc ->
-# build/native. Only what is out of date.
+# build/native: the tools named, or all. Only what is out of date.
 set -euo pipefail
 if [[ ${1:-} == --help ]]; then
-  echo "usage: bench/build.sh   compile the traffic programs (build/bench) and the C++ tools (build/native)"
+  echo "usage: bench/build.sh [TOOL...]   compile the traffic programs (build/bench) and the C++ tools (build/native): those named, or all"
   exit 0
 fi
 cd "$(dirname "$0")/.."
@@ -15,4 +15,5 @@ for source in bench/bpf/*.bpf.c; do
   fi
   clang -O2 -g -Wall -Werror -target bpf -mcpu=v3 -I"/usr/include/$(uname -m)-linux-gnu" -Ibench/bpf -c "$source" -o "$object"
 done
-cmake --build build/native --target benches >/dev/null
+if (( $# == 0 )); then set -- benches; fi
+cmake --build build/native --target "$@" >/dev/null

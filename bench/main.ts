@@ -13,6 +13,14 @@ const benches: Record<string, { question: string; load: () => Promise<{ main(arg
     question: "how fast are bulk transfers and transactions of real endpoints, against the kernel's NAT and bare XDP redirect?",
     load: () => import("./tcp.js"),
   },
+  rules: {
+    question: "does speed depend on the number of rules: established flows, and new flows against nftables?",
+    load: () => import("./rules.js"),
+  },
+  commit: {
+    question: "how much of the speed is left while thousands of rules are committed?",
+    load: () => import("./commit.js"),
+  },
   "engine-vs-bare": {
     question: "how fast are firewall + SNAT in the engine alone, against a bare AF_XDP forwarder?",
     load: () => import("./engine-vs-bare.js"),

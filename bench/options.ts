@@ -55,6 +55,11 @@ export function parseCount(text: string): number {
   return value;
 }
 
+/** Whole numbers with commas between them. */
+export function parseCounts(text: string): number[] {
+  return text.split(",").map(parseCount);
+}
+
 /** Seconds; parts of one are allowed. */
 export function parseSeconds(text: string): number {
   const value = Number(text);

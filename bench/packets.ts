@@ -120,20 +120,33 @@ export class Lane {
   }
 
   async measure(): Promise<Measurement> {
-    const { lab } = this.#bench;
-    const { rate, milliseconds, stamped } = this.#traffic;
-    const seconds = Math.ceil((WARM_UP_MS + milliseconds) / 1000) + GENERATOR_SECONDS_SPARE;
-    const generator = lab.start("gen", this.#generator("--seconds", String(seconds), ...(rate ? ["--rate", String(rate)] : []), ...(stamped ? ["--stamp", "--even"] : [])));
+    const { result, offeredPps } = await this.underLoad(async (take) => {
+      const before = await take();
+      await pause(this.#traffic.milliseconds);
+      return [before, await take()] as const;
+    });
+    return compare(...result, offeredPps);
+  }
+
+  /** Runs the generator, and the work once it is at full speed. */
+  async underLoad<T>(work: (take: () => Promise<Reading>) => Promise<T>, secondsMax = this.#traffic.milliseconds / 1000): Promise<{ result: T; offeredPps: number }> {
+    const { rate, stamped } = this.#traffic;
+    const seconds = Math.ceil(WARM_UP_MS / 1000 + secondsMax) + GENERATOR_SECONDS_SPARE;
+    const settings = [...(rate ? ["--rate", String(rate)] : []), ...(stamped ? ["--stamp", "--even"] : [])];
+    const generator = this.#bench.lab.start("gen", this.#generator("--seconds", String(seconds), ...settings));
     await pause(WARM_UP_MS);
     const device = this.#device?.pids() ?? [];
     const ours = [generator.pid, this.#receiver.pid, this.#answers.pid, process.pid, ...softirqThreads()];
-    const take = async () => ({ counts: await this.#receiver.sample(), cpu: readCpuTimes(), device: processSeconds(device), ours: processSeconds(ours) });
-    const before = await take();
-    await pause(milliseconds);
-    const after = await take();
-    await generator.stop();
-    if (generator.exit?.code !== 0) throw new Error(`the generator failed: ${generator.tail()}`);
-    return compare(before, after, (JSON.parse(generator.stdout) as { pps: number }).pps);
+    const take = async (): Promise<Reading> => ({ counts: await this.#receiver.sample(), cpu: readCpuTimes(), device: processSeconds(device), ours: processSeconds(ours) });
+    try {
+      const result = await work(take);
+      if (!generator.running) throw new Error(`the generator ended early: ${generator.tail()}`);
+      await generator.stop();
+      if (generator.exit?.code !== 0) throw new Error(`the generator failed: ${generator.tail()}`);
+      return { result, offeredPps: (JSON.parse(generator.stdout) as { pps: number }).pps };
+    } finally {
+      await generator.stop();
+    }
   }
 
   /** The device's own counters: for people who look into a surprising result. */
@@ -164,14 +177,15 @@ export class Lane {
   }
 }
 
-interface Reading {
+/** What was counted up to a moment. */
+export interface Reading {
   counts: ReceiverSample;
   cpu: ReturnType<typeof readCpuTimes>;
   device: number;
   ours: number;
 }
 
-function compare(before: Reading, after: Reading, offeredPps: number): Measurement {
+export function compare(before: Reading, after: Reading, offeredPps: number): Measurement {
   const seconds = (after.counts.ns - before.counts.ns) / 1e9;
   const packets = after.counts.packets - before.counts.packets;
   const busy = after.cpu.busy - before.cpu.busy;

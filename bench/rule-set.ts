@@ -70,11 +70,11 @@ const portText = ({ firstPort, lastPort }: FillerRule): string => (firstPort ===
 export function applianceRules(rules: readonly FillerRule[]): object[] {
   return rules.map((rule, number) => ({
     name: `filler-${number}`,
-    from: ["trust"],
-    to: ["untrust"],
-    source: [rule.source],
-    destination: [rule.destination],
-    service: [`${rule.protocol}/${portText(rule)}`],
+    from: "trust",
+    to: "untrust",
+    source: rule.source,
+    destination: rule.destination,
+    service: `${rule.protocol}/${portText(rule)}`,
     action: rule.action,
   }));
 }

@@ -1,6 +1,6 @@
 // The appliance as device under test: its configuration for the benches, start, status, end.
 
-import { existsSync, mkdirSync, writeFileSync } from "node:fs";
+import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Program } from "../lab/program.js";
 import { processTree, projectDirectory } from "./machine.js";
@@ -9,7 +9,9 @@ import { placed, type Placement } from "./tool.js";
 import { applianceRules, fillerRules } from "./rule-set.js";
 import { networks, type Bench, type Family } from "./topology.js";
 
-const START_DEADLINE_S = 60;
+/** A hundred thousand rules on a busy machine. */
+const START_DEADLINE_S = 240;
+const COMMIT_DEADLINE_MS = 120_000;
 const sluicePath = join(projectDirectory, "bin/sluice");
 
 export interface SluiceOptions {
@@ -36,14 +38,17 @@ export interface SluiceStatus {
   drops: Record<string, number>;
 }
 
-export function hasSluice(): boolean {
-  return existsSync(sluicePath);
+/** The members of `sluice config commit --json` that benches read. */
+export interface CommitAnswer {
+  changeCount: number;
+  milliseconds: { validate: number; compile: number; apply: number; total: number };
 }
 
 /** Everything from inside to outside passes, through SNAT to the pool; nothing else does. */
-function configuration(options: SluiceOptions, family: Family, fillerSeed?: number): unknown {
+function configurationText(options: SluiceOptions, family: Family, fillerSeed?: number): string {
   const network = networks[family];
-  return {
+  // JSON is YAML.
+  return JSON.stringify({
     version: 1,
     hostname: "bench",
     interfaces: {
@@ -72,29 +77,32 @@ function configuration(options: SluiceOptions, family: Family, fillerSeed?: numb
         },
       ],
     },
-  };
+  });
 }
 
 export class Sluice {
   readonly #bench: Bench;
   readonly #program: Program;
   readonly #directory: string;
+  readonly #file: string;
+  readonly #options: SluiceOptions;
 
-  private constructor(bench: Bench, program: Program, directory: string) {
+  private constructor(bench: Bench, program: Program, directory: string, file: string, options: SluiceOptions) {
     this.#bench = bench;
     this.#program = program;
     this.#directory = directory;
+    this.#file = file;
+    this.#options = options;
   }
 
   static async start(bench: Bench, options: SluiceOptions = {}): Promise<Sluice> {
     const directory = join(bench.lab.directory, "sluice");
     const file = join(bench.lab.directory, "sluice.yaml");
     mkdirSync(directory, { recursive: true });
-    // JSON is YAML.
-    writeFileSync(file, JSON.stringify(configuration(options, bench.family)));
+    writeFileSync(file, configurationText(options, bench.family));
     const argv = [...placed(options.placement ?? {}), sluicePath, "up", "--config", file, "--dir", directory];
     const program = bench.lab.start("dut", argv, { parentDeathSignal: "TERM" });
-    const sluice = new Sluice(bench, program, directory);
+    const sluice = new Sluice(bench, program, directory, file, options);
     try {
       await sluice.#cli(["status", "--wait", String(START_DEADLINE_S), "--json"]);
     } catch (error) {
@@ -116,6 +124,13 @@ export class Sluice {
   /** Sessions that live now, the first few. */
   async sessions(limit: number): Promise<unknown> {
     return JSON.parse(await this.#cli(["flows", "--live", "--limit", String(limit), "--json"])) as unknown;
+  }
+
+  /** Puts a configuration with other filler rules in force, by the command that a user would take. */
+  async commit(rules: number, seed: number): Promise<CommitAnswer> {
+    writeFileSync(this.#file, configurationText({ ...this.#options, rules }, this.#bench.family, seed));
+    const argv = [...placed(this.#options.placement ?? {}), sluicePath, "config", "commit", this.#file, "--dir", this.#directory, "--json"];
+    return JSON.parse(await this.#bench.lab.must("dut", argv, { deadlineMs: COMMIT_DEADLINE_MS })) as CommitAnswer;
   }
 
   async stop(): Promise<void> {

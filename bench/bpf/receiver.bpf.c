@@ -126,6 +126,7 @@ int receive(struct xdp_md *ctx) {
 
   count->packets++;
   count->bytes += end - data;
+  count->marked += marked;
   if (config.check_checksums && (bad || fold(pseudo + udp->len + sum_to_end(udp, end)) != 0xffff))
     count->bad_checksums++;
   __u32 *payload = (void *)(udp + 1);

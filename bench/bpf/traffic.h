@@ -45,6 +45,7 @@ struct receiver_config {
 struct receiver_counts {
   __u64 packets, bytes;       /* UDP to or from TRAFFIC_UDP_PORT */
   __u64 bad_checksums;        /* of those, IP header or UDP checksum wrong */
+  __u64 marked;               /* of those, with TRAFFIC_MARK_TOS */
   __u64 others;               /* everything else: given to the host's stack */
 };
 

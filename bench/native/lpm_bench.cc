@@ -10,6 +10,7 @@
 #include <cstdio>
 
 #include "../../test/native/rule_sets.h"
+#include "route/lpm.h"
 
 int main() {
   using namespace sluice;
