@@ -130,7 +130,7 @@ export class Access implements AccessParts, Follower {
         this.say(`HTTPS is not as configured: ${(error as Error).message}`);
         // Who may what counts at once, also where the listener cannot be had: nobody keeps a role that was taken away.
         this.take(config.api ?? {}, this.authenticator.oidc);
-        if (config.api?.listen === undefined) await this.closeListener();
+        if (config.api?.listen === undefined) void this.closeListener();
         this.again(() => this.configure(config));
       }
     });
@@ -176,7 +176,7 @@ export class Access implements AccessParts, Follower {
     this.take(api, oidc);
     if (!plan || !material) {
       this.problem = undefined;
-      await this.closeListener();
+      void this.closeListener(); // never waited for: the request that asks for this may have come by it
       return;
     }
     const address = parseListen(api.listen!);
