@@ -55,6 +55,9 @@ export class FlowLog {
     this.updates = new Updates(engine, (rule) => this.rulesLogged.has(rule), (flows, bytes) => this.take(flows, 0, bytes));
   }
 
+  /** Records taken and not yet looked at. */
+  get waiting(): number { return this.batches.reduce((sum, { flows, drops, done }) => sum + flows + drops - done, 0); }
+
   get streamStats(): StreamStats[] {
     return this.streams.map((stream) => ({ name: stream.name, type: stream.type, to: stream.config.to, ...stream.stats }));
   }

@@ -14,6 +14,8 @@ import { ENGINE_COUNTERS, METRICS, PREFIX, type FixedMetric, type MetricInfo } f
 import { platformConnectionsMax } from './platform.js';
 import { compileLabelFilters, SeriesBudget, type Labels } from './series.js';
 
+/** Gauges that are called totals, and lags that are no number between two close scrapes: linters of the format refuse them. */
+const UNFIT = /^nodejs_(active_\w+_total|eventloop_lag_)/;
 const BYTES_SUFFIX = '-bytes';
 
 export interface CommitTimes { validate?: number; compile?: number; apply?: number; total: number }
@@ -38,6 +40,7 @@ export class Metrics {
     this.engineRequestSeconds = histogram(METRICS.engineRequestSeconds);
     // Of control itself: process_cpu_seconds_total and what else exporters for Node show.
     collectDefaultMetrics({ register: this.registry });
+    for (const { name } of this.registry.getMetricsAsArray()) if (UNFIT.test(name)) this.registry.removeSingleMetric(name);
   }
 
   get contentType(): string { return this.registry.contentType; }
