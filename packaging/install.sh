@@ -53,7 +53,13 @@ at() { printf '%s%s' "$root" "$1"; }
 has_systemd() { [ -z "$root" ] && [ -d /run/systemd/system ]; }
 
 case "$prefix" in /*) ;; *) fail "--prefix $prefix is no absolute path" ;; esac
-case "$prefix/" in /|/usr/|/etc/|/home/*|/root/*) fail "--prefix $prefix is no place for it" "choose a directory of its own, like /opt/sluice" ;; esac
+prefix=$(realpath -m -- "$prefix")
+# What is there is replaced as a whole: so it must be a directory of its own, at least two levels deep.
+case "$prefix" in /home/*|/root/*|/usr/bin|/usr/sbin|/usr/lib|/usr/share|/usr/local|/etc/*|/var/lib|/var/log) bad=true ;; /*/*) bad=false ;; *) bad=true ;; esac
+if $bad; then fail "--prefix $prefix is no place for it" "choose a directory of its own, like /opt/sluice"; fi
+if [ -e "$root$prefix" ] && [ -n "$(ls -A "$root$prefix")" ] && ! grep -qs '"name": "sluice"' "$root$prefix/package.json"; then
+  fail "$prefix holds something else" "choose a directory of its own, like /opt/sluice"
+fi
 [ -n "$root" ] || (( EUID == 0 )) || fail "this needs root" "run it as root, or with --root DIR"
 
 # put FILE MODE DESTINATION: replaces a file in one step, when it differs; @NODE@ and @PREFIX@ become paths.

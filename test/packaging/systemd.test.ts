@@ -27,7 +27,12 @@ describe('the installer', () => {
   test('--help, and wrong usage', () => {
     expect(installer('--help')).toMatchObject({ status: 0, stdout: expect.stringContaining('Usage:') as string });
     expect(installer('--colour')).toMatchObject({ status: 2, stderr: expect.stringContaining('--colour') as string });
-    for (const prefix of ['/', '/usr', '/root/sluice', 'relative']) expect(installer('--prefix', prefix, '--root', '/nowhere').status, prefix).toBe(1);
+    const root = temporary('sluice-install-');
+    mkdirSync(join(root, 'opt/other/things'), { recursive: true });
+    for (const prefix of ['/', '//', '/usr', '/opt/', '/usr/local', '/opt/../root/sluice', '/root/sluice', 'relative', '/opt/other']) {
+      for (const action of ['install', 'uninstall']) expect(installer(action, '--prefix', prefix, '--root', root), `${action} ${prefix}`).toMatchObject({ status: 1, stdout: '' });
+    }
+    expect(readdirSync(root)).toEqual(['opt']);
   });
 
   test.skipIf(!existsSync('build/native/sluice.node'))('below a root: whole, the same a second time, gone afterwards', () => {
