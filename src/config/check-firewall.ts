@@ -1,6 +1,7 @@
 // Checks of objects and firewall rules: names, zones, addresses, services, families, and rules that can never match.
 //
 // Called by check.ts, objects first: an object's fault is reported where the object stands, once.
+import { checkClassifier } from './check-classifier.js';
 import { addressKindsOf, checkAddressList, checkNames, checkServiceList, checkZones } from './check-lists.js';
 import type { CheckContext } from './check.js';
 import { isReservedAddressName } from './objects.js';
@@ -8,7 +9,8 @@ import { quote, type Path } from './problem.js';
 import { asList } from './schema-parts.js';
 import type { FirewallRule } from './schema.js';
 import { ICMP, ICMPV6, isServiceWord } from './services.js';
-import { findShadowed, type ShadowRule } from './shadow.js';
+import type { ShadowRule } from './shadow.js';
+import { ShadowIndex } from './shadow-index.js';
 
 export function checkObjects({ config, objects, problems }: CheckContext): void {
   const definitions = config.objects;
@@ -44,18 +46,24 @@ export function checkObjects({ config, objects, problems }: CheckContext): void 
 }
 
 export function checkFirewall(context: CheckContext): void {
-  const { config, problems } = context;
+  const { config, problems, environment } = context;
   const rules = config.firewall?.rules ?? [];
   checkNames(context, rules, ['firewall', 'rules']);
   const comparable: ShadowRule[] = [];
   const indexes: number[] = [];
   rules.forEach((rule, i) => {
-    const shadow = checkRule(context, rule, ['firewall', 'rules', i]);
+    let shadow = environment.matches.get(rule);
+    if (shadow === undefined) {
+      const before = problems.errors;
+      shadow = checkRule(context, rule, ['firewall', 'rules', i]);
+      if (shadow !== undefined && problems.errors === before) environment.matches.set(rule, shadow);
+    }
     if (shadow === undefined || rule.disabled) return;
     comparable.push(shadow);
     indexes.push(i);
   });
-  const { covered, cappedAt } = findShadowed(comparable);
+  checkClassifier(problems, comparable, indexes, (i) => rules[i]!.name);
+  const { covered, cappedAt } = (environment.shadows ??= new ShadowIndex()).find(comparable);
   for (const [inner, outer] of covered) {
     const earlier = rules[indexes[outer]!]!;
     const rule = rules[indexes[inner]!]!;

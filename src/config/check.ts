@@ -9,6 +9,7 @@ import { checkNat } from './check-nat.js';
 import { checkApi } from './check-api.js';
 import { checkObservability } from './check-observability.js';
 import { TIMERS } from './defaults.js';
+import { environmentOf, keepEnvironment, type Environment } from './environment.js';
 import type { Facts } from './facts.js';
 import { loadFile, loadText, type Loaded } from './load.js';
 import { isClaimedBy, natClaims, nextHopAddresses, type NatClaim } from './nat-claims.js';
@@ -21,6 +22,8 @@ export interface CheckContext {
   config: Config;
   facts: Facts | undefined;
   objects: Objects;
+  /** What was found out before, about the same rules with the same objects and zones. */
+  environment: Environment;
   topology: Topology;
   claims: readonly NatClaim[];
   nextHops: readonly bigint[];
@@ -55,7 +58,8 @@ export function checkConfig(config: Config, problems: Problems, facts?: Facts): 
   // A set of objects of its own: resolving marks faults as reported, and here nobody reports yet.
   const claims = natClaims(config, new Objects(config));
   const topology = buildTopology(config, facts, isClaimedBy(claims));
-  const context: CheckContext = { config, facts, objects: new Objects(config), topology, claims, nextHops: nextHopAddresses(config), problems };
+  const environment = environmentOf(config, topology);
+  const context: CheckContext = { config, facts, objects: environment.objects, environment, topology, claims, nextHops: nextHopAddresses(config), problems };
   checkObjects(context);
   checkInterfaces(context);
   checkRoutes(context);
@@ -64,6 +68,7 @@ export function checkConfig(config: Config, problems: Problems, facts?: Facts): 
   checkSettings(context);
   checkObservability(context);
   checkApi(context);
+  if (problems.errors === 0) keepEnvironment(environment);
 }
 
 function checkSettings({ config, problems }: CheckContext): void {

@@ -32,13 +32,13 @@ function compare(found: Found, path: string, before: unknown, after: unknown): v
   if (before === undefined) return found.add(() => ({ path, kind: 'added', after }));
   if (after === undefined) return found.add(() => ({ path, kind: 'removed', before }));
   if (isMapping(before) && isMapping(after)) return compareMappings(found, path, before, after);
-  if (isNamedList(before) && isNamedList(after)) return compareLists(found, path, before, after);
+  if (Array.isArray(before) && Array.isArray(after) && isTrimmable(before, after)) return compareLists(found, path, before, after);
   found.add(() => ({ path, kind: 'changed', before, after }));
 }
 
 type Mapping = Record<string, unknown>;
 const isMapping = (value: unknown): value is Mapping => typeof value === 'object' && value !== null && !Array.isArray(value);
-const isNamedList = (value: unknown): value is readonly unknown[] => Array.isArray(value) && value.every((item) => keyOf(item) !== undefined);
+const isNamedList = (value: readonly unknown[]): boolean => value.every((item) => keyOf(item) !== undefined);
 const at = (value: Mapping, key: string): unknown => (Object.hasOwn(value, key) ? value[key] : undefined);
 
 function compareMappings(found: Found, path: string, before: Mapping, after: Mapping): void {
@@ -46,12 +46,21 @@ function compareMappings(found: Found, path: string, before: Mapping, after: Map
   for (const key of Object.keys(after)) if (!Object.hasOwn(before, key)) compare(found, join(path, key), undefined, after[key]);
 }
 
-function compareLists(found: Found, path: string, before: readonly unknown[], after: readonly unknown[]): void {
+const isTrimmable = (before: readonly unknown[], after: readonly unknown[]): boolean => keyOf(before[0]) !== undefined || keyOf(after[0]) !== undefined;
+
+function compareLists(found: Found, path: string, wholeBefore: readonly unknown[], wholeAfter: readonly unknown[]): void {
+  // What both start and end with needs no look-up.
+  let first = 0;
+  while (first < wholeBefore.length && first < wholeAfter.length && wholeBefore[first] === wholeAfter[first]) first += 1;
+  let last = 0;
+  while (last < Math.min(wholeBefore.length, wholeAfter.length) - first && wholeBefore.at(-1 - last) === wholeAfter.at(-1 - last)) last += 1;
+  const before = wholeBefore.slice(first, wholeBefore.length - last);
+  const after = wholeAfter.slice(first, wholeAfter.length - last);
+  if (!isNamedList(before) || !isNamedList(after)) return found.add(() => ({ path, kind: 'changed', before: wholeBefore, after: wholeAfter }));
   const oldPlaces = placesOf(before);
   const newPlaces = placesOf(after);
   if (oldPlaces.size !== before.length || newPlaces.size !== after.length) { // a name stands twice: only places tell
-    const length = Math.max(before.length, after.length);
-    for (let index = 0; index < length; index += 1) compare(found, `${path}[${index}]`, before[index], after[index]);
+    for (let index = 0; index < Math.max(before.length, after.length); index += 1) compare(found, `${path}[${first + index}]`, before[index], after[index]);
     return;
   }
   const kept: { key: string; from: number; to: number }[] = [];
@@ -62,7 +71,7 @@ function compareLists(found: Found, path: string, before: readonly unknown[], af
   }
   for (const index of outOfOrder(kept.map(({ to }) => to))) {
     const { key, from, to } = kept[index]!;
-    found.add(() => ({ path: entryPath(path, key), kind: 'moved', before: from, after: to }));
+    found.add(() => ({ path: entryPath(path, key), kind: 'moved', before: first + from, after: first + to }));
   }
   for (const [key, to] of newPlaces) {
     const from = oldPlaces.get(key);

@@ -10,6 +10,7 @@ import { constructFromEvents, EVENT_ID, parseEvents, YAMLException, type Event }
 import { Places } from './places.js';
 import { Problems, printable, quote, suggest, type At, type Path, type Position, type Problem } from './problem.js';
 import { ConfigSchema, type Config } from './schema.js';
+import { rememberGood, withoutKnown } from './shape-cache.js';
 
 /** Room for SL_RULES_MAX rules of 512 bytes. */
 export const CONFIG_BYTES_MAX = 64 * 1024 * 1024;
@@ -177,7 +178,11 @@ function findExpansion(text: string, events: readonly Event[]): number | undefin
 /** Plain values against the schema. */
 export function checkShape(value: unknown, file: string, locate?: (path: Path, at: At) => Position): { problems: Problem[]; config?: Config } {
   const problems = new Problems(file, locate);
-  if (hasShape(value)) return { problems: [], config: value as Config };
+  const reduced = withoutKnown(value);
+  if ((reduced !== undefined && hasShape(reduced)) || hasShape(value)) {
+    rememberGood(value);
+    return { problems: [], config: value as Config };
+  }
   for (const error of validator().errors ?? []) reportSchemaError(error, problems);
   return { problems: problems.sorted() };
 }

@@ -17,21 +17,32 @@ export interface Names {
 
 export function fnv1a32(text: string): number {
   let hash = 0x811c9dc5;
-  for (const byte of Buffer.from(text, 'utf8')) hash = Math.imul(hash ^ byte, 0x01000193);
+  for (let index = 0; index < text.length; index += 1) {
+    const code = text.charCodeAt(index);
+    if (code > 0x7f) return hashBytes(Buffer.from(text, 'utf8')); // of text beyond ASCII the bytes count
+    hash = Math.imul(hash ^ code, 0x01000193);
+  }
+  return hash >>> 0;
+}
+
+function hashBytes(bytes: Uint8Array): number {
+  let hash = 0x811c9dc5;
+  for (const byte of bytes) hash = Math.imul(hash ^ byte, 0x01000193);
   return hash >>> 0;
 }
 
 export class IdTable {
   readonly ids = new Map<number, { kind: NameKind; name: string }>();
-  readonly #idOf = new Map<string, number>();
+  readonly #idOf: Record<NameKind, Map<string, number>> = { interface: new Map(), rule: new Map(), 'nat-source': new Map(), 'nat-destination': new Map(), 'nat-static': new Map() };
 
   /** `hash` is a parameter so that tests can make names collide. */
   constructor(names: Iterable<{ kind: NameKind; name: string }>, hash: (text: string) => number = fnv1a32) {
     const sharing = new Map<number, { key: string; kind: NameKind; name: string }[]>();
     for (const { kind, name } of names) {
       const key = `${kind}:${name}`;
-      const group = sharing.get(hash(key));
-      if (group === undefined) sharing.set(hash(key), [{ key, kind, name }]);
+      const hashed = hash(key);
+      const group = sharing.get(hashed);
+      if (group === undefined) sharing.set(hashed, [{ key, kind, name }]);
       else if (!group.some((other) => other.key === key)) group.push({ key, kind, name });
     }
     const late: { key: string; kind: NameKind; name: string }[] = [];
@@ -49,13 +60,13 @@ export class IdTable {
   }
 
   id(kind: NameKind, name: string): number {
-    const id = this.#idOf.get(`${kind}:${name}`);
+    const id = this.#idOf[kind].get(name);
     if (id === undefined) throw new Error(`no id was made for ${kind} '${name}'`);
     return id;
   }
 
-  #assign(id: number, { key, kind, name }: { key: string; kind: NameKind; name: string }): void {
+  #assign(id: number, { kind, name }: { kind: NameKind; name: string }): void {
     this.ids.set(id, { kind, name });
-    this.#idOf.set(key, id);
+    this.#idOf[kind].set(name, id);
   }
 }

@@ -36,6 +36,10 @@ export class Objects {
   readonly #literals = new Map<string, AddressSet>();
   #entries = 0;
 
+  /** Entries of all lists that were united so far. */
+  get entries(): number { return this.#entries; }
+  get lists(): number { return this.#addressLists.size + this.#serviceLists.size + this.#literals.size; }
+
   constructor(config: Config) {
     this.#addresses = new Map(Object.entries(config.objects?.addresses ?? {}));
     this.#services = new Map(Object.entries(config.objects?.services ?? {}));

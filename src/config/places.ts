@@ -10,6 +10,7 @@ export class Places {
   readonly #next: Int32Array;
   readonly #documents: number[] = [];
   #lines: number[] | undefined;
+  readonly #keys = new Map<number, Map<string, number>>();
 
   constructor(private readonly text: string, private readonly events: readonly Event[]) {
     this.#next = new Int32Array(events.length);
@@ -104,13 +105,17 @@ export class Places {
 
   /** Of two pairs with one key the last counts. */
   #lastKey(node: number, name: string): number | undefined {
-    let found: number | undefined;
-    let isKey = true;
-    for (let child = node + 1; child < this.events.length && this.events[child]!.type !== EVENT_ID.POP; child = this.#next[child]!) {
-      if (isKey && this.#name(child) === name) found = child;
-      isKey = !isKey;
+    let keys = this.#keys.get(node);
+    if (keys === undefined) {
+      keys = new Map();
+      let isKey = true;
+      for (const child of this.#children(node)) {
+        if (isKey) keys.set(this.#name(child) ?? '?', child);
+        isKey = !isKey;
+      }
+      this.#keys.set(node, keys);
     }
-    return found;
+    return keys.get(name);
   }
 
   #name(node: number): string | undefined {

@@ -37,6 +37,7 @@ export const PROBLEM_CODES = {
   SLUICE_NAME_DUPLICATE: 'two rules with one name',
   SLUICE_RULE_SHADOWED: 'a rule that can never match',
   SLUICE_RULE_SHADOW_CAPPED: 'the search for covered rules was cut short',
+  SLUICE_RULES_SLOW: 'lists that the engine can only search one rule after another',
   SLUICE_NAT_TRANSLATE: 'a translation that cannot work',
   SLUICE_NAT_POOL: 'a pool that cannot be used',
   SLUICE_NAT_POOL_UNREACHABLE: 'a pool whose answers would never come back',

@@ -1,6 +1,6 @@
 // Shadowed rules: which rules can never match, because one earlier rule matches whatever they match.
 //
-// Called by check-firewall.ts. Pure. Never a false alarm: cover is decided exactly over zones × addresses × services by
+// Called by shadow-index.ts. Pure. Never a false alarm: cover is decided exactly over zones × addresses × services by
 // one earlier rule; rules that only several earlier ones cover together are not looked for. Sets are merged into ranges
 // over ranks (the endpoints of all sets, in order), so that a comparison is a few integers. A rule is compared only with
 // those whose source (or destination, whichever are fewer) covers its own. Bound: STEPS_MAX comparisons, then it stops
@@ -67,6 +67,43 @@ function total(lists: readonly (readonly number[])[]): number {
   let sum = 0;
   for (const list of lists) sum += list.length;
   return sum;
+}
+
+/** Does `outer` match whatever `inner` matches? One pair alone, for shadow-index.ts. */
+export function coversRule(outer: ShadowRule, inner: ShadowRule): boolean {
+  if ((inner.from & ~outer.from) !== 0n || (inner.to & ~outer.to) !== 0n) return false;
+  return coversServices(outer.services, inner.services) && coversAddresses(outer.sources, inner.sources) && coversAddresses(outer.destinations, inner.destinations);
+}
+
+function coversAddresses(outer: AddressSet, inner: AddressSet): boolean {
+  if (outer === inner || outer.any) return true;
+  const a = remembered(rangesOfSets, outer, mergedRanges);
+  const b = remembered(rangesOfSets, inner, mergedRanges);
+  let i = 0;
+  for (const { lo, hi } of b) {
+    while (i < a.length && a[i]!.hi < hi) i++;
+    if (i >= a.length || a[i]!.lo > lo) return false;
+  }
+  return true;
+}
+
+function coversServices(outer: ServiceSet, inner: ServiceSet): boolean {
+  if (outer === inner || outer.any) return true;
+  const a = remembered(mergedOfSets, outer, merged);
+  return remembered(mergedOfSets, inner, merged).every((one) => a.some((other) => serviceCovers(other, one)));
+}
+
+const rangesOfSets = new WeakMap<AddressSet, readonly AddressRange[]>();
+const mergedOfSets = new WeakMap<ServiceSet, readonly Service[]>();
+const merged = (set: ServiceSet): readonly Service[] => (set.any ? [ANY_SERVICE] : mergedServices(set.services));
+
+function remembered<K extends object, V>(memory: WeakMap<K, V>, key: K, make: (key: K) => V): V {
+  let value = memory.get(key);
+  if (value === undefined) {
+    value = make(key);
+    memory.set(key, value);
+  }
+  return value;
 }
 
 /** Sorted, disjoint, not touching. */

@@ -20,16 +20,18 @@ function share(next: unknown, previous: unknown, depth: number): unknown {
 }
 
 function shareList(next: readonly unknown[], previous: readonly unknown[], depth: number): unknown {
-  const byName = new Map<string, unknown>();
-  if (keyOf(next[0]) !== undefined) for (const item of previous) {
-    const key = keyOf(item);
-    if (key !== undefined) byName.set(key, item);
-  }
+  let byName: Map<string, unknown> | undefined; // most lists differ in few entries, and those mostly keep their place
+  const find = (key: string): unknown => {
+    byName ??= new Map(previous.map((item) => [keyOf(item) ?? '', item]));
+    return byName.get(key);
+  };
   let isSame = next.length === previous.length;
   const result = next.map((item, index) => {
+    const beside = previous[index];
+    if (item === beside) return item;
     const key = keyOf(item);
-    const shared = share(item, key === undefined ? previous[index] : byName.get(key), depth + 1);
-    if (shared !== previous[index]) isSame = false;
+    const shared = share(item, key === undefined || keyOf(beside) === key ? beside : find(key), depth + 1);
+    if (shared !== beside) isSame = false;
     return shared;
   });
   return isSame ? previous : result;

@@ -5,7 +5,7 @@ import {
   INTERFACE_ADDRESS_BYTES, INTERFACE_BYTES, NAT_ADDRESS_BYTES, NAT_RULE_BYTES, NEXTHOP_BYTES, PREFIX_BYTES, ROUTE_BYTES, RULE_BYTES, SERVICE_BYTES,
   SL_ABI_VERSION, SL_SNAPSHOT_MAGIC, SNAPSHOT_HEADER_BYTES,
   writeInterface, writeInterfaceAddress, writeNatAddress, writeNatRule, writeNexthop, writePrefix, writeRoute, writeRule, writeService, writeSnapshotHeader,
-  type Interface, type InterfaceAddress, type NatAddress, type NatRule, type Nexthop, type Prefix as PrefixEntry, type Route, type Rule, type Section, type Service as ServiceEntry, type Settings, type Span,
+  type Interface, type InterfaceAddress, type NatAddress, type NatRule, type Nexthop, type Route, type Rule, type Section, type Settings, type Span,
 } from '../engine/abi.generated.js';
 import { bytesOf } from '../lib/address.js';
 import type { AddressSet, ServiceSet } from './objects.js';
@@ -15,11 +15,11 @@ const NOTHING: Span = { first: 0, count: 0 };
 export class SnapshotWriter {
   readonly interfaces: Interface[] = [];
   readonly addresses: InterfaceAddress[] = [];
-  readonly rules: Rule[] = [];
   readonly natRules: NatRule[] = [];
   readonly routes: Route[] = [];
-  readonly #prefixes: PrefixEntry[] = [];
-  readonly #services: ServiceEntry[] = [];
+  readonly #prefixes = new EntryBytes(PREFIX_BYTES);
+  readonly #services = new EntryBytes(SERVICE_BYTES);
+  readonly #rules = new EntryBytes(RULE_BYTES);
   readonly #natAddresses: NatAddress[] = [];
   readonly #nexthops: Nexthop[] = [];
   readonly #prefixSpans = new Map<AddressSet, Span>();
@@ -32,8 +32,8 @@ export class SnapshotWriter {
     if (set.prefixes.length === 0) throw new Error('a list of addresses without an address would match any');
     let span = this.#prefixSpans.get(set);
     if (span === undefined) {
-      span = { first: this.#prefixes.length, count: set.prefixes.length };
-      for (const { address, length } of set.prefixes) this.#prefixes.push({ address: bytesOf(address), length });
+      span = { first: this.#prefixes.count, count: set.prefixes.length };
+      this.#prefixes.append(remembered(prefixBytes, set, () => encode(set.prefixes, PREFIX_BYTES, (view, offset, one) => writePrefix(view, offset, { address: bytesOf(one.address), length: one.length }))));
       this.#prefixSpans.set(set, span);
     }
     return span;
@@ -44,12 +44,20 @@ export class SnapshotWriter {
     if (set.services.length === 0) throw new Error('a list of services without a service would match any');
     let span = this.#serviceSpans.get(set);
     if (span === undefined) {
-      span = { first: this.#services.length, count: set.services.length };
-      this.#services.push(...set.services);
+      span = { first: this.#services.count, count: set.services.length };
+      this.#services.append(remembered(serviceBytes, set, () => encode(set.services, SERVICE_BYTES, writeService)));
       this.#serviceSpans.set(set, span);
     }
     return span;
   }
+
+  /** Written at once: `rule` may be used again for the next one. */
+  rule(rule: Rule): void {
+    const offset = this.#rules.grow(1);
+    writeRule(this.#rules.view, offset, rule);
+  }
+
+  get ruleCount(): number { return this.#rules.count; }
 
   /** `key` says what the entries stand for; equal keys share one run. */
   natAddresses(key: string, make: () => NatAddress[]): Span {
@@ -82,12 +90,18 @@ export class SnapshotWriter {
       writes.push((view) => entries.forEach((entry, i) => write(view, offset + i * entryBytes, entry)));
       return { offset, count: entries.length };
     };
+    const copy = (entries: EntryBytes): Section => {
+      const offset = bytes = Math.ceil(bytes / 8) * 8;
+      bytes += entries.bytes.length;
+      writes.push((view) => new Uint8Array(view.buffer).set(entries.bytes, offset));
+      return { offset, count: entries.count };
+    };
     const sections = {
       interfaces: lay(this.interfaces, INTERFACE_BYTES, writeInterface),
       addresses: lay(this.addresses, INTERFACE_ADDRESS_BYTES, writeInterfaceAddress),
-      prefixes: lay(this.#prefixes, PREFIX_BYTES, writePrefix),
-      services: lay(this.#services, SERVICE_BYTES, writeService),
-      rules: lay(this.rules, RULE_BYTES, writeRule),
+      prefixes: copy(this.#prefixes),
+      services: copy(this.#services),
+      rules: copy(this.#rules),
       natRules: lay(this.natRules, NAT_RULE_BYTES, writeNatRule),
       natAddresses: lay(this.#natAddresses, NAT_ADDRESS_BYTES, writeNatAddress),
       nexthops: lay(this.#nexthops, NEXTHOP_BYTES, writeNexthop),
@@ -99,4 +113,52 @@ export class SnapshotWriter {
     for (const write of writes) write(view);
     return snapshot;
   }
+}
+
+/** Entries of one size in bytes that grow. */
+class EntryBytes {
+  view = new DataView(new ArrayBuffer(16 * 1024));
+  count = 0;
+
+  constructor(private readonly entryBytes: number) {}
+
+  get bytes(): Uint8Array { return new Uint8Array(this.view.buffer, 0, this.count * this.entryBytes); }
+
+  append(entries: Uint8Array): void {
+    const offset = this.grow(entries.length / this.entryBytes);
+    new Uint8Array(this.view.buffer).set(entries, offset);
+  }
+
+  /** Room for more entries; gives the offset of the first. */
+  grow(count: number): number {
+    const offset = this.count * this.entryBytes;
+    this.count += count;
+    const needed = this.count * this.entryBytes;
+    if (needed > this.view.byteLength) {
+      const larger = new Uint8Array(Math.max(needed, 2 * this.view.byteLength));
+      larger.set(new Uint8Array(this.view.buffer));
+      this.view = new DataView(larger.buffer);
+    }
+    return offset;
+  }
+}
+
+// A set's bytes are the same in every snapshot: only where they stand differs.
+const prefixBytes = new WeakMap<AddressSet, Uint8Array>();
+const serviceBytes = new WeakMap<ServiceSet, Uint8Array>();
+
+function encode<T>(entries: readonly T[], entryBytes: number, write: (view: DataView, offset: number, entry: T) => void): Uint8Array {
+  const bytes = new Uint8Array(entries.length * entryBytes);
+  const view = new DataView(bytes.buffer);
+  entries.forEach((entry, index) => write(view, index * entryBytes, entry));
+  return bytes;
+}
+
+function remembered<K extends object>(memory: WeakMap<K, Uint8Array>, key: K, make: () => Uint8Array): Uint8Array {
+  let bytes = memory.get(key);
+  if (bytes === undefined) {
+    bytes = make();
+    memory.set(key, bytes);
+  }
+  return bytes;
 }

@@ -19,7 +19,8 @@ export interface Compiled {
   plan: ConfigurePlan;
   names: Names;
   interfaces: InterfaceInfo[];
-  rules: RuleInfo[];
+  readonly rules: RuleInfo[];   // made when somebody looks
+  ruleCount: number;
   warnings: string[];
   observability?: Config['observability'];
 }
@@ -49,11 +50,13 @@ export function compileChecked(config: Config, problems: Problem[], file: string
 }
 
 function describe(config: Config, facts: Facts, result: CompiledConfig): Compiled {
+  let rules: RuleInfo[] | undefined;
   return {
     hostname: config.hostname ?? null, snapshot: result.snapshot, names: namesOf(result.names, config), observability: config.observability,
     plan: planOf(config, facts, result),
     interfaces: result.names.interfaces.map((name) => describeInterface(name, config, facts)),
-    rules: describeRules(config, result.names),
+    get rules() { return (rules ??= describeRules(config, result.names)); },
+    ruleCount: countActive(config.firewall?.rules) + countActive(config.nat?.destination) + countActive(config.nat?.static) + countActive(config.nat?.source),
     warnings: result.inactiveRoutes.map((index) => `route to ${config.routes?.[index]?.to ?? '?'} is inactive: no connected subnet holds its next hop now`),
   };
 }
@@ -106,6 +109,10 @@ function describeInterface(name: string, config: Config, facts: Facts): Interfac
   const device = parent && one.vlan !== undefined ? findVlanDevice(facts, parent, one.vlan) : parent;
   const own = device?.addresses.map(({ address, prefixLength }) => `${address}/${prefixLength}`) ?? [];
   return { name, device: one.device, zone: one.zone, vlanId: one.vlan ?? null, addresses: one.addresses === undefined ? own : [one.addresses].flat() };
+}
+
+function countActive(list: readonly { disabled?: boolean }[] | undefined): number {
+  return (list ?? []).reduce((count, one) => (one.disabled ? count : count + 1), 0);
 }
 
 function describeRules(config: Config, names: ConfigNames): RuleInfo[] {

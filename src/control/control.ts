@@ -169,7 +169,7 @@ export class Control {
   private async apply(compiled: Compiled, fingerprint: string, status: EngineStatus): Promise<Applied> {
     const result = await this.engine.apply(compiled.snapshot);
     for (const warning of compiled.warnings) this.log.warn(warning);
-    this.log.info({ generation: result.generation, rules: compiled.rules.length, microseconds: result.microseconds }, 'configuration is in force');
+    this.log.info({ generation: result.generation, rules: compiled.ruleCount, microseconds: result.microseconds }, 'configuration is in force');
     return { compiled, fingerprint, generation: result.generation, enginePid: status.pid, at: new Date().toISOString() };
   }
 

@@ -125,7 +125,7 @@ class Supervisor {
   private async start(): Promise<void> {
     const { paths } = this;
     const { revision } = this.startConfig;
-    this.say(`Sluice ${packageVersion()} with ${this.options.config}${revision === undefined ? '' : ` (revision ${revision}, committed since)`} in ${paths.dir}`);
+    this.say(`Sluice ${packageVersion()} with ${this.options.config}${revision === undefined ? '' : ` (revision ${revision})`} in ${paths.dir}`);
     for (const line of describeConfig(this.checked.config!, this.checked.facts!)) this.say(line);
     this.makeState();
     const journal = CleanupJournal.load(paths.cleanup);

@@ -1,0 +1,68 @@
+// Shadowed rules from one configuration to the next: what was found before holds for pairs of rules that are still there.
+//
+// Called by check-firewall.ts. Rules that are new are compared with all others, one pair at a time; what was covered by a rule that is
+// gone is searched again. Where much is new, or the order changed, shadow.ts searches everything. Gives what shadow.ts gives.
+// Bound: PAIRS_MAX pairs, about 100 ms; beyond, everything is searched, which has its own bound.
+import { coversRule, findShadowed, type ShadowRule, type Shadows } from './shadow.js';
+
+const PAIRS_MAX = 1_000_000;
+
+export class ShadowIndex {
+  #rules: readonly ShadowRule[] = [];
+  #places = new Map<ShadowRule, number>();
+  /** A covered rule → the first that covers it. */
+  #coverers = new Map<ShadowRule, ShadowRule>();
+  /** Where a search of everything stopped: these were not examined. */
+  #unexamined = new Set<ShadowRule>();
+
+  find(rules: readonly ShadowRule[]): Shadows {
+    const places = new Map(rules.map((rule, index) => [rule, index]));
+    if (places.size !== rules.length || !this.#update(rules, places)) this.#searchAll(rules);
+    this.#rules = rules;
+    this.#places = places;
+    const covered = new Map<number, number>();
+    for (const [inner, outer] of this.#coverers) covered.set(places.get(inner)!, places.get(outer)!);
+    const cappedAt = this.#unexamined.size === 0 ? undefined : rules.findIndex((rule) => this.#unexamined.has(rule));
+    return { covered, ...(cappedAt === undefined || cappedAt < 0 ? {} : { cappedAt }) };
+  }
+
+  #searchAll(rules: readonly ShadowRule[]): void {
+    const { covered, cappedAt } = findShadowed(rules);
+    this.#coverers = new Map([...covered].map(([inner, outer]) => [rules[inner]!, rules[outer]!]));
+    this.#unexamined = new Set(cappedAt === undefined ? [] : rules.slice(cappedAt));
+  }
+
+  /** False when searching everything is the better way. */
+  #update(rules: readonly ShadowRule[], places: ReadonlyMap<ShadowRule, number>): boolean {
+    if (this.#rules.length === 0) return false;
+    const fresh: number[] = [];
+    let before = -1;
+    for (const [index, rule] of rules.entries()) {
+      const place = this.#places.get(rule);
+      if (place === undefined) fresh.push(index);
+      else if (place < before) return false;
+      else before = place;
+    }
+    const orphans: number[] = [];
+    for (const [inner, outer] of this.#coverers) if (places.has(inner) && !places.has(outer)) orphans.push(places.get(inner)!);
+    if ((fresh.length + orphans.length) * rules.length > PAIRS_MAX) return false;
+
+    for (const [inner] of this.#coverers) if (!places.has(inner)) this.#coverers.delete(inner);
+    for (const rule of this.#unexamined) if (!places.has(rule)) this.#unexamined.delete(rule);
+    // 1. What lost its coverer, and what is new, is compared with all before it.
+    for (const inner of [...orphans, ...fresh]) {
+      const outer = rules.findIndex((rule, index) => index < inner && coversRule(rule, rules[inner]!));
+      if (outer >= 0) this.#coverers.set(rules[inner]!, rules[outer]!);
+      else this.#coverers.delete(rules[inner]!);
+    }
+    // 2. What is new may cover what comes after it, unless an earlier one does.
+    for (const outer of fresh) {
+      for (let inner = outer + 1; inner < rules.length; inner += 1) {
+        const known = this.#coverers.get(rules[inner]!);
+        if (known !== undefined && places.get(known)! <= outer) continue;
+        if (!this.#unexamined.has(rules[inner]!) && coversRule(rules[outer]!, rules[inner]!)) this.#coverers.set(rules[inner]!, rules[outer]!);
+      }
+    }
+    return true;
+  }
+}
