@@ -8,7 +8,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 PACKAGES=(
   g++ clang llvm libclang-rt-14-dev cmake ninja-build pkg-config
   libbpf-dev libxdp-dev libmnl-dev libelf-dev linux-libc-dev doctest-dev
-  bpftool iproute2 nftables ethtool procps
+  bpftool iproute2 nftables ethtool procps openssl
   curl iperf3 iputils-ping netcat-openbsd tcpdump traceroute zsh
   rsyslog nfdump
 )
