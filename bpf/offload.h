@@ -309,7 +309,9 @@ static __always_inline int is_current(const struct sl_flow_header *header, const
 
 	if (READ_ONCE(s->offload) != SL_OFFLOAD_ON || s->interface_slot[d] != interface_slot)
 		return 0;
-	if (generation != READ_ONCE(header->generations[0]) && generation != READ_ONCE(header->generations[1]))
+	if (generation != READ_ONCE(header->generations[0]) &&
+	    (generation != READ_ONCE(header->generations[1]) ||
+	     (__u32)(bpf_ktime_get_coarse_ns() >> SL_TICK_SHIFT) - header->committed_ticks > SL_GRACE_TICKS))
 		return 0;
 	if (s->state != SL_STATE_ESTABLISHED && (s->state != SL_STATE_NEW || d != 0 || p->protocol == IPPROTO_TCP))
 		return 0;

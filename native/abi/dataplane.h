@@ -258,6 +258,7 @@ struct sl_local_address {
 #define SL_FLOW_MEMORY_VERSION 1   /* another layout: an engine that finds it starts with empty tables */
 #define SL_ADJACENCIES_MAX 65536
 #define SL_FLOW_BUCKET_SLOTS 10
+#define SL_GRACE_TICKS 1
 #define SL_TICK_SHIFT 28           /* engine time: CLOCK_MONOTONIC in ticks of 2^28 ns */
 #define SL_TCP_ACK_WINDOW_MIN 66000 /* windows smaller than this are widened when old acknowledgements are judged, as netfilter's MAXACKWINCONST */
 
@@ -268,7 +269,7 @@ struct sl_flow_header {
   sl_u32 capacity;          /* sessions */
   sl_u32 bucket_mask;
   sl_u32 generations[2];    /* the program forwards sessions of these: the one in force, and while a commit's sessions are gone through, the one before */
-  sl_u32 reserved;
+  sl_u32 committed_ticks;   /* when generations[0] came into force; the one before counts for SL_GRACE_TICKS more, whatever becomes of the engine */
 };
 
 /* Sixty-four bytes: a tag is 16 bits of the hash, 0 = empty; a reference is session index << 1 | direction. */

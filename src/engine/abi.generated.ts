@@ -32,6 +32,7 @@ export const SL_STEER_ROWS = 33;
 export const SL_FLOW_MEMORY_VERSION = 1;
 export const SL_ADJACENCIES_MAX = 65536;
 export const SL_FLOW_BUCKET_SLOTS = 10;
+export const SL_GRACE_TICKS = 1;
 export const SL_TICK_SHIFT = 28;
 export const SL_TCP_ACK_WINDOW_MIN = 66000;
 export const SL_OFFLOAD_NOT_YET = 0;
@@ -256,7 +257,7 @@ export const STRUCTS = {
     capacity: { offset: 52, size: 4, type: 'u32', count: 1 },
     bucket_mask: { offset: 56, size: 4, type: 'u32', count: 1 },
     generations: { offset: 60, size: 8, type: 'u32', count: 2 },
-    reserved: { offset: 68, size: 4, type: 'u32', count: 1 },
+    committed_ticks: { offset: 68, size: 4, type: 'u32', count: 1 },
   } },
   sl_flow_bucket: { size: 64, fields: {
     tag: { offset: 0, size: 20, type: 'u16', count: 10 },
@@ -662,6 +663,7 @@ export interface FlowHeader {
   capacity: number;
   bucketMask: number;
   generations: [number, number];
+  committedTicks: number;
 }
 export function readFlowHeader(view: DataView, offset: number): FlowHeader {
   return {
@@ -671,6 +673,7 @@ export function readFlowHeader(view: DataView, offset: number): FlowHeader {
     capacity: view.getUint32(offset + 52, true),
     bucketMask: view.getUint32(offset + 56, true),
     generations: [view.getUint32(offset + 60, true), view.getUint32(offset + 64, true)],
+    committedTicks: view.getUint32(offset + 68, true),
   };
 }
 export function writeFlowHeader(view: DataView, offset: number, value: FlowHeader): void {
@@ -680,7 +683,7 @@ export function writeFlowHeader(view: DataView, offset: number, value: FlowHeade
   putU32(view, offset + 52, value.capacity, 'sl_flow_header.capacity');
   putU32(view, offset + 56, value.bucketMask, 'sl_flow_header.bucket_mask');
   putU32(view, offset + 60, value.generations[0], 'sl_flow_header.generations'); putU32(view, offset + 64, value.generations[1], 'sl_flow_header.generations');
-  bytesAt(view, offset + 68, 4).fill(0);
+  putU32(view, offset + 68, value.committedTicks, 'sl_flow_header.committed_ticks');
 }
 
 export interface FlowBucket {
