@@ -48,7 +48,11 @@ export function checkObjects({ config, objects, problems }: CheckContext): void 
 export function checkFirewall(context: CheckContext): void {
   const { config, problems, environment } = context;
   const rules = config.firewall?.rules ?? [];
-  checkNames(context, rules, ['firewall', 'rules']);
+  if (!isSameNames(environment.ruleNames, rules)) {
+    const before = problems.errors;
+    checkNames(context, rules, ['firewall', 'rules']);
+    environment.ruleNames = problems.errors === before ? rules.map(({ name }) => name) : undefined;
+  }
   const comparable: ShadowRule[] = [];
   const indexes: number[] = [];
   rules.forEach((rule, i) => {
@@ -73,6 +77,11 @@ export function checkFirewall(context: CheckContext): void {
   if (cappedAt !== undefined) {
     problems.warn('SLUICE_RULE_SHADOW_CAPPED', ['firewall', 'rules', indexes[cappedAt]!], 'the search for rules that can never match stopped here: too many to compare', 'nothing is wrong with the rules; later ones were not examined for this');
   }
+}
+
+/** Names that were found to differ once. */
+function isSameNames(known: readonly string[] | undefined, rules: readonly FirewallRule[]): boolean {
+  return known?.length === rules.length && rules.every(({ name }, index) => name === known[index]);
 }
 
 /** Reports what is wrong with a rule; gives what it matches when that is known. */
