@@ -187,7 +187,7 @@ void engine::remove_port(unsigned slot) {
 
 bool engine::apply(const uint8_t* buffer, size_t bytes, uint64_t* generation, uint64_t* microseconds, std::string* error) {
   uint64_t began = monotonic_ns();
-  std::shared_ptr<snapshot> next = compile_snapshot(buffer, bytes, error);
+  std::shared_ptr<snapshot> next = compile_snapshot(buffer, bytes, error, current_.get());
   if (!next) return false;
   {
     std::lock_guard guard(mutex_);
