@@ -20,6 +20,8 @@ import { OidcError, type Oidc } from './oidc.js';
 import { TOKEN_PREFIX, type TokenStore } from './tokens.js';
 
 const CREDENTIAL_BYTES_MAX = 8192;
+/** In the form of ssh's SSH_CONNECTION: client and its port, server and its port. */
+const SESSION_HEADER = 'sluice-session';
 
 /** `peer` undefined: the kernel did not say who it is. */
 type Connection = { kind: 'socket'; peer: PeerCredentials | undefined } | { kind: 'https'; socket: TLSSocket; caller: Caller & { transport: 'https' }; clientsEpoch: number };
@@ -73,12 +75,17 @@ export class Identity implements Authenticator {
     const { authorization } = request.headers;
     if (!connection) return this.identifyInternal(authorization);
     try {
-      if (authorization !== undefined) return await this.identifyBearer(authorization, callerOf(connection));
-      return connection.kind === 'socket' ? this.identifyPeer(connection.peer) : this.identifyClient(connection);
+      if (authorization !== undefined) return await this.identifyBearer(authorization, callerOf(connection, request));
+      return connection.kind === 'socket' ? this.identifyPeer(connection.peer, callerOf(connection, request)) : this.identifyClient(connection);
     } catch (error) {
       if (connection.kind === 'https' && error instanceof ApiError && error.status === 401) this.parts.limits.countFailure(connection.caller.address);
       throw error;
     }
+  }
+
+  nameOf(request: FastifyRequest): string | undefined {
+    const connection = this.connections.get(request.raw.socket);
+    return connection?.kind === 'socket' && connection.peer ? this.accounts.userName(connection.peer.uid) : undefined;
   }
 
   private identifyInternal(authorization: string | undefined): Principal {
@@ -108,11 +115,11 @@ export class Identity implements Authenticator {
     throw unproven('the token is not valid');
   }
 
-  private identifyPeer(peer: PeerCredentials | undefined): Principal {
+  private identifyPeer(peer: PeerCredentials | undefined, caller: Caller): Principal {
     if (!peer) throw unproven('the caller of this socket cannot be identified; connect again');
     const found = roleOfPeer(peer, this.owners, this.socketGid, this.config.socket, this.accounts);
     if (!found) throw new ApiError(403, 'SLUICE_FORBIDDEN', `user ${this.accounts.userName(peer.uid)} has no role here; an administrator gives one in api.socket`);
-    return { name: this.accounts.userName(peer.uid), via: 'socket', id: `uid:${peer.uid}`, caller: { transport: 'socket', uid: peer.uid, pid: peer.pid }, ...found };
+    return { name: this.accounts.userName(peer.uid), via: 'socket', id: `uid:${peer.uid}`, caller, ...found };
   }
 
   private identifyClient({ socket, caller, clientsEpoch }: Connection & { kind: 'https' }): Principal {
@@ -123,8 +130,14 @@ export class Identity implements Authenticator {
   }
 }
 
-const callerOf = (connection: Connection): Caller =>
-  connection.kind === 'https' ? connection.caller : { transport: 'socket', uid: connection.peer?.uid ?? -1, pid: connection.peer?.pid ?? 0 };
+function callerOf(connection: Connection, { headers }: FastifyRequest): Caller {
+  if (connection.kind === 'https') return connection.caller;
+  const [, address, localAddress, localPort] = /^(\S{2,45}) \d{1,5} (\S{2,45}) (\d{1,5})$/.exec(String(headers[SESSION_HEADER] ?? '')) ?? [];
+  return {
+    transport: 'socket', uid: connection.peer?.uid ?? -1, pid: connection.peer?.pid ?? 0,
+    ...(address === undefined ? {} : { session: { address, localAddress: localAddress!, localPort: Number(localPort) } }),
+  };
+}
 
 /** IPv4 as such where a listener of both families says ::ffff:10.0.0.1. */
 export const plainAddress = (address: string): string => (address.startsWith('::ffff:') && address.includes('.') ? address.slice(7) : address);

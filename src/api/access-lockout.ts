@@ -3,8 +3,8 @@
 // It asks two things. Does the caller still have a way in: its listener, its role, its CA or issuer? And does its traffic still arrive: for a
 // caller on HTTPS whose packets come by a data interface, the interface, its address, translation of the API's own port, the route back, and,
 // where the way to the listener leads through the appliance, the rules. What cannot be judged (an object that does not resolve) counts as a cut.
-// A caller on the Unix socket is on the machine: only its role can be taken away (how it got there, an ssh over a data interface, cannot be
-// seen from here). Whoever means it says so, or sets a time within which the change must be confirmed.
+// A caller on the Unix socket is on the machine; the command line says by which ssh session, and that one's packets count likewise.
+// Whoever means it says so, or sets a time within which the change must be confirmed.
 import { networkInterfaces } from 'node:os';
 import type { FastifyRequest } from 'fastify';
 import { AddressError, contains, familyOf, parseAddress, parseInterfaceAddress, parsePrefix, prefixFamily, type Prefix } from '../lib/address.js';
@@ -94,10 +94,11 @@ function roleNamed(roles: Record<string, Role> | undefined, name: string): { rol
 // ---- the packets ------------------------------------------------------------------------------------------------------
 
 function trafficCuts(caller: Caller, before: Config, after: Config): LockOut[] {
-  if (caller.transport !== 'https') return [];
+  const session = caller.transport === 'https' ? caller : caller.transport === 'socket' ? caller.session : undefined;
+  if (!session) return [];
   try {
-    const peer = parseAddress(caller.address);
-    const local = parseAddress(caller.localAddress);
+    const peer = parseAddress(session.address);
+    const local = parseAddress(session.localAddress);
     const old = new Ways(before);
     const now = new Ways(after);
     const ingress = old.interfaceTo(peer);
@@ -105,7 +106,7 @@ function trafficCuts(caller: Caller, before: Config, after: Config): LockOut[] {
     if (ingress === undefined && owner === undefined) return []; // its packets never meet the data interfaces
     const cuts = interfaceCuts(old, now, ingress, owner, peer, local);
     if (cuts.length > 0) return cuts;
-    return [...translationCuts(before, after, local, caller.localPort), ...ruleCuts(old, now, peer, local, caller.localPort)];
+    return [...translationCuts(before, after, local, session.localPort), ...ruleCuts(old, now, peer, local, session.localPort)];
   } catch (error) {
     if (error instanceof AddressError) return []; // link-local with a zone: by no interface that we could name
     throw error;
@@ -209,7 +210,7 @@ function ruleCuts(old: Ways, now: Ways, peer: bigint, local: bigint, port: numbe
   };
   const next = verdict(now);
   if (!verdict(old)?.allowed || !next || next.allowed) return [];
-  return [{ pointer: next.pointer, reason: 'the rules would stop your packets on their way to the API' }];
+  return [{ pointer: next.pointer, reason: 'the rules would stop your packets on their way here' }];
 }
 
 const zoneFits = (zones: string | string[] | undefined, zone: string): boolean => zones === undefined || asList<string>(zones).some((one) => one === 'any' || one === zone);

@@ -11,7 +11,7 @@ import { AuditLog, type AuditEvent } from '../audit/log.js';
 import type { ApiConfig } from '../config/schema-api.js';
 import { asList } from '../config/schema-parts.js';
 import type { Config } from '../config/schema.js';
-import type { CommitRequest, Follower } from '../control/transaction-types.js';
+import type { CommitRequest, Follower, Revision } from '../control/transaction-types.js';
 import type { Log } from '../supervisor/log.js';
 import type { RunDirectory } from '../supervisor/run-directory.js';
 import { Identity } from './access-identity.js';
@@ -136,6 +136,10 @@ export class Access implements AccessParts, Follower {
     });
   }
 
+  changed({ revision, by, action, changes }: Pick<Revision, 'revision' | 'by' | 'action' | 'changes'>): void {
+    this.record({ event: 'system', by: { name: by.name, via: by.via }, detail: { what: 'configuration in force', revision, action, changes } });
+  }
+
   async stop(): Promise<void> {
     this.stopped = true;
     clearTimeout(this.retry);
@@ -194,8 +198,9 @@ export class Access implements AccessParts, Follower {
         await next.listen();
         this.listener = next;
       } catch (error) {
-        this.say(`the API cannot listen on ${api.listen}: ${listenReason(error as NodeJS.ErrnoException)}`);
-        if (PASSING.has((error as NodeJS.ErrnoException).code ?? '')) this.again(() => this.enqueue(() => this.put({ api, plan, material, oidc, opened: undefined })));
+        const isPassing = PASSING.has((error as NodeJS.ErrnoException).code ?? '');
+        this.say(`the API cannot listen on ${api.listen}${isPassing ? ' yet' : ''}: ${listenReason(error as NodeJS.ErrnoException)}`, isPassing ? 'warn' : 'error');
+        if (isPassing) this.again(() => this.enqueue(() => this.put({ api, plan, material, oidc, opened: undefined })));
         return;
       }
     }
@@ -253,8 +258,8 @@ export class Access implements AccessParts, Follower {
     this.retry = setTimeout(() => void work().catch((error: unknown) => this.log.error({ err: error }, 'the HTTPS listener')), RETRY_MS).unref();
   }
 
-  private say(problem: string): void {
-    if (problem !== this.problem) this.log.error(problem);
+  private say(problem: string, level: 'warn' | 'error' = 'error'): void {
+    if (problem !== this.problem) this.log[level](problem);
     this.problem = problem;
   }
 }

@@ -36,9 +36,12 @@ declare module 'fastify' {
 
 /** By which way a request came. `address`: the caller's; `localAddress`, `localPort`: what it connected to. */
 export type Caller =
-  | { transport: 'socket'; uid: number; pid: number }
+  | { transport: 'socket'; uid: number; pid: number; session?: RemoteSession }
   | { transport: 'https'; address: string; localAddress: string; localPort: number }
   | { transport: 'internal' };
+
+/** The ssh session in which a command was typed, as the command says: good for warning its user, and for nothing else. */
+export interface RemoteSession { address: string; localAddress: string; localPort: number }
 
 export interface Principal {
   readonly name: string;                          // for people: root, deploy, alice@example.net
@@ -60,8 +63,12 @@ export type Grant =
   | { kind: 'certificate'; subject: string; names: readonly string[] }
   | { kind: 'internal' };
 
-/** Finds out who asks. Throws ApiError 401 when nobody is proven. */
-export interface Authenticator { authenticate(request: FastifyRequest): Promise<Principal> | Principal }
+export interface Authenticator {
+  /** Finds out who asks. Throws ApiError 401 when nobody is proven. */
+  authenticate(request: FastifyRequest): Promise<Principal> | Principal;
+  /** What is known of a caller that was refused: the user at the other end of the socket. */
+  nameOf?(request: FastifyRequest): string | undefined;
+}
 
 export interface AuditSink {
   append(event: AuditEvent): unknown;
@@ -149,11 +156,11 @@ export function scopesAllow(scopes: readonly string[] | undefined, role: Role, r
   return scopes.includes(resource) || (role === 'viewer' && scopes.includes(`${resource}:read`));
 }
 
-function refused({ limits, audit, log }: AccessParts, request: FastifyRequest, principal: Principal | undefined, error: unknown): void {
+function refused({ authenticator, limits, audit, log }: AccessParts, request: FastifyRequest, principal: Principal | undefined, error: unknown): void {
   refusedRequests.add(request);
   const { status, code } = toProblemDetails(error);
   const address = addressOf(request);
-  const by: AuditActor = principal ? actorOf(principal) : { name: 'unknown', via: address === undefined ? 'socket' : 'https', ...(address === undefined ? {} : { address }) };
+  const by: AuditActor = principal ? actorOf(principal) : { name: authenticator.nameOf?.(request) ?? 'unknown', via: address === undefined ? 'socket' : 'https', ...(address === undefined ? {} : { address }) };
   // Floods of refusals become one line with a count: an attacker must not fill the disk.
   limits.recordRefusal(`${principal?.id ?? address ?? 'socket'} ${code}`, { event: 'refused', by, method: request.method, path: pathOf(request), resource: request.routeOptions.config.resource, status, code }, (event) => {
     try {

@@ -16,7 +16,8 @@ export class ClientError extends Error {
 export type Query = Record<string, string | number | undefined>;
 
 export class ApiClient {
-  constructor(readonly socket: string) {}
+  /** `headers`: sent with each request. */
+  constructor(readonly socket: string, private readonly headers: Readonly<Record<string, string>> = {}) {}
 
   async get<T>(path: string, query: Query = {}): Promise<T> {
     const given = Object.entries(query).filter((entry): entry is [string, string | number] => entry[1] !== undefined);
@@ -60,7 +61,7 @@ export class ApiClient {
 
   private send(method: string, path: string, body?: string): Promise<string> {
     return new Promise((resolve, reject) => {
-      const headers = body === undefined ? {} : { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body) };
+      const headers = { ...this.headers, ...(body === undefined ? {} : { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body) }) };
       const asking = request({ socketPath: this.socket, method, path, headers, agent: false, timeout: TIME_LIMIT_MS }, (response) => {
         const chunks: Buffer[] = [];
         let bytes = 0;

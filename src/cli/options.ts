@@ -3,6 +3,7 @@
 import { InvalidArgumentError, Option, type Command } from 'commander';
 import { ApiClient, type Query } from '../api/client.js';
 import { chosenDirectory, runDirectory } from '../supervisor/run-directory.js';
+import { sessionHeaders } from './ssh-session.js';
 
 export interface CommonOptions { dir?: string; json?: boolean }
 export interface FilterOptions {
@@ -11,7 +12,7 @@ export interface FilterOptions {
 
 export const directoryOf = (options: CommonOptions): string => chosenDirectory(options.dir);
 /** Asks the appliance that --dir names. */
-export const clientOf = (options: CommonOptions): ApiClient => new ApiClient(runDirectory(directoryOf(options)).apiSocket);
+export const clientOf = (options: CommonOptions): ApiClient => new ApiClient(runDirectory(directoryOf(options)).apiSocket, sessionHeaders());
 
 export function addCommon(command: Command): Command {
   return command

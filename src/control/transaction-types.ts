@@ -56,4 +56,6 @@ export interface Follower {
   prepare(after: Config, before: Config | undefined, request: CommitRequest): Promise<{ commit(): Promise<void>; abandon(): Promise<void> }>;
   /** As far as it can be had. Never throws. */
   configure(config: Config): Promise<void>;
+  /** A revision came in force, whoever wanted it. Never throws. */
+  changed(revision: Pick<Revision, 'revision' | 'by' | 'action' | 'changes'>): void;
 }

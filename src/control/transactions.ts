@@ -274,6 +274,7 @@ export class Transactions {
       throw readable(error);
     }
     await (following?.commit() ?? this.follower?.configure(next.config));
+    this.follower?.changed(head);
     clearTimeout(this.timer);
     if (pointer.pending) this.awaitConfirmation(within! * 1000);
     await this.store.settle(head.revision).catch((error: unknown) => this.log.warn({ err: error }, 'history could not be tidied; the next commit tries again'));

@@ -1,9 +1,12 @@
 // Lock-out protection: which changes would cut off the caller that asks for them, and which would not. Then over HTTPS, through a real commit.
-import { describe, expect, test } from 'vitest';
+import { spawn } from 'node:child_process';
+import { describe, expect, onTestFinished, test } from 'vitest';
 import { wouldCutCaller } from '../../src/api/access-lockout.js';
 import type { Caller, Grant, Principal, Role } from '../../src/api/access.js';
 import { checkText } from '../../src/config/check.js';
+import { sessionHeaders } from '../../src/cli/ssh-session.js';
 import type { Config } from '../../src/config/schema.js';
+import { startAppliance } from './access-bench.js';
 
 const BASE = `version: 1
 interfaces:
@@ -113,9 +116,35 @@ describe('the packets', () => {
     ['a rule before it stops it', THROUGH, changed(['  rules:\n', '  rules:\n    - { name: stop, source: [10.0.20.48/28], action: reject }\n']), ['/firewall/rules/0']],
     ['a rule before it stops others', THROUGH, changed(['  rules:\n', '  rules:\n    - { name: stop, source: [10.0.20.64/28], action: reject }\n']), []],
     ['a disabled rule before it', THROUGH, changed(['  rules:\n', '  rules:\n    - { name: stop, disabled: true, action: deny }\n']), []],
+    ['the address of its ssh session goes, for a caller on the socket', { ...SOCKET, session: { address: '10.0.1.50', localAddress: '10.0.1.4', localPort: 22 } }, changed(['10.0.1.4/24', '10.0.1.5/24']), ['/interfaces/trust/addresses']],
+    ['the port of its ssh session is published', { ...SOCKET, session: { address: '198.51.100.7', localAddress: '203.0.113.4', localPort: 22 } }, changed(['service: tcp/443', 'service: [tcp/443, tcp/22]']), ['/nat/destination/0']],
+    ['a session that it invents', { ...SOCKET, session: { address: 'x', localAddress: 'y', localPort: 99 } }, changed(['10.0.1.4/24', '10.0.1.5/24']), []],
     ['everything, for a caller on this machine', LOOPBACK, changed(noOffice, noManage), []],
     ['everything, for one that no data interface leads to', https('fe80::1%eth0', 'fe80::2%eth0'), changed(noOffice, noManage), []],
     ['the IPv6 address in use', https('2001:db8:2::50', '2001:db8:2::4'), changed([', "2001:db8:2::4/64"', '']), ['/interfaces/trust/addresses']],
   ];
   test.each(cases)('%s', (_name, caller, after, pointers) => expect(cuts(principal(caller), after)).toEqual(pointers));
+});
+
+describe('the ssh session of a command', () => {
+  test('is what sshd says', () => expect(sessionHeaders({ SSH_CONNECTION: '192.0.2.7 51234 10.0.1.4 22' })).toEqual({ 'sluice-session': '192.0.2.7 51234 10.0.1.4 22' }));
+  test.each(['', 'x', 'a\r\nx: y 1 b 2', `${'a'.repeat(50)} 1 b 2`])('%j is none', (SSH_CONNECTION) => expect(sessionHeaders({ SSH_CONNECTION })).toEqual({}));
+  test('is found above sudo', async () => {
+    const child = spawn('sleep', ['30'], { env: { SSH_CONNECTION: '192.0.2.8 1 10.0.1.4 22', PATH: process.env['PATH'] } });
+    onTestFinished(() => void child.kill());
+    await new Promise((resolve) => child.once('spawn', resolve));
+    await expect.poll(() => sessionHeaders({}, child.pid)).toEqual({ 'sluice-session': '192.0.2.8 1 10.0.1.4 22' });
+    const shell = spawn('env', ['-i', '/bin/sleep', '30'], { env: {} });
+    onTestFinished(() => void shell.kill());
+    await new Promise((resolve) => shell.once('spawn', resolve));
+    expect(sessionHeaders({}, shell.pid)).toEqual(sessionHeaders({}, process.pid)); // on to the next above
+  });
+
+  test('counts in a commit over the socket', async () => {
+    const appliance = await startAppliance();
+    const body = { ...appliance.running(), interfaces: { ...appliance.running().interfaces, trust: { device: 'eth2', zone: 'trust', addresses: ['10.0.1.9/24'] } } };
+    const put = (query: string): ReturnType<typeof appliance.socket> => appliance.socket(`/api/v1/config${query}`, { method: 'PUT', headers: { 'if-match': '*', 'sluice-session': '10.0.1.50 5555 10.0.1.4 22' }, body });
+    expect(await put('')).toMatchObject({ status: 409, body: { code: 'SLUICE_LOCKOUT', pointer: '/interfaces/trust/addresses' } });
+    expect((await put('?confirm=true')).status).toBe(200);
+  });
 });

@@ -197,8 +197,10 @@ describe('API6, sensitive business flows', () => {
     await appliance.https('/api/v1/config', { method: 'PUT', headers: { ...bearer, 'if-match': '*' }, body: { version: 1, what: 'is this' } });
     await appliance.https('/api/v1/config', { method: 'PUT', headers: { ...bearer, 'if-match': '*' }, body: { ...appliance.running(), hostname: 'other' } });
     expect(await appliance.audit()).toMatchObject([
+      { event: 'system', by: { name: 'file', via: 'file' }, detail: { revision: 1, action: 'file' } },
       { event: 'request', method: 'PUT', path: '/api/v1/config', by: { name: 'administrator-token', via: 'token', role: 'administrator', address: '127.0.0.1' } },
-      { event: 'outcome', status: 422, code: 'SLUICE_CONFIG_INVALID' }, { event: 'request' }, { event: 'outcome', status: 200 },
+      { event: 'outcome', status: 422, code: 'SLUICE_CONFIG_INVALID' }, { event: 'request' },
+      { event: 'system', by: { name: 'administrator-token', via: 'token' }, detail: { revision: 2, action: 'commit', changes: 1 } }, { event: 'outcome', status: 200 },
     ]);
     expect((await verifyAudit(appliance.paths.auditState)).isWhole).toBe(true);
   });
