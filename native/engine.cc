@@ -70,7 +70,9 @@ bool engine::open_steering(std::string* error) {
   rlimit unlimited{RLIM_INFINITY, RLIM_INFINITY};
   setrlimit(RLIMIT_MEMLOCK, &unlimited);
   steering_ = steering::open(options_.bpf_object, options_.pin_directory, options_.sessions_max, error);
-  return steering_ != nullptr;
+  if (!steering_) return false;
+  if (!steering_->given_up().empty()) emit_event("log", "warn", "sessions of the engine before are given up: " + steering_->given_up());
+  return true;
 }
 
 bool engine::start_kernel_side(std::string* error) {
@@ -196,7 +198,14 @@ bool engine::apply(const uint8_t* buffer, size_t bytes, uint64_t* generation, ui
     bind_counters(*next);
     shared_->fragments.configure(next->settings.fragments_max, next->settings.fragment_s);
     if (current_ && current_->settings.sessions_per_source_max == 0 && next->settings.sessions_per_source_max) emit_event("log", "info", "limits.sessionsPerSource counts sessions from now on");
-    if (inheriting_) inherit(*next);
+    const bool first_of_inherited = inheriting_;
+    if (first_of_inherited) {
+      inherit(*next);
+      // Before a worker sees the snapshot: one that allocates a port sets its bit, which settling must not take away.
+      publish_steering(*next);
+      settle_nat_ports();
+      inheriting_ = false;
+    }
     std::shared_ptr<const snapshot> old = std::move(current_);
     current_ = next;
     // The program goes on with sessions of the generation before until the workers have gone through them, or this
@@ -208,9 +217,7 @@ bool engine::apply(const uint8_t* buffer, size_t bytes, uint64_t* generation, ui
     shared_->begin_revalidation(static_cast<uint32_t>(next->generation));
     shared_->current.store(next.get(), std::memory_order_release);
     if (old) retired_.push_back({std::move(old), shared_->epoch.advance()});
-    publish_steering(*next);
-    if (inheriting_) settle_nat_ports();
-    inheriting_ = false;
+    if (!first_of_inherited) publish_steering(*next);
   }
   for (auto& w : workers_) w->wake();
   refresh_offload();

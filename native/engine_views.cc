@@ -21,7 +21,8 @@ std::vector<uint64_t> engine::counters() {
   out.push_back(sum([](worker& w) { return static_cast<uint64_t>(w.frames_total()); }));
   out.push_back(shared_->mappings.live());
   out.push_back(shared_->fragments.live());
-  out.push_back(snap ? snap->generation : 0);
+  // Before the first snapshot: what inherited sessions were last allowed by; a snapshot of that number would be taken for the same.
+  out.push_back(snap ? snap->generation : shared_->memory->header->generations[0]);
   out.push_back(workers_.size());
   out.push_back(sum([](worker& w) { return static_cast<uint64_t>(w.held()); }));
   size_t states_at = out.size();

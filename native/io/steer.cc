@@ -26,6 +26,12 @@ constexpr size_t nat_port_bytes = SL_NAT_PORT_WORDS * sizeof(uint64_t);
 
 std::string errno_text(int error) { return std::strerror(error < 0 ? -error : error); }
 
+bool header_size_fits(int fd) {
+  bpf_map_info info{};
+  __u32 bytes = sizeof info;
+  return fd >= 0 && bpf_obj_get_info_by_fd(fd, &info, &bytes) == 0 && info.key_size == sizeof(uint32_t) && info.value_size == sizeof(sl_flow_header);
+}
+
 int collect_log(enum libbpf_print_level level, const char* format, va_list arguments) {
   if (level == LIBBPF_WARN) std::vfprintf(stderr, format, arguments);
   return 0;
@@ -56,7 +62,7 @@ std::unique_ptr<steering> steering::open(const std::string& object_path, const s
   const std::pair<const char*, uint32_t> sized[] = {{"flow_buckets", sizes.buckets}, {"sessions", sizes.sessions}, {"nat_mappings", sizes.sessions}};
   for (auto [name, entries] : sized)
     if (bpf_map* map = bpf_object__find_map_by_name(s->object_, name)) bpf_map__set_max_entries(map, entries);
-  s->inherited_ = s->reuse_pinned_maps();
+  s->inherited_ = s->reuse_pinned_maps(sizes);
   if (int result = bpf_object__load(s->object_); result != 0) {
     *error = "the kernel refused the steering program (" + errno_text(result) + "); root or CAP_BPF and CAP_NET_ADMIN are needed, and Linux 5.15 or later; memory for limits.sessions must be free";
     return nullptr;
@@ -82,11 +88,13 @@ std::unique_ptr<steering> steering::open(const std::string& object_path, const s
   return s;
 }
 
-// All or none: maps refer to one another.
-bool steering::reuse_pinned_maps() {
+// All or none: maps refer to one another. What the header of flow memory says must be what this engine would write: maps of
+// another layout may well have the same sizes, and the program that is attached still works on them.
+bool steering::reuse_pinned_maps(const flow_sizes& sizes) {
   if (pin_directory_.empty()) return false;
   std::vector<std::pair<bpf_map*, int>> found;
   bool fit = true;
+  int header_fd = -1;
   bpf_map* map;
   bpf_object__for_each_map(map, object_) {
     if (bpf_map__is_internal(map)) continue;
@@ -95,8 +103,22 @@ bool steering::reuse_pinned_maps() {
     __u32 bytes = sizeof info;
     fit = fit && fd >= 0 && bpf_obj_get_info_by_fd(fd, &info, &bytes) == 0 && info.type == static_cast<__u32>(bpf_map__type(map)) && info.key_size == bpf_map__key_size(map) &&
           info.value_size == bpf_map__value_size(map) && info.max_entries == bpf_map__max_entries(map);
-    if (fd >= 0) found.push_back({map, fd});
+    if (fd < 0) continue;
+    found.push_back({map, fd});
+    if (std::string_view(bpf_map__name(map)) == "flow_header") header_fd = fd;
   }
+  sl_flow_header header{};
+  uint32_t zero = 0;
+  // Bytes beyond ours would be written here by the kernel.
+  const bool readable = fit || header_size_fits(header_fd);
+  if (header_fd < 0 || !readable || bpf_map_lookup_elem(header_fd, &zero, &header) != 0) header = {};
+  const bool same = header.version == SL_FLOW_MEMORY_VERSION && header.capacity == sizes.sessions && header.bucket_mask == sizes.buckets - 1;
+  if (!found.empty() && !(fit && same) && (header.version || !readable)) {
+    if (!readable || header.version != SL_FLOW_MEMORY_VERSION) given_up_ = "their memory layout is another version's";
+    else if (header.capacity != sizes.sessions) given_up_ = "limits.sessions was " + std::to_string(header.capacity) + " and is " + std::to_string(sizes.sessions);
+    else given_up_ = "the maps of the steering program have another shape";
+  }
+  fit = fit && same;
   for (auto [m, fd] : found) {
     if (fit && bpf_map__reuse_fd(m, fd) != 0) fit = false;
     close(fd);

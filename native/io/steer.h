@@ -25,6 +25,8 @@ struct bpf_object;
 
 namespace sluice {
 
+struct flow_sizes;
+
 enum class xdp_mode { native, generic };
 
 class steering {
@@ -61,6 +63,8 @@ class steering {
   void* map_memory(const char* name, size_t bytes, std::string* error);
   // Maps were taken over: they hold what an earlier engine knew.
   bool inherited() const { return inherited_; }
+  // Why pinned maps were not taken over, in words; empty: they were, or there were none.
+  const std::string& given_up() const { return given_up_; }
   int program_fd() const { return program_fd_; }
   int map_fd(const char* name) const;
 
@@ -69,7 +73,7 @@ class steering {
   struct attached { std::string name; uint32_t ifindex = 0; int link_fd = -1; };
   std::string pin_path(const std::string& name) const { return pin_directory_ + "/" + name; }
   int take_over(uint32_t ifindex, const std::string& pin, std::string* error);
-  bool reuse_pinned_maps();
+  bool reuse_pinned_maps(const flow_sizes& sizes);
   int create_link(uint32_t ifindex, const std::string& name, xdp_mode wanted, std::string* warning, std::string* error);
 
   bpf_object* object_ = nullptr;
@@ -78,6 +82,7 @@ class steering {
   uint64_t* nat_port_words_ = nullptr;
   int cpus_ = 1;
   bool inherited_ = false;
+  std::string given_up_;
   std::vector<std::pair<void*, size_t>> mapped_;
   attached attached_[SL_PORTS_MAX];
 };

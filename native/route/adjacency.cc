@@ -15,8 +15,8 @@ void adjacency_table::open(adjacency* entries) {
     if (!a.in_use.load(std::memory_order_acquire)) continue;
     a.waiting.store(0, std::memory_order_relaxed);  // what it held is gone
     if (a.interface_slot >= interface_slots || !by_key_.emplace(key{a.address, a.interface_slot}, i).second) {
-      a.in_use.store(0, std::memory_order_relaxed);
       a.incarnation.fetch_add(1, std::memory_order_release);
+      a.in_use.store(0, std::memory_order_release);
       continue;
     }
     next_ = i + 1;
@@ -61,8 +61,9 @@ uint32_t adjacency_table::recycle(uint32_t now_ticks) {
     if (age < (resolved ? idle_ticks : unresolved_ticks) || a.waiting.load(std::memory_order_relaxed)) continue;
     uint32_t index = it->second;
     by_key_.erase(it);
-    a.in_use.store(0, std::memory_order_relaxed);
+    // In this order: an engine that dies in between leaves no free entry that sessions still name.
     a.incarnation.fetch_add(1, std::memory_order_release);
+    a.in_use.store(0, std::memory_order_release);
     return index;
   }
   return adjacency_none;

@@ -26,6 +26,7 @@ import { registerObserve } from './routes/observe.js';
 import { registerOperations } from './routes/operations.js';
 import { registerRecords } from './routes/records.js';
 import { registerReload } from './routes/reload.js';
+import { registerRestart } from './routes/restart.js';
 import { registerSessions } from './routes/sessions.js';
 import { registerSimulate } from './routes/simulate.js';
 import { registerStatus } from './routes/status.js';
@@ -76,7 +77,7 @@ export function buildApi(control: Control, paths: RunDirectory, log: Log, parts:
   });
   api.setNotFoundHandler((request) => { throw notFound(document, request.method, request.url); });
 
-  for (const register of [registerStatus, registerSessions, registerRecords, registerSimulate, registerObserve, registerCapture, registerConfig, registerConfigResources, registerReload, registerOperations]) register(api, context);
+  for (const register of [registerStatus, registerSessions, registerRecords, registerSimulate, registerObserve, registerCapture, registerConfig, registerConfigResources, registerReload, registerRestart, registerOperations]) register(api, context);
   registerOwn(api, context, document);
   return api;
 }

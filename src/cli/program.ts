@@ -19,6 +19,7 @@ const COMMANDS: Record<string, () => Promise<AddCommand>> = {
   observe: async () => (await import('./commands/records.js')).addObserveCommand,
   simulate: async () => (await import('./commands/simulate.js')).addSimulateCommand,
   rules: async () => (await import('./commands/rules.js')).addRulesCommand,
+  restart: async () => (await import('./commands/restart.js')).addRestartCommand,
   config: async () => (await import('./commands/config.js')).addConfigCommand,
   token: async () => (await import('./commands/token.js')).addTokenCommand,
   audit: async () => (await import('./commands/audit.js')).addAuditCommand,

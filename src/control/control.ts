@@ -52,6 +52,8 @@ export class Control {
   readonly engine: EngineClient;
   /** Takes records, and each configuration as it comes into force; src/flowlog/attach.ts sets it. */
   flowLog: FlowLog | undefined;
+  /** Ends this process for a restart; src/control/process.ts sets it. */
+  restartSelf: (() => void) | undefined;
   private inForce: Applied | undefined;
   facts: HostFacts | undefined;
   engineStatus: EngineStatus | undefined;

@@ -62,6 +62,9 @@ export class EngineClient {
 
   async kill(sessionId: string): Promise<boolean> { return (await this.request('kill', { sessionId })).head['killed'] === true; }
 
+  /** Ends it for a restart; answers the pid of the one that ends. */
+  async restart(): Promise<number> { return Number((await this.request('restart')).head['pid']); }
+
   private request(method: string, head: Head = {}, tail?: Uint8Array, timeoutMs?: number): Promise<Message> {
     if (!this.connection?.isOpen) {
       return Promise.reject(new IpcError('SLUICE_ENGINE_AWAY', 'the engine process is not there; the supervisor starts it again'));

@@ -5,6 +5,7 @@ import { Access } from '../api/access-service.js';
 import { buildApi } from '../api/server.js';
 import { attachFlowLog } from '../flowlog/attach.js';
 import type { FlowLog } from '../flowlog/flow-log.js';
+import { RESTART_EXIT_CODE } from '../supervisor/child.js';
 import { createChildLog, type Log } from '../supervisor/log.js';
 import { runDirectory, type RunDirectory } from '../supervisor/run-directory.js';
 import { Control } from './control.js';
@@ -43,17 +44,22 @@ export async function startControl({ dir, user }: ControlArguments): Promise<Con
   await access.configure(transactions.runningConfig ?? { version: 1 });
   control.start();
   log.info({ socket: paths.apiSocket, uid: process.getuid?.() }, 'control is up');
+  const stop = async (): Promise<void> => {
+    transactions.stop();
+    control.stop();
+    await api.close();
+    await access.stop();
+    await flowLog?.stop();
+  };
+  control.restartSelf = () => {
+    log.info('asked to restart');
+    void stop().finally(() => process.exit(RESTART_EXIT_CODE));
+  };
   return {
     reload: () => {
       void takeOffered(transactions, paths, log).finally(() => control.reload());
     },
-    stop: async () => {
-      transactions.stop();
-      control.stop();
-      await api.close();
-      await access.stop();
-      await flowLog?.stop();
-    },
+    stop,
   };
 }
 

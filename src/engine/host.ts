@@ -5,7 +5,7 @@
 // Order of a change: configure (netdevs, new ports) → apply (snapshot). After a crash both are repeated from last-applied.bin.
 import type { Server } from 'node:net';
 import { DROP_RECORD_BYTES, FLOW_RECORD_BYTES, SL_PORTS_MAX } from './abi.generated.js';
-import type { Addon, OpenOptions, XdpMode } from './binding.js';
+import { readCounters, type Addon, type OpenOptions, type XdpMode } from './binding.js';
 import type { Device } from '../config/facts.js';
 import type { HostFacts } from './facts.js';
 import { IpcConnection, IpcError, listenIpc, type Head, type Message } from './ipc.js';
@@ -36,6 +36,8 @@ export interface HostParts {
   readDevices(): Promise<Device[]>;
   prepare: typeof prepareNetdevs;
   stopKernelForwarding(device: string): boolean;
+  /** Ends the process for a restart; what the next engine inherits stays. */
+  restart?(): void;
 }
 
 interface AttachedPort extends PortPlan { attachedMode: XdpMode; workers: number }
@@ -74,6 +76,7 @@ export class EngineHost {
   async start(): Promise<void> {
     this.parts.addon.onEvent((event) => this.onAddonEvent(event));
     this.parts.addon.open(this.options.open);
+    this.generation = readCounters(this.parts.addon.counters()).gauges.generation; // inherited: the next one must be greater
     await this.restore();
     this.server = await listenIpc(this.options.paths.engineSocket, (socket) => this.accept(socket), this.options.socketGid);
     this.drainTimer = setInterval(() => this.drainRecords(), DRAIN_INTERVAL_MS);
@@ -118,8 +121,21 @@ export class EngineHost {
       case 'simulate': return { tail: addon.simulate(tail) };
       case 'rule-hits': return { tail: addon.ruleHits() };
       case 'neighbours': return { tail: addon.neighbours() };
+      case 'restart': return this.inTurn(async () => this.restart());
       default: throw new IpcError('SLUICE_IPC_METHOD', `unknown request '${method.slice(0, 60)}'`);
     }
+  }
+
+  /** In its turn: a change that is being made is finished before. The answer leaves first. */
+  private restart(): Partial<Message> {
+    const end = this.parts.restart;
+    if (!end) throw new IpcError('SLUICE_IPC_METHOD', 'this engine is nobody\'s child: nobody would start it again');
+    this.parts.log.info('asked to restart; sessions and the steering program stay for the next engine');
+    setImmediate(() => {
+      this.stop();
+      end();
+    });
+    return { head: { pid: process.pid } };
   }
 
   status(): EngineStatus {
@@ -195,7 +211,7 @@ export class EngineHost {
 
   private apply(snapshot: Uint8Array, restored: boolean): Head {
     const { generation, microseconds } = this.parts.addon.apply(snapshot);
-    this.generation = Number(generation);
+    this.generation = Math.max(Number(generation), restored ? this.generation : 0);
     this.applied = { microseconds, at: new Date().toISOString(), restored };
     if (!restored) saveLastApplied(this.options.paths.lastApplied, { plan: this.plan, snapshot });
     this.parts.log.info({ generation: this.generation, microseconds }, restored ? 'forwarding state restored' : 'forwarding state applied');

@@ -4,7 +4,7 @@ import { readDevices, readFacts } from './facts.js';
 import { EngineHost } from './host.js';
 import { errorCode } from './ipc.js';
 import { prepareNetdevs, stopKernelForwarding } from './netdevs.js';
-import { FATAL_EXIT_CODE } from '../supervisor/child.js';
+import { FATAL_EXIT_CODE, RESTART_EXIT_CODE } from '../supervisor/child.js';
 import { createChildLog } from '../supervisor/log.js';
 import { runDirectory } from '../supervisor/run-directory.js';
 
@@ -25,7 +25,7 @@ export async function startEngine({ dir, socketGid, ...tuning }: EngineArguments
     const host = new EngineHost({
       paths, ...(socketGid === undefined ? {} : { socketGid }),
       open: { ...tuning, pinDirectory: paths.bpf, bpfObject: bpfObjectPath(), offline: false },
-    }, { addon: loadAddon(), log, readFacts: () => readFacts(), readDevices: () => readDevices(), prepare: prepareNetdevs, stopKernelForwarding });
+    }, { addon: loadAddon(), log, readFacts: () => readFacts(), readDevices: () => readDevices(), prepare: prepareNetdevs, stopKernelForwarding, restart: () => process.exit(RESTART_EXIT_CODE) });
     await host.start();
     return host;
   } catch (error) {

@@ -13,6 +13,8 @@ const STABLE_MS = 10_000;
 export const STOP_GRACE_MS = 5000;
 /** A child that ends so has a fault that no restart cures (EX_CONFIG of sysexits.h). */
 export const FATAL_EXIT_CODE = 78;
+/** A child that ends so was asked to restart: it is started again at once. */
+export const RESTART_EXIT_CODE = 75;
 
 export interface ChildPlan {
   role: string;
@@ -106,6 +108,11 @@ export class ManagedChild {
     if (code === FATAL_EXIT_CODE) {
       this.log.error(`${this.plan.role} ${how}; a restart would not help`);
       this.onFatal(this.plan.role);
+      return;
+    }
+    if (code === RESTART_EXIT_CODE) {
+      this.log.info(`${this.plan.role} ended for a restart; starting it again`);
+      this.launch();
       return;
     }
     if (performance.now() - this.startedAtMs > STABLE_MS) this.delayMs = RESTART_MS_MIN;
