@@ -29,6 +29,10 @@ const benches: Record<string, { question: string; load: () => Promise<{ main(arg
     question: "what does the engine's own work cost, from memory alone: cycles a packet, session set-up, memory?",
     load: () => import("./engine-cost.js"),
   },
+  "record-rate": {
+    question: "how many flow records a second reach a log file, syslog or IPFIX, and what does it cost?",
+    load: () => import("./record-rate.js"),
+  },
   integrity: {
     question: "does every byte of parallel TCP connections through SNAT arrive right?",
     load: () => import("./integrity.js"),
