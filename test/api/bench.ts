@@ -64,7 +64,7 @@ export async function startApi({ config = CONFIG, capture, limits, timeouts, kee
       headers: { ...(anonymous ? {} : { 'x-role': role }), ...(name ? { 'x-name': name } : {}), ...(scopes ? { 'x-scopes': scopes } : {}), ...headers },
       ...(raw !== undefined ? { payload: raw } : body !== undefined ? { payload: body as object } : {}),
     });
-    const isJson = /json/.test(String(response.headers['content-type'] ?? ''));
+    const isJson = /^application\/(problem\+)?json/.test(String(response.headers['content-type'] ?? ''));
     const answer = { status: response.statusCode, headers: response.headers, text: response.body, body: isJson && response.body !== '' ? response.json() as unknown : undefined };
     contract.check(method, path.startsWith('/') ? path : `/api/v1/${path}`, answer);
     return answer;

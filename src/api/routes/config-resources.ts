@@ -96,7 +96,7 @@ function registerCollection(api: FastifyInstance, context: ApiContext, collectio
     config: write, bodyLimit: ITEM_BODY_BYTES_MAX,
     schema: {
       operationId: `put${one}`, summary: `Create or replace one of the ${many}`, tags: TAG, params: Key, headers: preconditions,
-      querystring: collection.ordered ? PlacedCommitQuery : CommitQuery, body: { ...bodySchema(collection), title: `${one}Body`, examples: [collection.example] },
+      querystring: collection.ordered ? PlacedCommitQuery : CommitQuery, body: { ...bodySchema(collection), title: `${one}Body`, examples: [bodyExample(collection)] },
       response: { ...written, 201: written[200] },
       ...(collection.ordered ? { description: 'A new one goes last, a replaced one stays where it is, unless the query says where it shall stand.' } : {}),
     } satisfies FastifySchema,
@@ -203,6 +203,10 @@ function registerZones(api: FastifyInstance, { edits }: ApiContext): void {
 }
 
 // ---- what they share ------------------------------------------------------------------------------------------------------
+
+function bodyExample({ example, key }: Collection): Entry {
+  return Object.fromEntries(Object.entries(example).filter(([member]) => member !== key));
+}
 
 const nameIn = (request: FastifyRequest, keyName: string): string => (request.params as Record<string, string>)[keyName]!;
 const quoted = (etag: string): string => (etag.startsWith('"') ? etag : `"${etag}"`);
