@@ -10,7 +10,7 @@ import { NAT_ADDRESSES_MAX, poolRanges, rangeSize, ruleFamilies, sharedAddresses
 import { sharedPortRange, splitPorts } from './nat-ports.js';
 import { ANY_ADDRESS, plainAddress, plainPrefix, type AddressSet } from './objects.js';
 import { ConfigError, quote } from './problem.js';
-import type { SourceNatRule } from './schema.js';
+import type { SourceNatRule, StaticNatRule } from './schema.js';
 import { parsePorts } from './services.js';
 import { ALL_ZONES, connectedInterface, ownerOf, primaryAddress, zoneBit, zoneMask, type TopologyInterface } from './topology.js';
 
@@ -121,13 +121,33 @@ const FAMILY_SETS = {
   ipv6: { any: false, prefixes: [ANY_IPV6], ipv4: false, ipv6: true },
 } as const;
 
+// A set that is made here has to be the same object in the next snapshot, or it would be stored there a second time.
+const partsOfSets = new WeakMap<AddressSet, Map<Family, AddressSet | undefined>>();
+const outsideSets = new WeakMap<StaticNatRule, AddressSet>();
+
 /** The part of a set that is of the rule's families, so that a rule for IPv4 is never the first match of IPv6. */
 function ofFamilies(set: AddressSet, families: readonly Family[]): AddressSet | undefined {
   const [only, other] = families;
   if (only === undefined || other !== undefined) return set;
   if (set.any) return FAMILY_SETS[only];
-  const prefixes = set.prefixes.filter((prefix) => prefixFamily(prefix) === only);
-  return prefixes.length === 0 ? undefined : { any: false, prefixes, ipv4: only === 'ipv4', ipv6: only === 'ipv6' };
+  let parts = partsOfSets.get(set);
+  if (parts === undefined) partsOfSets.set(set, parts = new Map());
+  if (!parts.has(only)) {
+    const prefixes = set.prefixes.filter((prefix) => prefixFamily(prefix) === only);
+    parts.set(only, prefixes.length === 0 ? undefined : { any: false, prefixes, ipv4: only === 'ipv4', ipv6: only === 'ipv6' });
+  }
+  return parts.get(only);
+}
+
+function outsideSet(rule: StaticNatRule): AddressSet {
+  let set = outsideSets.get(rule);
+  if (set === undefined) {
+    const outside = plainPrefix(rule.outside);
+    const ipv4 = isIpv4(outside.address);
+    set = { any: false, prefixes: [outside], ipv4, ipv6: !ipv4 };
+    outsideSets.set(rule, set);
+  }
+  return set;
 }
 
 function poolEntries(ranges: readonly AddressRange[], portLo: number, portHi: number): NatAddress[] {
@@ -167,7 +187,7 @@ function compileStatics({ config, topology, writer, ids }: CompileContext): void
       fromZones: zoneMask(topology, rule.from), toZones: ALL_ZONES,
       id: ids.id('nat-static', rule.name), kind: NatKind.STATIC, filtering: NatFiltering.ENDPOINT,
       flags: familyFlags(ipv4, !ipv4),
-      sources: writer.prefixes(ANY_ADDRESS), destinations: writer.prefixes({ any: false, prefixes: [outside], ipv4, ipv6: !ipv4 }), services: NO_SPAN,
+      sources: writer.prefixes(ANY_ADDRESS), destinations: writer.prefixes(outsideSet(rule)), services: NO_SPAN,
       pool: NO_SPAN, toAddress: bytesOf(inside.address), toPort: 0, toPrefixLength: inside.length, interface: NO_INTERFACE,
     });
   }

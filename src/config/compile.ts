@@ -5,11 +5,11 @@
 // the old snapshot stays in force. A route whose next hop is on no connected subnet now is left out and named in
 // `inactiveRoutes`. VLAN devices: until the host has made them (facts then list them), a tagged interface resolves
 // neighbours on the parent; compile again when facts changed.
-import { AntiSpoofing, NexthopKind, RuleAction, SL_LOCAL_ADDRESSES_MAX, SL_LOCAL_ENGINE, SL_LOG_END, SL_LOG_START, SL_NAT_SLOT_NONE, SL_PORTS_MAX, SL_RULE_NO_OFFLOAD, SL_RULES_MAX, SL_VLAN_NONE, type Nexthop, type Rule, type Settings } from '../engine/abi.generated.js';
+import { AntiSpoofing, NexthopKind, RuleAction, SL_LOCAL_ADDRESSES_MAX, SL_LOCAL_ENGINE, SL_LOG_END, SL_LOG_START, SL_NAT_SLOT_NONE, SL_PORTS_MAX, SL_RULE_NO_OFFLOAD, SL_RULES_MAX, SL_VLAN_NONE, type Nexthop, type Settings } from '../engine/abi.generated.js';
 import { bytesOf, formatAddress, formatPrefix, isIpv4, networkOf } from '../lib/address.js';
 import { compileNat, engineAddresses, slotsOf } from './compile-nat.js';
 import { LIMITS, timerSeconds } from './defaults.js';
-import { environmentOf, type Environment } from './environment.js';
+import { environmentOf } from './environment.js';
 import { vlanDeviceName, type Device, type Facts } from './facts.js';
 import { isClaimedBy, natClaims, type NatClaim } from './nat-claims.js';
 import { IdTable, type NameKind, type Names } from './names.js';
@@ -54,7 +54,6 @@ export interface Compiled {
 export interface CompileContext {
   config: Config;
   facts: Facts;
-  environment: Environment;
   objects: Objects;
   topology: Topology;
   claims: readonly NatClaim[];
@@ -67,7 +66,7 @@ export function compileSnapshot(config: Config, facts: Facts, generation: number
   const claims = natClaims(config, new Objects(config));
   const topology = buildTopology(config, facts, isClaimedBy(claims));
   const environment = environmentOf(config, topology);
-  const context: CompileContext = { config, facts, environment, objects: environment.objects, topology, claims, ids: idsOf(config), writer: new SnapshotWriter() };
+  const context: CompileContext = { config, facts, objects: environment.objects, topology, claims, ids: idsOf(config), writer: new SnapshotWriter(environment.pools) };
   const ports = planPorts(topology, previousPorts);
   compileInterfaces(context);
   const addresses = compileAddresses(context);
@@ -226,27 +225,25 @@ function forward(one: TopologyInterface, via: Uint8Array): Nexthop {
 const ACTIONS = { allow: RuleAction.ALLOW, deny: RuleAction.DENY, reject: RuleAction.REJECT } as const;
 const LOGS = { none: 0, start: SL_LOG_START, end: SL_LOG_END, both: SL_LOG_START | SL_LOG_END } as const;
 
-function compileRules({ config, environment, objects, topology, ids, writer }: CompileContext): void {
+function compileRules({ config, objects, topology, ids, writer }: CompileContext): void {
   const rules = config.firewall?.rules ?? [];
   if (rules.length > SL_RULES_MAX) throw new ConfigError('SLUICE_CONFIG_TOO_LARGE', `more than ${SL_RULES_MAX} rules`, 'join rules');
-  const nothing = { first: 0, count: 0 };
-  const entry: Rule = { fromZones: 0n, toZones: 0n, id: 0, action: 0, log: 0, flags: 0, sources: nothing, destinations: nothing, services: nothing, sessionsMax: 0 };
   for (const rule of rules) {
     if (rule.disabled) continue;
     if (rule.l7 !== undefined) throw new ConfigError('SLUICE_L7_UNSUPPORTED', `rule ${quote(rule.name)}: l7 cannot be enforced in this version`, 'disable the rule');
-    const match = environment.matches.get(rule);
-    entry.fromZones = match?.from ?? zoneMask(topology, rule.from);
-    entry.toZones = match?.to ?? zoneMask(topology, rule.to);
-    entry.id = ids.id('rule', rule.name);
-    entry.action = ACTIONS[rule.action];
-    // What a rule stops is recorded unless it says otherwise; what it allows only when it asks for it.
-    entry.log = LOGS[rule.log ?? (rule.action === 'allow' ? 'none' : 'start')];
-    entry.flags = rule.offload === 'never' ? SL_RULE_NO_OFFLOAD : 0;
-    entry.sources = writer.prefixes(match?.sources ?? objects.addressList(rule.source));
-    entry.destinations = writer.prefixes(match?.destinations ?? objects.addressList(rule.destination));
-    entry.services = writer.services(match?.services ?? objects.serviceList(rule.service));
-    entry.sessionsMax = rule.maxSessions ?? 0;
-    writer.rule(entry);
+    writer.rule(rule, ids, () => ({
+      fromZones: zoneMask(topology, rule.from),
+      toZones: zoneMask(topology, rule.to),
+      id: ids.id('rule', rule.name),
+      action: ACTIONS[rule.action],
+      // What a rule stops is recorded unless it says otherwise; what it allows only when it asks for it.
+      log: LOGS[rule.log ?? (rule.action === 'allow' ? 'none' : 'start')],
+      flags: rule.offload === 'never' ? SL_RULE_NO_OFFLOAD : 0,
+      sources: writer.prefixes(objects.addressList(rule.source)),
+      destinations: writer.prefixes(objects.addressList(rule.destination)),
+      services: writer.services(objects.serviceList(rule.service)),
+      sessionsMax: rule.maxSessions ?? 0,
+    }));
   }
 }
 

@@ -1,11 +1,12 @@
 // What rules mean depends on objects and zones alone. As long as those stay, what was found out about a rule holds: an environment keeps
 // it, so that a commit of one changed rule in 10,000 examines and compiles one rule.
 //
-// Called by check.ts, check-firewall.ts and compile.ts. The last environment is remembered in this module; a configuration whose objects
+// Called by check.ts, check-firewall.ts and compile.ts. The last KEPT_MAX environments are remembered in this module; a configuration whose objects
 // are the same object (share.ts) and whose zones are the same gets it again. Only what had no fault is kept: a fault is reported anew.
 // Bounds: an environment is left behind when it has interned RENEW_LISTS lists or united RENEW_ENTRIES entries: many may be in use no more.
 import { Objects } from './objects.js';
 import type { Config, FirewallRule } from './schema.js';
+import { SnapshotPools } from './snapshot-writer.js';
 import type { ShadowRule } from './shadow.js';
 import type { ShadowIndex } from './shadow-index.js';
 import type { Topology } from './topology.js';
@@ -17,23 +18,30 @@ export class Environment {
   readonly objects: Objects;
   /** What a rule without fault matches. */
   readonly matches = new WeakMap<FirewallRule, ShadowRule>();
+  /** Of the last configuration, when no two were equal. */
+  ruleNames: readonly string[] | undefined;
   shadows: ShadowIndex | undefined;
+  readonly pools = new SnapshotPools();
 
   constructor(config: Config, readonly zones: string, private readonly definitions = config.objects) {
     this.objects = new Objects(config);
   }
 
   suits(config: Config, zones: string): boolean {
-    return this.definitions === config.objects && this.zones === zones && this.objects.entries < RENEW_ENTRIES && this.objects.lists < RENEW_LISTS;
+    return this.definitions === config.objects && this.zones === zones && this.objects.entries < RENEW_ENTRIES && this.objects.lists < RENEW_LISTS && !this.pools.isStale;
   }
 }
 
-let last: Environment | undefined;
+/** Newest first: what runs, and candidates that are looked at meanwhile. */
+const KEPT_MAX = 4;
+let kept: Environment[] = [];
 
-/** The last one, or a new one. A new one is remembered once nothing was wrong in it (`keep`): resolving a bad object marks it as reported. */
+/** One that suits, or a new one. A new one is kept once nothing was wrong in it: resolving a bad object marks it as reported. */
 export function environmentOf(config: Config, topology: Topology): Environment {
   const zones = topology.zoneNames.join('\0');
-  return last?.suits(config, zones) ? last : new Environment(config, zones);
+  return kept.find((one) => one.suits(config, zones)) ?? new Environment(config, zones);
 }
 
-export function keepEnvironment(environment: Environment): void { last = environment; }
+export function keepEnvironment(environment: Environment): void {
+  if (kept[0] !== environment) kept = [environment, ...kept.filter((one) => one !== environment)].slice(0, KEPT_MAX);
+}

@@ -71,8 +71,8 @@ function total(lists: readonly (readonly number[])[]): number {
 
 /** Does `outer` match whatever `inner` matches? One pair alone, for shadow-index.ts. */
 export function coversRule(outer: ShadowRule, inner: ShadowRule): boolean {
-  if ((inner.from & ~outer.from) !== 0n || (inner.to & ~outer.to) !== 0n) return false;
-  return coversServices(outer.services, inner.services) && coversAddresses(outer.sources, inner.sources) && coversAddresses(outer.destinations, inner.destinations);
+  return coversAddresses(outer.sources, inner.sources) && coversServices(outer.services, inner.services) && coversAddresses(outer.destinations, inner.destinations)
+    && (inner.from & ~outer.from) === 0n && (inner.to & ~outer.to) === 0n;
 }
 
 function coversAddresses(outer: AddressSet, inner: AddressSet): boolean {

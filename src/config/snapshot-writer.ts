@@ -9,55 +9,85 @@ import {
 } from '../engine/abi.generated.js';
 import { bytesOf } from '../lib/address.js';
 import type { AddressSet, ServiceSet } from './objects.js';
+import type { FirewallRule } from './schema.js';
 
 const NOTHING: Span = { first: 0, count: 0 };
+
+/** Prefixes and services of all snapshots of one environment: what a rule points to keeps its place from one snapshot to the next. */
+export class SnapshotPools {
+  readonly prefixes = new EntryBytes(PREFIX_BYTES);
+  readonly services = new EntryBytes(SERVICE_BYTES);
+  readonly #prefixSpans = new Map<AddressSet, Span>();
+  readonly #serviceSpans = new Map<ServiceSet, Span>();
+  /** A rule's entry, for ids of one table. */
+  readonly rules = new WeakMap<FirewallRule, { ids: object; bytes: Uint8Array }>();
+  /** Entries that one snapshot needed when the pools were new. */
+  neededFirst = 0;
+
+  get size(): number { return this.prefixes.count + this.services.count; }
+  /** More than half of it may be of rules that are gone. */
+  get isStale(): boolean { return this.neededFirst > 0 && this.size > 2 * this.neededFirst + 65_536; }
+
+  /** An empty span means any to the engine, so only `any` may give one. */
+  prefixSpan(set: AddressSet): Span {
+    if (set.any) return NOTHING;
+    if (set.prefixes.length === 0) throw new Error('a list of addresses without an address would match any');
+    let span = this.#prefixSpans.get(set);
+    if (span === undefined) {
+      span = { first: this.prefixes.count, count: set.prefixes.length };
+      let offset = this.prefixes.grow(set.prefixes.length);
+      for (const { address, length } of set.prefixes) {
+        writePrefix(this.prefixes.view, offset, { address: bytesOf(address), length });
+        offset += PREFIX_BYTES;
+      }
+      this.#prefixSpans.set(set, span);
+    }
+    return span;
+  }
+
+  serviceSpan(set: ServiceSet): Span {
+    if (set.any) return NOTHING;
+    if (set.services.length === 0) throw new Error('a list of services without a service would match any');
+    let span = this.#serviceSpans.get(set);
+    if (span === undefined) {
+      span = { first: this.services.count, count: set.services.length };
+      let offset = this.services.grow(set.services.length);
+      for (const one of set.services) {
+        writeService(this.services.view, offset, one);
+        offset += SERVICE_BYTES;
+      }
+      this.#serviceSpans.set(set, span);
+    }
+    return span;
+  }
+}
 
 export class SnapshotWriter {
   readonly interfaces: Interface[] = [];
   readonly addresses: InterfaceAddress[] = [];
   readonly natRules: NatRule[] = [];
   readonly routes: Route[] = [];
-  readonly #prefixes = new EntryBytes(PREFIX_BYTES);
-  readonly #services = new EntryBytes(SERVICE_BYTES);
   readonly #rules = new EntryBytes(RULE_BYTES);
   readonly #natAddresses: NatAddress[] = [];
   readonly #nexthops: Nexthop[] = [];
-  readonly #prefixSpans = new Map<AddressSet, Span>();
-  readonly #serviceSpans = new Map<ServiceSet, Span>();
   readonly #keyedSpans = new Map<string, Span>();
 
-  /** An empty span means any to the engine, so only `any` may give one. */
-  prefixes(set: AddressSet): Span {
-    if (set.any) return NOTHING;
-    if (set.prefixes.length === 0) throw new Error('a list of addresses without an address would match any');
-    let span = this.#prefixSpans.get(set);
-    if (span === undefined) {
-      span = { first: this.#prefixes.count, count: set.prefixes.length };
-      this.#prefixes.append(remembered(prefixBytes, set, () => encode(set.prefixes, PREFIX_BYTES, (view, offset, one) => writePrefix(view, offset, { address: bytesOf(one.address), length: one.length }))));
-      this.#prefixSpans.set(set, span);
+  constructor(private readonly pools: SnapshotPools) {}
+
+  prefixes(set: AddressSet): Span { return this.pools.prefixSpan(set); }
+  services(set: ServiceSet): Span { return this.pools.serviceSpan(set); }
+
+  /** The entry of a rule as it was written before, or as `make` gives it now. */
+  rule(rule: FirewallRule, ids: object, make: () => Rule): void {
+    let known = this.pools.rules.get(rule);
+    if (known?.ids !== ids) {
+      const bytes = new Uint8Array(RULE_BYTES);
+      writeRule(new DataView(bytes.buffer), 0, make());
+      known = { ids, bytes };
+      this.pools.rules.set(rule, known);
     }
-    return span;
+    this.#rules.append(known.bytes);
   }
-
-  services(set: ServiceSet): Span {
-    if (set.any) return NOTHING;
-    if (set.services.length === 0) throw new Error('a list of services without a service would match any');
-    let span = this.#serviceSpans.get(set);
-    if (span === undefined) {
-      span = { first: this.#services.count, count: set.services.length };
-      this.#services.append(remembered(serviceBytes, set, () => encode(set.services, SERVICE_BYTES, writeService)));
-      this.#serviceSpans.set(set, span);
-    }
-    return span;
-  }
-
-  /** Written at once: `rule` may be used again for the next one. */
-  rule(rule: Rule): void {
-    const offset = this.#rules.grow(1);
-    writeRule(this.#rules.view, offset, rule);
-  }
-
-  get ruleCount(): number { return this.#rules.count; }
 
   /** `key` says what the entries stand for; equal keys share one run. */
   natAddresses(key: string, make: () => NatAddress[]): Span {
@@ -99,14 +129,15 @@ export class SnapshotWriter {
     const sections = {
       interfaces: lay(this.interfaces, INTERFACE_BYTES, writeInterface),
       addresses: lay(this.addresses, INTERFACE_ADDRESS_BYTES, writeInterfaceAddress),
-      prefixes: copy(this.#prefixes),
-      services: copy(this.#services),
+      prefixes: copy(this.pools.prefixes),
+      services: copy(this.pools.services),
       rules: copy(this.#rules),
       natRules: lay(this.natRules, NAT_RULE_BYTES, writeNatRule),
       natAddresses: lay(this.#natAddresses, NAT_ADDRESS_BYTES, writeNatAddress),
       nexthops: lay(this.#nexthops, NEXTHOP_BYTES, writeNexthop),
       routes: lay(this.routes, ROUTE_BYTES, writeRoute),
     };
+    if (this.pools.neededFirst === 0) this.pools.neededFirst = Math.max(1, this.pools.size);
     const snapshot = new Uint8Array(bytes);
     const view = new DataView(snapshot.buffer);
     writeSnapshotHeader(view, 0, { magic: SL_SNAPSHOT_MAGIC, abiVersion: SL_ABI_VERSION, bytes, generation, settings, ...sections });
@@ -143,22 +174,3 @@ class EntryBytes {
   }
 }
 
-// A set's bytes are the same in every snapshot: only where they stand differs.
-const prefixBytes = new WeakMap<AddressSet, Uint8Array>();
-const serviceBytes = new WeakMap<ServiceSet, Uint8Array>();
-
-function encode<T>(entries: readonly T[], entryBytes: number, write: (view: DataView, offset: number, entry: T) => void): Uint8Array {
-  const bytes = new Uint8Array(entries.length * entryBytes);
-  const view = new DataView(bytes.buffer);
-  entries.forEach((entry, index) => write(view, index * entryBytes, entry));
-  return bytes;
-}
-
-function remembered<K extends object>(memory: WeakMap<K, Uint8Array>, key: K, make: () => Uint8Array): Uint8Array {
-  let bytes = memory.get(key);
-  if (bytes === undefined) {
-    bytes = make();
-    memory.set(key, bytes);
-  }
-  return bytes;
-}

@@ -4,7 +4,6 @@
 // the engine, each change of the machine and each reload; what fails is tried again, the engine keeps what it has. A commit takes its
 // turn between two rounds of it (`change`): it puts another configuration in force whole, or leaves the former one in force whole.
 // Bounds: FLOW_RECORDS_MAX and DROP_RECORDS_MAX records, SCAN_MAX sessions looked at a request.
-import { createHash } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import { DROP_RECORD_BYTES, FLOW_RECORD_BYTES, NEIGHBOUR_RECORD_BYTES, RULE_HITS_BYTES, readRuleHits } from '../engine/abi.generated.js';
 import { readCounters, type Counters } from '../engine/binding.js';
@@ -32,7 +31,7 @@ const RETRY_MS_MAX = 5000;
 const CONFIGURE_ROUNDS_MAX = 3; // a VLAN device that configure creates changes the facts once
 const GENERATION_OFFSET = 16;   // of sl_snapshot_header
 
-export interface Applied { compiled: Compiled; fingerprint: string; generation: number; enginePid: number; at: string }
+export interface Applied { compiled: Compiled; generation: number; enginePid: number; at: string }
 export interface Failure { code: string; message: string; at: string }
 
 /** What a commit wants of control. */
@@ -145,9 +144,9 @@ export class Control {
     const status = await this.engine.status();
     const { compiled, facts } = await this.prepareNetdevs(this.compile, await this.engine.facts(), status);
     this.facts = facts;
-    const fingerprint = fingerprintOf(compiled);
-    const isInForce = this.applied?.fingerprint === fingerprint && this.applied.enginePid === status.pid && this.applied.generation === status.generation;
-    if (!isInForce) this.applied = await this.apply(compiled, fingerprint, status);
+    const { applied } = this;
+    const isInForce = applied !== undefined && applied.enginePid === status.pid && applied.generation === status.generation && isSame(applied.compiled, compiled);
+    if (!isInForce) this.applied = await this.apply(compiled, status);
     this.engineStatus = await this.engine.status();
   }
 
@@ -168,11 +167,11 @@ export class Control {
     return { compiled, facts };
   }
 
-  private async apply(compiled: Compiled, fingerprint: string, status: EngineStatus): Promise<Applied> {
+  private async apply(compiled: Compiled, status: EngineStatus): Promise<Applied> {
     const result = await this.engine.apply(compiled.snapshot);
     for (const warning of compiled.warnings) this.log.warn(warning);
     this.log.info({ generation: result.generation, rules: compiled.ruleCount, microseconds: result.microseconds }, 'configuration is in force');
-    return { compiled, fingerprint, generation: result.generation, enginePid: status.pid, at: new Date().toISOString() };
+    return { compiled, generation: result.generation, enginePid: status.pid, at: new Date().toISOString() };
   }
 
   private nextGeneration(status: EngineStatus): number { return Math.max(status.generation, this.applied?.generation ?? 0) + 1; }
@@ -227,7 +226,7 @@ export class Control {
         passFaultPoint('change-configured');
       }
       passFaultPoint('change-applying');
-      const applied = await this.apply(compiled, fingerprintOf(compiled), status);
+      const applied = await this.apply(compiled, status);
       const appliedMs = performance.now();
       passFaultPoint('change-applied');
       await keep();
@@ -330,7 +329,10 @@ const NO_NAMES: Compiled['names'] = { rule: () => null, natRule: () => null, int
 
 const deviceState = (facts: HostFacts): string => JSON.stringify([facts.devices, facts.localPortRange]);
 
-/** Two compilations with one fingerprint differ in their generation at most. */
-function fingerprintOf({ snapshot, plan, observability }: Compiled): string {
-  return createHash('sha256').update(snapshot.subarray(0, GENERATION_OFFSET)).update(snapshot.subarray(GENERATION_OFFSET + 8)).update(JSON.stringify([plan, observability])).digest('hex');
+/** Differ the two in their generation at most? */
+function isSame(one: Compiled, other: Compiled): boolean {
+  const partsOf = ({ plan, observability }: Compiled): string => JSON.stringify([plan, observability]);
+  const [a, b] = [Buffer.from(one.snapshot.buffer), Buffer.from(other.snapshot.buffer)];
+  return a.length === b.length && partsOf(one) === partsOf(other)
+    && a.compare(b, 0, GENERATION_OFFSET, 0, GENERATION_OFFSET) === 0 && a.compare(b, GENERATION_OFFSET + 8, b.length, GENERATION_OFFSET + 8, a.length) === 0;
 }

@@ -1,5 +1,6 @@
 // Files of the store: written so that a power cut at any moment leaves the old or the new one whole, and read so that a damaged one is known.
-// Form: "sluice KIND 1 SHA256\n", a line of JSON, then the text; the digest is over all that follows the first line.
+// Form: "sluice KIND 1 DIGEST TEXT-DIGEST\n", a line of JSON, then the text. TEXT-DIGEST is the text's SHA-256, DIGEST that of TEXT-DIGEST, a
+// line feed and the line of JSON: a text that is hashed already, for its etag, is not hashed again.
 // Who: src/control/store.ts. Bounds: FILE_BYTES_MAX.
 import { createHash, randomBytes } from 'node:crypto';
 import { readFileSync, rmSync, statSync } from 'node:fs';
@@ -30,22 +31,26 @@ export function readStored<Head>(path: string, kind: FileKind): StoredFile<Head>
     throw new DamagedFile(path, (error as Error).message);
   }
   const first = bytes.indexOf(0x0a);
-  const match = /^sluice ([a-z]+) 1 ([0-9a-f]{64})$/.exec(first < 0 || first > 200 ? '' : bytes.toString('utf8', 0, first));
+  const match = /^sluice ([a-z]+) 1 ([0-9a-f]{64}) ([0-9a-f]{64})$/.exec(first < 0 || first > 200 ? '' : bytes.toString('utf8', 0, first));
   if (match === null || match[1] !== kind) throw new DamagedFile(path, `not a ${kind} of this version`);
-  const body = bytes.subarray(first + 1);
-  if (createHash('sha256').update(body).digest('hex') !== match[2]) throw new DamagedFile(path, 'its checksum is wrong');
-  const second = body.indexOf(0x0a);
-  return { head: JSON.parse(body.toString('utf8', 0, second)) as Head, text: body.toString('utf8', second + 1) };
+  const second = bytes.indexOf(0x0a, first + 1);
+  const head = bytes.toString('utf8', first + 1, second);
+  const text = bytes.subarray(second + 1);
+  if (second < 0 || headDigest(match[3]!, head) !== match[2] || sha256(text) !== match[3]) throw new DamagedFile(path, 'its checksum is wrong');
+  return { head: JSON.parse(head) as Head, text: text.toString('utf8') };
 }
 
+export const sha256 = (data: string | Uint8Array): string => createHash('sha256').update(data).digest('hex');
+const headDigest = (textDigest: string, head: string): string => sha256(`${textDigest}\n${head}`);
+
 /** The new file is durable, under its name, when this resolves; what stood there before is replaced. Rejects with the system's error. */
-export async function writeStored(path: string, kind: FileKind, head: object, text: string): Promise<void> {
+export async function writeStored(path: string, kind: FileKind, head: object, text: string, textDigest = sha256(text)): Promise<void> {
   const pass = (moment: 'begun' | 'opened' | 'half-written' | 'written' | 'synced' | 'linked' | 'durable'): void => {
     if (kind !== 'candidate') passFaultPoint(`${kind}-${moment}` satisfies FaultPoint);
   };
   pass('begun');
-  const body = Buffer.from(`${JSON.stringify(head)}\n${text}`);
-  const bytes = Buffer.concat([Buffer.from(`sluice ${kind} 1 ${createHash('sha256').update(body).digest('hex')}\n`), body]);
+  const json = JSON.stringify(head);
+  const bytes = Buffer.from(`sluice ${kind} 1 ${headDigest(textDigest, json)} ${textDigest}\n${json}\n${text}`);
   const temporary = `${path}.${randomBytes(6).toString('hex')}.tmp`;
   try {
     const file = await open(temporary, 'wx', 0o600); // exclusive: a link planted there is never followed

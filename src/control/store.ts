@@ -5,13 +5,12 @@
 // Who: src/control/transactions.ts alone writes; the supervisor reads at its start, as root. Thread: main. One write at a time.
 // Bounds: REVISIONS_MAX revisions, REVISION_BYTES_MAX for all; the oldest go first. The one that runs, and the one that it would be
 // rolled back to, stay.
-import { createHash } from 'node:crypto';
 import { closeSync, openSync, readdirSync, readSync, statSync } from 'node:fs';
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { EngineOptions } from '../config/defaults.js';
 import { passFaultPoint } from './fault-points.js';
-import { DamagedFile, readStored, removeStored, renameStored, writeStored, type StoredFile } from './store-files.js';
+import { DamagedFile, readStored, removeStored, renameStored, sha256, writeStored, type StoredFile } from './store-files.js';
 import type { Author, Revision } from './transaction-types.js';
 
 const REVISIONS_MAX = 100;
@@ -38,7 +37,8 @@ export interface CandidateHead { etag: string; base: string; by: Author; at: str
 
 interface Kept extends RevisionHead { isNew: boolean }
 
-export const etagOf = (text: string): string => createHash('sha256').update(text).digest('hex').slice(0, 32);
+/** Of a text: its SHA-256, which its file carries, too. */
+export const etagOf = sha256;
 
 export class ConfigStore {
   /** What was found damaged, worded for people. */
@@ -64,7 +64,7 @@ export class ConfigStore {
     store.sequence = pointers[0]?.pointer.sequence ?? 0;
     for (const { slot, pointer } of pointers) {
       const running = store.attempt(() => store.readRevision(pointer.revision));
-      if (running === undefined || etagOf(running.text) !== pointer.etag) {
+      if (running === undefined || running.head.etag !== pointer.etag) {
         store.damage.push(`revision ${pointer.revision}, which should run, cannot be read`);
         continue;
       }
@@ -115,7 +115,7 @@ export class ConfigStore {
 
   /** Durable when it resolves, and not running yet. */
   async prepare(head: RevisionHead, text: string): Promise<void> {
-    await writeStored(this.revisionPath(head.revision, true), 'revision', head, text);
+    await writeStored(this.revisionPath(head.revision, true), 'revision', head, text, head.etag);
     this.revisions.set(head.revision, { ...head, isNew: true });
   }
 

@@ -9,7 +9,7 @@ import { readCounters, type Addon, type OpenOptions, type XdpMode } from './bind
 import type { Device } from '../config/facts.js';
 import type { HostFacts } from './facts.js';
 import { IpcConnection, IpcError, listenIpc, type Head, type Message } from './ipc.js';
-import { loadLastApplied, parsePlan, saveLastApplied, type ConfigurePlan, type PortPlan } from './last-applied.js';
+import { loadLastApplied, parsePlan, removeLastApplied, saveLastApplied, type ConfigurePlan, type LastApplied, type PortPlan } from './last-applied.js';
 import { prepareNetdevs } from './netdevs.js';
 import { CleanupJournal } from '../supervisor/cleanup.js';
 import type { Log } from '../supervisor/log.js';
@@ -67,6 +67,7 @@ export class EngineHost {
   private generation = 0;
   private applied: { microseconds: number; at: string; restored: boolean } | undefined;
   private turn: Promise<unknown> = Promise.resolve();
+  private unsaved: LastApplied | undefined;
   private stopped = false;
 
   constructor(private readonly options: HostOptions, private readonly parts: HostParts) {
@@ -86,6 +87,7 @@ export class EngineHost {
 
   stop(): void {
     if (this.stopped) return;
+    this.save();
     this.stopped = true;
     clearInterval(this.drainTimer);
     clearInterval(this.guardTimer);
@@ -213,9 +215,31 @@ export class EngineHost {
     const { generation, microseconds } = this.parts.addon.apply(snapshot);
     this.generation = Math.max(Number(generation), restored ? this.generation : 0);
     this.applied = { microseconds, at: new Date().toISOString(), restored };
-    if (!restored) saveLastApplied(this.options.paths.lastApplied, { plan: this.plan, snapshot });
+    if (!restored) this.saveSoon({ plan: this.plan, snapshot });
     this.parts.log.info({ generation: this.generation, microseconds }, restored ? 'forwarding state restored' : 'forwarding state applied');
     return { generation: this.generation, microseconds };
+  }
+
+  /**
+   * For a crash of ours: after the answer, since the disk must not stand between a commit and its data plane. What cannot be written must
+   * not be an older state either: then a restarted engine waits, closed, for control.
+   */
+  private saveSoon(state: LastApplied): void {
+    const isWaiting = this.unsaved !== undefined;
+    this.unsaved = state;
+    if (!isWaiting) setImmediate(() => this.save());
+  }
+
+  private save(): void {
+    const state = this.unsaved;
+    this.unsaved = undefined;
+    if (state === undefined || this.stopped) return;
+    try {
+      saveLastApplied(this.options.paths.lastApplied, state);
+    } catch (error) {
+      this.parts.log.warn({ err: error }, 'the forwarding state cannot be kept for a restart of the engine');
+      removeLastApplied(this.options.paths.lastApplied);
+    }
   }
 
   /** XDP lets nothing to the kernel that it could forward; should XDP ever be taken away, the kernel must not forward either. */
