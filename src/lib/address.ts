@@ -72,10 +72,17 @@ export function parseAddress(text: string): bigint {
 
 /** RFC 5952 text; IPv4 for the mapped form. */
 export function formatAddress(address: bigint | Uint8Array): string {
+  // What pages of sessions are made of: no arithmetic where four numbers do.
+  if (typeof address !== 'bigint' && isMappedBytes(address)) return `${address[12]}.${address[13]}.${address[14]}.${address[15]}`;
   const value = typeof address === 'bigint' ? address : addressOfBytes(address);
   const bytes = bytesOf(value);
   if (isIpv4(value)) return bytes.subarray(12).join('.');
   return new ipaddr.IPv6([...bytes]).toRFC5952String();
+}
+
+function isMappedBytes(bytes: Uint8Array): boolean {
+  for (let index = 0; index < 10; index += 1) if (bytes[index] !== 0) return false;
+  return bytes[10] === 0xff && bytes[11] === 0xff;
 }
 
 export function maskOf(length: number): bigint {
