@@ -3,7 +3,7 @@
 // One loop, `converge`: facts → compile → configure → facts again, when netdevs were changed → apply. It starts at each connection to
 // the engine, each change of the machine and each reload; what fails is tried again, the engine keeps what it has. A commit takes its
 // turn between two rounds of it (`change`): it puts another configuration in force whole, or leaves the former one in force whole.
-// Bounds: FLOW_RECORDS_MAX and DROP_RECORDS_MAX records, SCAN_MAX sessions looked at a request.
+// Bounds: FLOW_RECORDS_MAX and DROP_RECORDS_MAX records.
 import { setTimeout as delay } from 'node:timers/promises';
 import { DROP_RECORD_BYTES, FLOW_RECORD_BYTES, NEIGHBOUR_RECORD_BYTES, RULE_HITS_BYTES, readRuleHits } from '../engine/abi.generated.js';
 import { readCounters, type Counters } from '../engine/binding.js';
@@ -11,20 +11,17 @@ import { findObstacles, type Obstacle } from '../engine/conflicts.js';
 import type { HostFacts } from '../engine/facts.js';
 import type { EngineStatus } from '../engine/host.js';
 import { errorCode, errorMessage, IpcError } from '../engine/ipc.js';
-import { decodeFlow, decodeNeighbour, decodeSimulate, encodeSimulate, viewOf, type FlowRecordView, type NeighbourView, type SimulateAnswer, type SimulateQuestion } from '../engine/records.js';
+import { decodeNeighbour, decodeSimulate, encodeSimulate, viewOf, type NeighbourView, type SimulateAnswer, type SimulateQuestion } from '../engine/records.js';
 import type { Problem } from '../config/problem.js';
 import type { FlowLog } from '../flowlog/flow-log.js';
 import type { Log } from '../supervisor/log.js';
 import type { Compile, Compiled } from './compiled.js';
 import { EngineClient } from './engine-client.js';
-import type { Filter } from './filter.js';
 import { passFaultPoint } from './fault-points.js';
 import { RecordRing } from './record-ring.js';
 
 const FLOW_RECORDS_MAX = 10_000;
 const DROP_RECORDS_MAX = 10_000;
-const SCAN_MAX = 200_000;
-const PAGE_MAX = 4096;
 const CHANGED_DEBOUNCE_MS = 150;
 const RETRY_MS_MIN = 500;
 const RETRY_MS_MAX = 5000;
@@ -283,25 +280,6 @@ export class Control {
   // ---- questions --------------------------------------------------------------------------------------------------
 
   async counters(): Promise<Counters> { return readCounters(await this.engine.counters()); }
-
-  /** Sessions that `accept` takes. A cursor of 0 means the end; with a narrow filter a page may be short, or empty. */
-  async sessions(cursor: number, limit: number, accept: Filter): Promise<{ sessions: FlowRecordView[]; cursor: number }> {
-    const sessions: FlowRecordView[] = [];
-    let at = cursor;
-    for (let scanned = 0; scanned < SCAN_MAX && sessions.length < limit;) {
-      // Never more than are missing: what does not fit could not be asked for again.
-      const page = await this.engine.sessions(at, Math.min(limit - sessions.length, PAGE_MAX));
-      const view = viewOf(page.bytes);
-      for (let index = 0; index < page.count; index += 1) {
-        const session = decodeFlow(view, index * FLOW_RECORD_BYTES, this.names);
-        if (accept(session)) sessions.push(session);
-      }
-      scanned += Math.max(1, page.count);
-      at = page.cursor;
-      if (at === 0) break;
-    }
-    return { sessions, cursor: at };
-  }
 
   async ruleHits(): Promise<Map<number, number>> {
     const bytes = await this.engine.ruleHits();
