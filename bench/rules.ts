@@ -20,8 +20,9 @@ const NEW_FLOW_BARS: Record<"kernel-linear" | "kernel", Bars> = { "kernel-linear
 /** Addresses on either side of new flows: ports change after so many, and no flow comes twice in a measurement. */
 const NEW_FLOW_ADDRESSES = 60_000;
 const NEW_FLOWS = 2 ** 31;
-/** Room for what one measurement opens. */
-const SESSIONS = 4 * 1024 * 1024;
+/** Room for what one measurement opens, which is kept short for that. */
+const SESSIONS = 2 * 1024 * 1024;
+const NEW_FLOW_MS_MAX = 1000;
 const PARTS = ["established", "new"] as const;
 
 interface Options extends LaneCommandOptions {
@@ -63,7 +64,7 @@ export async function main(argv: readonly string[]): Promise<void> {
   if (options.parts.includes("new")) {
     progress("new flows");
     const rules = options.newFlowRules;
-    const opening: TrafficOptions = { ...traffic, flows: NEW_FLOWS, sources: NEW_FLOW_ADDRESSES, destinations: NEW_FLOW_ADDRESSES, newFlows: true };
+    const opening: TrafficOptions = { ...traffic, flows: NEW_FLOWS, sources: NEW_FLOW_ADDRESSES, destinations: NEW_FLOW_ADDRESSES, newFlows: true, milliseconds: Math.min(traffic.milliseconds, NEW_FLOW_MS_MAX) };
     const device: DeviceOptions = { rules, workers: options.workers, sessions: SESSIONS, largePool: true };
     const names = ["sluice", "kernel", "kernel-linear"] as const;
     const contenders = names.map((name) => laneContender(name, `${peers[name].title}, ${rules} rules`, name, opening, device));

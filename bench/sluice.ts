@@ -104,7 +104,10 @@ export class Sluice {
     const program = bench.lab.start("dut", argv, { parentDeathSignal: "TERM" });
     const sluice = new Sluice(bench, program, directory, file, options);
     try {
-      await sluice.#cli(["status", "--wait", String(START_DEADLINE_S), "--json"]);
+      // It may refuse at once; then there is no point in waiting for the status.
+      const ended = program.exited.then(() => Promise.reject(new Error(program.describeExit())));
+      ended.catch(() => {}); // later ends are not this function's
+      await Promise.race([sluice.#cli(["status", "--wait", String(START_DEADLINE_S), "--json"]), ended]);
     } catch (error) {
       await program.stop();
       throw new Error(`sluice did not start: ${program.tail()}\n${(error as Error).message}`);
