@@ -57,12 +57,13 @@ export class Access implements AccessParts, Follower {
   private changing: Promise<void> = Promise.resolve();
   private stopped = false;
 
-  /** Must run while control is still root: the state directories become `owner`'s. Throws when they cannot be written. */
+  /** Must run while control is still root: the state directories become `owner`'s. */
   constructor({ paths, log, owner, readPeer = loadPeerReader() }: AccessOptions) {
     this.paths = paths;
     this.log = log;
     for (const directory of [paths.auditState, paths.apiState]) mkdirSync(directory, { recursive: true, mode: 0o700 });
-    this.audit = AuditLog.open(paths.auditState);
+    // A full disk must not keep control from starting: then nothing can be changed, and everything else goes on.
+    this.audit = AuditLog.open(paths.auditState, { failed: (error) => log.error({ code: error.code }, `${error.message}; until then nothing can be changed`) });
     this.tokens = new TokenStore(join(paths.apiState, 'tokens.json'));
     if (this.tokens.damage !== undefined) log.error(`no API token is valid: ${join(paths.apiState, 'tokens.json')} is damaged (${this.tokens.damage})`);
     if (owner) giveAway(paths, owner);

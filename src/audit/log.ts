@@ -5,6 +5,7 @@
 // durable line's number and hash, so that lines cut off the end are missed.
 // Durability: a line is handed to the kernel before `append` returns (a killed control loses none); `sync` makes it survive a power cut.
 // Requests that change something wait for it; all else is synced within SYNC_MS. Bounds: LINE_BYTES_MAX a line, FILE_BYTES × FILES in all.
+// A log that cannot be opened (a full disk at the start) refuses lines, and is opened by the first that it can take.
 import { closeSync, fdatasync, fstatSync, fsyncSync, ftruncateSync, mkdirSync, openSync, readdirSync, readSync, renameSync, rmSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { FIRST_PREVIOUS, LINE_BYTES_MAX, makeLine, parseLine, type ChainLink } from './chain.js';
@@ -13,6 +14,8 @@ export const CURRENT_FILE = 'audit.jsonl';
 export const HEAD_FILE = 'head';
 export const HEAD_BYTES = 96;
 const ROTATED = /^audit-(\d{12})\.jsonl$/;
+const NEXT_FILE = 'audit.next';
+const CLOSED = -1;
 const SYNC_MS = 1000;
 const TEXT_CHARACTERS_MAX = 1024;
 
@@ -60,8 +63,8 @@ export function rotatedFiles(directory: string): string[] {
 export class AuditLog {
   /** Told of each line, like a sink that sends them elsewhere. Must not throw. */
   readonly listeners: ((record: AuditRecord) => void)[] = [];
-  private file: number;
-  private headFile: number;
+  private file = CLOSED;
+  private headFile = CLOSED;
   private bytes = 0;
   private firstOfFile = 1;
   private last: ChainLink = { sequence: 0, hash: FIRST_PREVIOUS };
@@ -69,25 +72,24 @@ export class AuditLog {
   private syncing: Promise<void> | undefined;
   private timer: NodeJS.Timeout | undefined;
 
-  private constructor(readonly directory: string, private readonly limits: AuditLimits, private readonly now: () => Date) {
-    mkdirSync(directory, { recursive: true, mode: 0o700 });
-    this.file = openSync(join(directory, CURRENT_FILE), 'a+', 0o600);
-    this.headFile = openSync(join(directory, HEAD_FILE), 'a', 0o600);
-    closeSync(this.headFile);
-    this.headFile = openSync(join(directory, HEAD_FILE), 'r+');
-    if (fstatSync(this.headFile).size === 0) this.writeHead(this.last);
-    this.recover();
-  }
+  private constructor(readonly directory: string, private readonly limits: AuditLimits, private readonly now: () => Date) {}
 
-  /** Throws when the directory cannot be written. */
-  static open(directory: string, limits: AuditLimits = AUDIT_LIMITS, now: () => Date = () => new Date()): AuditLog {
-    return new AuditLog(directory, limits, now);
+  /** `failed` is told when it cannot be opened now; lines are refused until it can. */
+  static open(directory: string, { limits = AUDIT_LIMITS, now = () => new Date(), failed = (error) => { throw error; } }: { limits?: AuditLimits; now?: () => Date; failed?: (error: AuditError) => void } = {}): AuditLog {
+    const log = new AuditLog(directory, limits, now);
+    try {
+      log.open();
+    } catch (error) {
+      failed(error as AuditError);
+    }
+    return log;
   }
 
   get head(): ChainLink { return this.last; }
 
   /** Throws AuditError when the line could not be written whole; the log is then as it was. */
   append(event: AuditEvent): AuditRecord {
+    if (this.file === CLOSED) this.open();
     if (this.bytes >= this.limits.fileBytes) this.rotate();
     return this.write(event);
   }
@@ -103,12 +105,14 @@ export class AuditLog {
 
   close(): void {
     clearTimeout(this.timer);
+    if (this.file === CLOSED) return;
     try {
       fsyncSync(this.file);
       this.writeHead(this.last);
     } finally {
       closeSync(this.file);
       closeSync(this.headFile);
+      this.file = CLOSED;
     }
   }
 
@@ -164,12 +168,15 @@ export class AuditLog {
     fsyncSync(this.file);
     this.durable = this.last.sequence;
     const name = `audit-${String(this.firstOfFile).padStart(12, '0')}.jsonl`;
+    const at = (file: string): string => join(this.directory, file);
     let next: number;
     try {
-      renameSync(join(this.directory, CURRENT_FILE), join(this.directory, name));
-      next = openSync(join(this.directory, CURRENT_FILE), 'a+', 0o600);
+      rmSync(at(NEXT_FILE), { force: true });
+      next = openSync(at(NEXT_FILE), 'ax+', 0o600); // what can fail fails before anything is moved
+      renameSync(at(CURRENT_FILE), at(name));
+      renameSync(at(NEXT_FILE), at(CURRENT_FILE));
     } catch (error) {
-      throw new AuditError(`the audit log cannot go on in a new file (${(error as Error).message})`);
+      throw new AuditError(`the audit log cannot go on in a new file (${(error as Error).message}); make room in ${this.directory}`);
     }
     closeSync(this.file);
     this.file = next;
@@ -192,6 +199,26 @@ export class AuditLog {
   }
 
   // ---- start ------------------------------------------------------------------------------------------------------
+
+  /** Throws AuditError. */
+  private open(): void {
+    const at = (file: string): string => join(this.directory, file);
+    let headFile = CLOSED;
+    try {
+      mkdirSync(this.directory, { recursive: true, mode: 0o700 });
+      closeSync(openSync(at(HEAD_FILE), 'a', 0o600));
+      headFile = openSync(at(HEAD_FILE), 'r+');
+      this.headFile = headFile;
+      if (fstatSync(headFile).size === 0) this.writeHead(this.last);
+      this.file = openSync(at(CURRENT_FILE), 'a+', 0o600);
+      this.recover();
+    } catch (error) {
+      if (headFile !== CLOSED) closeSync(headFile);
+      if (this.file !== CLOSED) closeSync(this.file);
+      this.file = CLOSED;
+      throw error instanceof AuditError ? error : new AuditError(`the audit log cannot be opened (${(error as Error).message}); make room in ${this.directory}, and let control write there`);
+    }
+  }
 
   /** Finds the end of the chain. Half a line at the end (a power cut) is cut off, and said. */
   private recover(): void {

@@ -1,5 +1,6 @@
 // The audit log: lines in a chain, over restarts and files; and what verification says when somebody touched them.
-import { appendFileSync, mkdtempSync, readFileSync, readdirSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { appendFileSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, onTestFinished, test } from 'vitest';
@@ -16,7 +17,7 @@ function makeDirectory(): string {
 /** A closed log of `count` lines. */
 function makeLog(count: number, limits?: AuditLimits, by = 'somebody'): string {
   const directory = makeDirectory();
-  const log = AuditLog.open(directory, limits);
+  const log = AuditLog.open(directory, limits ? { limits } : {});
   for (let n = 1; n <= count; n += 1) log.append({ event: 'system', by: { name: by, via: 'system' }, detail: { n } });
   log.close();
   return directory;
@@ -97,16 +98,69 @@ describe('a log', () => {
     const log = AuditLog.open(directory);
     log.append({ event: 'system' });
     const before = readFileSync(current(directory), 'utf8');
-    // No descriptor is like no room: the write fails, the file stays as it was.
+    // A wrong descriptor is like no room: the write fails, the file stays as it was.
     const inner = log as unknown as { file: number };
     const file = inner.file;
-    inner.file = -1;
+    inner.file = 100_000;
     expect(() => log.append({ event: 'request' })).toThrow(expect.objectContaining({ code: 'SLUICE_AUDIT_WRITE' }) as Error);
     inner.file = file;
     expect(readFileSync(current(directory), 'utf8')).toBe(before);
     expect(log.append({ event: 'request' }).sequence).toBe(2);
     log.close();
   });
+});
+
+test('a log that cannot be opened refuses lines until it can, and nothing else', async () => {
+  const directory = join(makeDirectory(), 'audit');
+  writeFileSync(directory, ''); // a file where its directory should be
+  const told: string[] = [];
+  const log = AuditLog.open(directory, { failed: ({ code }) => void told.push(code) });
+  expect(told).toEqual(['SLUICE_AUDIT_WRITE']);
+  expect(() => log.append({ event: 'request' })).toThrow(expect.objectContaining({ code: 'SLUICE_AUDIT_WRITE' }) as Error);
+  await log.sync();
+  rmSync(directory);
+  expect(log.append({ event: 'request' }).sequence).toBe(1);
+  log.close();
+  expect((await verifyAudit(directory)).isWhole).toBe(true);
+});
+
+test.skipIf(process.getuid?.() !== 0)('a disk that fills up: whole lines or none, over and over, and on when there is room', async () => {
+  const directory = makeDirectory();
+  execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=64k', 'sluice-test', directory]);
+  onTestFinished(() => void execFileSync('umount', ['-l', directory]));
+  const log = AuditLog.open(directory);
+  let refused = 0;
+  const append = (): void => {
+    try {
+      log.append({ event: 'system', detail: { text: 'x'.repeat(700) } });
+    } catch (error) {
+      expect(error).toMatchObject({ code: 'SLUICE_AUDIT_WRITE', message: expect.stringMatching(/ENOSPC|only \d+ of \d+ bytes/) as string });
+      refused += 1;
+    }
+  };
+  writeFileSync(join(directory, 'ballast'), Buffer.alloc(24 * 1024));
+  for (let n = 0; n < 200; n += 1) append();
+  expect(refused).toBeGreaterThan(100);
+  rmSync(join(directory, 'ballast'));
+  const before = refused;
+  append();
+  expect(refused).toBe(before);
+  log.close();
+  expect(await verifyAudit(directory)).toMatchObject({ isWhole: true, lines: 201 - refused });
+});
+
+test('a rotation that fails moves nothing, and is made up for', async () => {
+  const directory = makeDirectory();
+  const log = AuditLog.open(directory, { limits: { fileBytes: 300, files: 9 } });
+  const fill = (): void => void log.append({ event: 'system', detail: { text: 'x'.repeat(200) } });
+  fill();
+  mkdirSync(join(directory, 'audit.next', 'x'), { recursive: true }); // the next file cannot be made
+  expect(fill).toThrow(expect.objectContaining({ code: 'SLUICE_AUDIT_WRITE' }) as Error);
+  rmSync(join(directory, 'audit.next'), { recursive: true });
+  fill();
+  log.close();
+  expect(rotatedFiles(directory)).toHaveLength(1);
+  expect(await verifyAudit(directory)).toMatchObject({ isWhole: true, lines: 2 });
 });
 
 describe('verification finds', () => {
