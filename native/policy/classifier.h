@@ -77,6 +77,8 @@ public:
   std::size_t bytes() const noexcept;
   std::size_t entry_count() const noexcept { return entry_count_; }
   std::size_t table_count() const noexcept;
+  /// Entries that one hash of one table has at most: what a match may have to compare in a table.
+  std::size_t longest_run() const noexcept;
   /// Updates since the last build: 0 says that this one was built.
   unsigned updates() const noexcept { return updates_; }
 

@@ -706,6 +706,20 @@ std::unique_ptr<const classifier> classifier::update(const classifier& previous,
   return made;
 }
 
+std::size_t classifier::longest_run() const noexcept {
+  std::size_t longest = 0;
+  for (const table& t : tables_)
+    for (uint32_t at = 0; at <= t.bucket_mask; ++at)
+      for (unsigned place = 0; place < bucket::places; ++place)
+        if (const bucket& b = t.buckets[at]; b.tags[place] != 0) {
+          std::size_t length = 1;
+          for (uint32_t e = b.runs[place]; (entries_[e].flags & run_goes_on) != 0; ++e)
+            ++length;
+          longest = std::max(longest, length);
+        }
+  return longest;
+}
+
 std::size_t classifier::bytes() const noexcept {
   std::size_t sum = sizeof(*this) + sources_.bytes() + destinations_.bytes() + (record_of_.capacity() + place_of_.capacity()) * 4 +
                     entries_.bytes() + records_.bytes() + zones_.bytes() + tables_.capacity() * sizeof(table);

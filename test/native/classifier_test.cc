@@ -4,8 +4,6 @@
 
 #include <doctest/doctest.h>
 
-#include <chrono>
-
 #include "rule_sets.h"
 
 namespace sluice {
@@ -125,8 +123,7 @@ TEST_CASE("classifier: total expansion is bounded however many long lists there 
   compare(set, make, 10);
 }
 
-// Whatever single field tells rules apart, no packet may be compared with more than a few of them. Time is the only
-// thing a caller can see of it: 60,000 rules must not take much longer than 60 do.
+// Whatever single field tells rules apart, no packet may be compared with more than a few of them.
 TEST_CASE("classifier: rules that differ in one field only do not degrade to a list") {
   using differ = void (*)(rule_set&, uint32_t);
   const std::vector<std::pair<const char*, differ>> fields{
@@ -149,25 +146,12 @@ TEST_CASE("classifier: rules that differ in one field only do not degrade to a l
   };
   for (const auto& [name, add] : fields) {
     CAPTURE(name);
-    double ns[2];
-    for (const bool large : {false, true}) {
-      rule_set set;
-      for (uint32_t i = 0; i < (large ? 60'000u : 60u); ++i)
-        add(set, i);
-      maker make(8);
-      compare(set, make, 50);
-      const auto built = build(set);
-      std::vector<classify_key> keys;
-      for (unsigned i = 0; i < 2000; ++i)
-        keys.push_back(make.key(set));
-      uint64_t sum = 0;
-      const auto start = std::chrono::steady_clock::now();
-      for (const classify_key& key : keys)
-        sum += built->match(key);
-      ns[large] = std::chrono::duration<double, std::nano>(std::chrono::steady_clock::now() - start).count();
-      CHECK(sum > 0);
-    }
-    CHECK(ns[1] < ns[0] * 100); // a list would take 1,000 times as long
+    rule_set set;
+    for (uint32_t i = 0; i < 60'000; ++i)
+      add(set, i);
+    maker make(8);
+    compare(set, make, 50);
+    CHECK(build(set)->longest_run() <= 8);
   }
 }
 
