@@ -30,7 +30,7 @@ export const network = {
   /** SNAT pool: in the outside subnet. */
   pool: "10.20.0.8-10.20.0.15",
   /** 64 k ports each: for benches that open sessions by the million. */
-  largePool: "10.20.1.0-10.20.1.255",
+  largePool: "10.20.1.0-10.20.1.63",
   /** TCP clients may take any address of it. */
   clientPrefix: "10.10.1.0/24",
 } as const;
@@ -48,7 +48,7 @@ const network6: Network = {
   firstSource: "2001:db8:a0a:100::",
   firstDestination: "2001:db8:a1e::1",
   pool: "2001:db8:a14::8-2001:db8:a14::f",
-  largePool: "2001:db8:a14::100-2001:db8:a14::1ff",
+  largePool: "2001:db8:a14::100-2001:db8:a14::13f",
   clientPrefix: "2001:db8:a0a:100::/64",
 };
 
