@@ -19,6 +19,7 @@ import { LIMITS, registerLimits, Throttle, type Limits } from './limits.js';
 import { Metrics } from '../metrics/metrics.js';
 import { OpenApi } from './openapi.js';
 import { Operations } from './operations.js';
+import { registerBackup } from './routes/backup.js';
 import { registerCapture } from './routes/capture.js';
 import { registerConfig } from './routes/config.js';
 import { registerConfigResources } from './routes/config-resources.js';
@@ -77,7 +78,7 @@ export function buildApi(control: Control, paths: RunDirectory, log: Log, parts:
   });
   api.setNotFoundHandler((request) => { throw notFound(document, request.method, request.url); });
 
-  for (const register of [registerStatus, registerSessions, registerRecords, registerSimulate, registerObserve, registerCapture, registerConfig, registerConfigResources, registerReload, registerRestart, registerOperations]) register(api, context);
+  for (const register of [registerStatus, registerSessions, registerRecords, registerSimulate, registerObserve, registerCapture, registerConfig, registerBackup, registerConfigResources, registerReload, registerRestart, registerOperations]) register(api, context);
   registerOwn(api, context, document);
   return api;
 }

@@ -23,6 +23,8 @@ const COMMANDS: Record<string, () => Promise<AddCommand>> = {
   config: async () => (await import('./commands/config.js')).addConfigCommand,
   token: async () => (await import('./commands/token.js')).addTokenCommand,
   audit: async () => (await import('./commands/audit.js')).addAuditCommand,
+  backup: async () => (await import('./commands/backup.js')).addBackupCommand,
+  restore: async () => (await import('./commands/backup.js')).addRestoreCommand,
   completion: async () => (await import('./commands/completion.js')).addCompletionCommand,
   'completion-names': async () => (await import('./commands/completion.js')).addCompletionNamesCommand,
 };

@@ -46,6 +46,8 @@ export class Transactions {
   private waiting = 0;
   private timer: NodeJS.Timeout | undefined;
   private control: Control | undefined;
+  /** Control starts again to take restored keys. */
+  onKeysRestored: (() => void) | undefined;
   /** Set before the first change. */
   follower: Follower | undefined;
   /** Told how each commit ended, and how long it took; metrics count it. */

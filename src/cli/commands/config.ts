@@ -191,7 +191,7 @@ async function revisionBefore(client: ApiClient): Promise<number> {
 }
 
 /** What takes long is answered with an operation to watch. */
-async function settle<T extends object>(client: ApiClient, answer: T | Operation<T>): Promise<T> {
+export async function settle<T extends object>(client: ApiClient, answer: T | Operation<T>): Promise<T> {
   let current = answer;
   while ('phase' in current && 'state' in current) {
     if (current.state === 'done') return current.result!;
