@@ -32,6 +32,11 @@ const SECURITY_SCHEMES = {
   clientCertificate: { type: 'mutualTLS', description: 'a client certificate of the configured authority' },
 };
 
+const TAGS: Readonly<Record<string, string>> = {
+  State: 'what the appliance is and does now', Traffic: 'sessions, records and packets', Configuration: 'what it shall be: as a whole and by resource; each change is a transaction',
+  Operations: 'work that goes on, and what sets it off', Access: 'who may what: tokens, audit log', API: 'the API itself',
+};
+
 export class OpenApi {
   private readonly routes: RouteOptions[] = [];
   private document: Json | undefined;
@@ -70,7 +75,7 @@ export class OpenApi {
       info: { title: 'Sluice', version: packageVersion(), description: DESCRIPTION, license: { name: 'Apache-2.0', identifier: 'Apache-2.0' } },
       servers: [{ url: PREFIX }],
       security: [{ bearer: [] }, { clientCertificate: [] }],
-      tags: [...new Set(this.routes.flatMap((route) => route.schema?.tags ?? []))].map((name) => ({ name })),
+      tags: Object.entries(TAGS).map(([name, description]) => ({ name, description })),
       paths,
       components: { schemas: Object.fromEntries([...components].sort(([a], [b]) => (a < b ? -1 : 1))), securitySchemes: SECURITY_SCHEMES },
     };
@@ -96,7 +101,7 @@ function operationOf(route: RouteOptions, method: string, components: Map<string
 function parametersOf(schema: unknown, place: 'path' | 'query' | 'header', components: Map<string, Json>): Json[] {
   const { properties = {}, required = [] } = (schema ?? {}) as { properties?: Record<string, Json>; required?: string[] };
   return Object.entries(properties).map(([name, { description, ...one }]) => ({
-    name, in: place, required: place === 'path' || required.includes(name), ...(description === undefined ? {} : { description }), schema: hoist(one, components),
+    name, in: place, required: place === 'path' || (required.includes(name) && one['default'] === undefined), ...(description === undefined ? {} : { description }), schema: hoist(one, components),
   }));
 }
 
@@ -121,6 +126,13 @@ function hoist(schema: unknown, components: Map<string, Json>): Json {
   if (typeof schema !== 'object' || schema === null) return schema as unknown as Json;
   const { title, ...rest } = schema as Json;
   const copy = Object.fromEntries(Object.entries(rest).map(([key, value]) => [key, hoist(value, components)]));
+  // What has a default need not be sent.
+  const { required, properties } = rest as { required?: unknown; properties?: Record<string, Json> };
+  if (Array.isArray(required) && properties) {
+    const left = (required as string[]).filter((name) => properties[name]?.['default'] === undefined);
+    delete copy['required'];
+    if (left.length > 0) Object.assign(copy, { required: left });
+  }
   if (typeof title !== 'string') return title === undefined ? copy : { ...copy, title: hoist(title, components) };
   const known = components.get(title);
   if (known && JSON.stringify(known) !== JSON.stringify(copy)) throw new Error(`two schemas have the title ${title}`);

@@ -182,9 +182,11 @@ describe('API9 improper inventory management', () => {
     expect(routes().length).toBeGreaterThan(50);
     const ids = routes().map(({ operation }) => operation.operationId);
     expect(new Set(ids).size).toBe(ids.length);
+    const tags = bench.contract.document.tags.map(({ name }) => name);
     for (const { operation, path } of routes()) {
       expect({ path, ...operation }).toMatchObject({ 'x-role': expect.any(String) as string, 'x-resource': expect.stringMatching(/^[a-z-]+$/) as string, summary: expect.any(String) as string });
       expect(Object.keys(operation.responses)).toContain('default');
+      expect(tags).toEqual(expect.arrayContaining(operation.tags));
       expect([path, Object.keys(operation.responses).length]).not.toEqual([path, 1]);
     }
   });

@@ -4,12 +4,12 @@ import { Ajv2020, type ValidateFunction } from 'ajv/dist/2020.js';
 
 export type Json = Record<string, unknown>;
 export interface Operation {
-  operationId: string; 'x-role': string; 'x-resource': string;
+  operationId: string; tags: string[]; 'x-role': string; 'x-resource': string;
   parameters?: { name: string; in: string; required: boolean; schema: Json }[];
   requestBody?: { content: Record<string, { schema: Json }> };
   responses: Record<string, { content?: Record<string, { schema: Json }> }>;
 }
-export interface Document { openapi: string; servers: { url: string }[]; paths: Record<string, Record<string, Operation>>; components: { schemas: Record<string, Json>; securitySchemes: Json } }
+export interface Document { openapi: string; servers: { url: string }[]; tags: { name: string }[]; paths: Record<string, Record<string, Operation>>; components: { schemas: Record<string, Json>; securitySchemes: Json } }
 export interface Answered { status: number; headers: Record<string, unknown>; text: string; body: unknown }
 
 export class Contract {

@@ -13,7 +13,7 @@ import { ApiError } from '../errors.js';
 import { answer, Author, ChangeSchema, CommitSchema, ConfigWarning, count, nullable, oneOf, OperationSchema, question, time } from '../schemas.js';
 
 const PREFIX = '/api/v1/config';
-const TAG = ['configuration'];
+const TAG = ['Configuration'];
 const HISTORY_MAX = 1000;
 const read = { role: 'viewer', resource: 'configuration' } as const;
 const write = { role: 'administrator', resource: 'configuration' } as const;

@@ -34,7 +34,7 @@ export function registerObserve(api: FastifyInstance, { control }: ApiContext): 
   api.get<{ Querystring: Listing }>('/api/v1/observe', {
     config: { role: 'viewer', resource: 'flows' },
     schema: {
-      operationId: 'observe', summary: 'Records of flows and dropped packets, recent and live, a JSON object a line', tags: ['traffic'], querystring: Listing, produces: { 200: MEDIA_TYPE },
+      operationId: 'observe', summary: 'Records of flows and dropped packets, recent and live, a JSON object a line', tags: ['Traffic'], querystring: Listing, produces: { 200: MEDIA_TYPE },
       description: 'Lines have the form of log files: docs/operations/logs.md. A line {"kind":"lost","records":N} stands where a slow reader missed N records; blank lines mean nothing.',
     },
   }, (request, reply) => {
