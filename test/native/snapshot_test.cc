@@ -29,6 +29,65 @@ TEST_CASE("snapshot: the sample is taken, and says what it holds") {
   CHECK(s->route_table->lookup(address_of("198.51.100.10")) != lpm::no_route);
 }
 
+TEST_CASE("snapshot: made from the one before, it answers as one made from nothing") {
+  snapshot_builder b = sample();
+  std::string error;
+  auto make = [&](const snapshot* previous) {
+    std::vector<uint8_t> buffer = b.build();
+    auto made = compile_snapshot(buffer.data(), buffer.size(), &error, previous);
+    REQUIRE_MESSAGE(made != nullptr, error);
+    return made;
+  };
+  auto same = [](const snapshot& s, const snapshot& fresh) {
+    CHECK(s.source_rules == fresh.source_rules);
+    CHECK(s.destination_rules == fresh.destination_rules);
+    CHECK(s.static_rules == fresh.static_rules);
+    unsigned different = 0, found = 0;
+    const char* const addresses[] = {"10.0.1.10", "10.0.2.10", "10.0.2.20", "203.0.113.4", "203.0.113.6", "203.0.113.10", "198.51.100.10", "2001:db8:2::10", "2001:db8:1::10"};
+    for (const char* src : addresses)
+      for (const char* dst : addresses)
+        for (uint16_t port : {22, 53, 80, 443, 8443})
+          for (uint8_t zones = 0; zones < 16; ++zones) {
+            classify_key k{address_of(src), address_of(dst), 40000, port, 6, static_cast<uint8_t>(zones / 4), static_cast<uint8_t>(zones % 4)};
+            for (auto which : {&snapshot::rule_classifier, &snapshot::source_classifier, &snapshot::destination_classifier, &snapshot::static_in_classifier, &snapshot::static_out_classifier}) {
+              different += (s.*which)->match(k) != (fresh.*which)->match(k);
+              found += (fresh.*which)->match(k) != classifier::no_rule;
+            }
+          }
+    CHECK(different == 0);
+    CHECK(found > 0);
+  };
+  for (uint32_t i = 0; i < 40; ++i) {  // enough rules that one more is an update
+    sl_span service = b.service(6, static_cast<uint16_t>(2000 + i), static_cast<uint16_t>(2000 + i));
+    b.rule(1000 + i, SL_ACTION_ALLOW).services = service;
+  }
+  auto current = make(nullptr);
+  auto step = [&] {
+    auto next = make(current.get());
+    same(*next, *make(nullptr));
+    current = std::move(next);  // the one before is gone
+    same(*current, *make(nullptr));
+  };
+  sl_span web = b.service(6, 80, 80), host = b.prefix("10.0.2.10", 128);
+  sl_rule added = b.rules[0];
+  added.id = 77;
+  added.services = web;
+  added.destinations = host;
+  b.rules.insert(b.rules.begin(), added);
+  step();
+  CHECK(current->rule_classifier->updates() == 1);
+  std::swap(b.rules[0], b.rules[3]);
+  step();
+  b.rules.erase(b.rules.begin() + 1);
+  step();
+  b.nat_rules.erase(b.nat_rules.begin());
+  step();
+  b.nat_rules.clear();
+  step();
+  b.nat_rules = sample().nat_rules;
+  step();
+}
+
 TEST_CASE("snapshot: each fault is refused by name") {
   const struct { const char* what; const char* text; std::function<void(snapshot_builder&)> spoil; } faults[] = {
       {"an interface without an id", "interfaces", [](auto& b) { b.interfaces[0].id = 0; }},
