@@ -397,6 +397,8 @@ static __always_inline int offload(struct xdp_md *ctx, const struct sl_steer_por
 	opaque(frame_bytes); /* or clang subtracts from pointers in 32 bits, which the verifier refuses */
 	if (!header || !in || data + sizeof(struct ethhdr) > data_end)
 		return 0;
+	if (READ_ONCE(header->captures))
+		return 0;
 	if (((*(__u32 *)data | (__u64) *(__u16 *)(data + 4) << 32) ^ in->mac) & MAC_MASK)
 		return 0;
 	if (ethertype == bpf_htons(ETH_P_IP)) {

@@ -163,6 +163,20 @@ Napi::Value rule_hits(const Napi::CallbackInfo& info) {
   auto hits = opened(info.Env()).rule_hits();
   return copy_out(info.Env(), hits.data(), hits.size() * sizeof hits[0]);
 }
+// setCapture(slot, filter): starts or replaces it; setCapture(slot): ends it.
+Napi::Value set_capture(const Napi::CallbackInfo& info) {
+  engine& e = opened(info.Env());
+  std::string error;
+  sl_capture_filter filter;
+  const bool start = info.Length() > 1 && info[1].IsTypedArray();
+  if (start) std::memcpy(&filter, bytes_argument(info, 1, sizeof filter).Data(), sizeof filter);
+  if (!e.set_capture(number_argument(info, 0), start ? &filter : nullptr, &error)) fail(info.Env(), "SLUICE_CAPTURE", error);
+  return info.Env().Undefined();
+}
+Napi::Value captured(const Napi::CallbackInfo& info) {
+  auto into = bytes_argument(info, 0);
+  return Napi::Number::New(info.Env(), static_cast<double>(opened(info.Env()).captured(into.Data(), into.ByteLength())));
+}
 Napi::Value neighbours(const Napi::CallbackInfo& info) {
   auto list = opened(info.Env()).neighbours();
   return copy_out(info.Env(), list.data(), list.size() * sizeof list[0]);
@@ -239,6 +253,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   const std::pair<const char*, Napi::Value (*)(const Napi::CallbackInfo&)> calls[] = {
       {"open", open}, {"addPort", add_port}, {"removePort", remove_port}, {"apply", apply}, {"counters", counters}, {"records", records},
       {"sessions", sessions}, {"killSession", kill_session}, {"simulate", simulate}, {"ruleHits", rule_hits}, {"neighbours", neighbours},
+      {"setCapture", set_capture}, {"captured", captured},
       {"onEvent", on_event}, {"inject", inject}, {"advance", advance}, {"setNeighbour", set_neighbour}, {"close", close}};
   for (const auto& [name, call] : calls) exports.Set(name, Napi::Function::New(env, call, name));
   return exports;

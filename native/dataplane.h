@@ -6,6 +6,7 @@
 #include <mutex>
 #include <unordered_map>
 
+#include "capture.h"
 #include "flow/memory.h"
 #include "flow/table.h"
 #include "nat/mapping.h"
@@ -54,6 +55,7 @@ struct dataplane {
   const unsigned workers;
   epochs epoch;
   std::atomic<const snapshot*> current{nullptr};
+  std::atomic<const capture_set*> captures{nullptr};  // nullptr: none runs
   bool offload = false;  // may sessions be forwarded by the XDP program? Set before workers start
   // After a commit every worker goes through its share of the sessions (pipeline::revalidate_some); `going_through` counts
   // those that have yet to finish for `revalidation`, the generation.

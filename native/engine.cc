@@ -119,8 +119,9 @@ void engine::close() {
     ports_[slot] = {};
   }
   workers_.clear();
-  if (shared_) shared_->current = nullptr;
+  if (shared_) { shared_->current = nullptr; shared_->captures = nullptr; shared_->memory->header->captures = 0; }
   retired_.clear();
+  captures_.reset();
   current_.reset();
   pools_.clear();
   reserved_.clear();
@@ -211,6 +212,7 @@ bool engine::apply(const uint8_t* buffer, size_t bytes, uint64_t* generation, ui
     // The program goes on with sessions of the generation before until the workers have gone through them, or this
     // much time has passed; those that are no longer allowed end meanwhile.
     sl_flow_header& header = *shared_->memory->header;
+    header.captures = captures_ != nullptr;  // one that an engine before us ran ended with it
     header.committed_ticks = ticks_of_ns(monotonic_ns());
     __atomic_store_n(&header.generations[1], header.generations[0], __ATOMIC_RELEASE);
     __atomic_store_n(&header.generations[0], static_cast<uint32_t>(next->generation), __ATOMIC_RELEASE);

@@ -57,6 +57,9 @@ class engine {
   bool kill_session(uint64_t id);
   bool simulate(const sl_simulate_request& request, sl_simulate_result* result, std::string* error);
   std::vector<sl_rule_hits> rule_hits();
+  // Starts (or replaces) capture `slot`; filter nullptr ends it. Its packets come by captured(): whole sl_captured records, of all captures.
+  bool set_capture(unsigned slot, const sl_capture_filter* filter, std::string* error);
+  size_t captured(uint8_t* into, size_t bytes);
   std::vector<sl_neighbour_record> neighbours();
 
   // Offline mode.
@@ -112,8 +115,9 @@ class engine {
   std::shared_ptr<const snapshot> current_;
   std::map<pool_key, std::weak_ptr<nat_pool>> pools_;
   std::unordered_map<uint32_t, std::shared_ptr<rule_counter>> rule_counters_;
-  struct retired { std::shared_ptr<const snapshot> s; uint64_t epoch; };
+  struct retired { std::shared_ptr<const void> what; uint64_t epoch; };  // snapshots and capture sets that workers may still read
   std::vector<retired> retired_;
+  std::shared_ptr<const capture_set> captures_;
   std::set<std::tuple<uint16_t, int, uint16_t>> published_;           // nat_slot, protocol class, port of destination NAT
   std::map<std::pair<const nat_pool*, int>, std::set<uint16_t>> reserved_; // ports that local sockets use
   std::vector<uint64_t> warned_;                                      // drop counters when last warned

@@ -51,6 +51,27 @@ void engine::records(uint8_t* into, size_t bytes, uint32_t* flows, uint32_t* dro
   }
 }
 
+bool engine::set_capture(unsigned slot, const sl_capture_filter* filter, std::string* error) {
+  if (slot >= SL_CAPTURES_MAX) { *error = "captures are numbered from 0 to " + std::to_string(SL_CAPTURES_MAX - 1); return false; }
+  auto next = std::make_shared<capture_set>(captures_ ? *captures_ : capture_set{});
+  next->active[slot] = filter != nullptr;
+  next->filters[slot] = filter ? *filter : sl_capture_filter{};
+  if (filter) for (auto& w : workers_) w->run_on([&] { w->path().captured().allocate(); });
+  const bool any = next->any();
+  std::lock_guard guard(mutex_);
+  if (captures_) retired_.push_back({captures_, shared_->epoch.advance()});
+  captures_ = any ? next : nullptr;
+  shared_->captures.store(captures_.get(), std::memory_order_release);
+  __atomic_store_n(&shared_->memory->header->captures, static_cast<uint32_t>(any), __ATOMIC_RELEASE);
+  return true;
+}
+
+size_t engine::captured(uint8_t* into, size_t bytes) {
+  size_t used = 0;
+  for (auto& w : workers_) if (w->path().captured().ready()) used += w->path().captured().drain(into + used, bytes - used);
+  return used;
+}
+
 uint32_t engine::sessions(uint32_t* cursor, sl_flow_record* into, uint32_t max) {
   uint64_t now = options_.offline ? offline_now_ns_ : monotonic_ns();
   uint32_t count = 0, at = *cursor, end = shared_->sessions.high_water();

@@ -37,15 +37,20 @@ void pipeline::process(const rx_frame* frames, unsigned count, unsigned port_slo
     bump(counters_.drop[SL_DROP_NO_SNAPSHOT], count);
     return;
   }
+  captures_ = shared_.captures.load(std::memory_order_acquire);
   const port_interfaces& port = snap_->ports[port_slot];
   uint64_t bytes = 0, completed_count = 0;
   unsigned kept = 0;
   for (unsigned i = 0; i < count; ++i) {
     packet& p = batch_[kept];
     bytes += frames[i].length;
-    if (!strip_ethernet(p, frames[i], port, partial_checksums)) continue;
-    bool completed = false;
-    if (sl_drop_reason reason = parse_ip(p, &completed); reason != SL_DROP_NONE) { drop(p, reason); continue; }
+    bool completed = false, readable = strip_ethernet(p, frames[i], port, partial_checksums);
+    if (readable)
+      if (sl_drop_reason reason = parse_ip(p, &completed); reason != SL_DROP_NONE) { drop(p, reason); readable = false; }
+    if (!readable) {
+      if (captures_) [[unlikely]] capture_done(capture(frames[i].data, frames[i].length, p.interface_slot, SL_CAPTURE_IN));
+      continue;
+    }
     completed_count += completed;
     p.hash = shared_.sessions.hash_of(p.key);
     shared_.sessions.prefetch_bucket(p.hash);
@@ -59,7 +64,56 @@ void pipeline::process(const rx_frame* frames, unsigned count, unsigned port_slo
     guessed[i] = shared_.sessions.guess(batch_[i].hash);
     shared_.sessions.prefetch_session(guessed[i]);
   }
+  if (captures_) [[unlikely]] {
+    for (unsigned i = 0; i < kept; ++i) {
+      dropped_ = SL_DROP_NONE;
+      const size_t sent = output_.size();
+      sl_captured* record = capture(batch_[i].data, batch_[i].length, batch_[i].interface_slot, SL_CAPTURE_IN);
+      look_up(batch_[i], guessed[i]);
+      capture_done(record);
+      capture_sent(sent);
+    }
+    return;
+  }
   for (unsigned i = 0; i < kept; ++i) look_up(batch_[i], guessed[i]);
+}
+
+// What a packet became, and what was answered to it: from this place of output() on.
+void pipeline::capture_sent(size_t from) {
+  dropped_ = SL_DROP_NONE;
+  for (; from < output_.size(); ++from) {
+    const tx_item& item = output_[from];
+    const uint8_t* frame = area_.at(item.address);
+    if (item.port_slot >= SL_PORTS_MAX) continue;
+    uint16_t vlan_id = load16(frame + 12) == ethertype_vlan ? load16(frame + 14) & 0xfff : SL_VLAN_NONE;
+    capture_done(capture(frame, item.length, snap_->ports[item.port_slot].find(vlan_id), SL_CAPTURE_OUT));
+  }
+}
+
+sl_captured* pipeline::capture(const uint8_t* frame, uint32_t length, unsigned interface_slot, uint8_t direction) {
+  const uint32_t id = interface_slot < interface_slots ? shared_.interfaces[interface_slot].id.load(std::memory_order_relaxed) : 0;
+  const uint8_t mask = captures_of(*captures_, frame, length, id, direction);
+  if (!mask) return nullptr;
+  unsigned snap = 0;
+  for (unsigned i = 0; i < SL_CAPTURES_MAX; ++i) if (mask >> i & 1 && captures_->filters[i].snap_bytes > snap) snap = captures_->filters[i].snap_bytes;
+  sl_captured* record = captured_.reserve(length < snap ? length : snap);
+  if (!record) { counters_.add(SL_COUNTER_CAPTURES_LOST); return nullptr; }
+  record->time_ns = now_ns_ + static_cast<uint64_t>(shared_.wall_offset_ns.load(std::memory_order_relaxed));
+  record->interface = id;
+  record->original_bytes = static_cast<uint16_t>(length);
+  record->direction = direction;
+  record->captures = mask;
+  std::memcpy(record + 1, frame, record->bytes);
+  return record;
+}
+
+// Some captures want what was dropped, some what was not.
+void pipeline::capture_done(sl_captured* record) {
+  if (!record) return;
+  record->reason = static_cast<uint8_t>(dropped_);
+  const uint8_t unwanted = dropped_ != SL_DROP_NONE ? SL_CAPTURE_NOT_DROPPED : SL_CAPTURE_DROPPED;
+  for (unsigned i = 0; i < SL_CAPTURES_MAX; ++i) if (captures_->filters[i].flags & unwanted) record->captures &= static_cast<uint8_t>(~(1u << i));
+  if (record->captures) captured_.commit(*record);
 }
 
 bool pipeline::strip_ethernet(packet& p, const rx_frame& frame, const port_interfaces& port, bool partial_checksums) {
@@ -497,6 +551,7 @@ void pipeline::housekeeping(uint64_t now_ns) {
 
 void pipeline::drop(packet& p, sl_drop_reason reason, uint32_t rule_id, bool record_it) {
   bump(counters_.drop[reason]);
+  dropped_ = reason;
   // Counters are exact; records are sampled so that a flood of drops costs little.
   constexpr uint64_t per_record_ns = 1'000'000'000 / drop_records_per_second_max, burst_ns = 100'000'000;
   if (drop_tokens_ns_ + burst_ns < now_ns_) drop_tokens_ns_ = now_ns_ - burst_ns;

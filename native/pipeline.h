@@ -65,6 +65,7 @@ class pipeline {
   worker_counters& counters() { return counters_; }
   flow_ring& flows() { return flow_records_; }
   drop_ring& drops() { return drop_records_; }
+  capture_ring& captured() { return captured_; }
 
   // The decision about a packet, without any effect (but a reference to an inbound mapping, which the caller releases).
   static decision decide(dataplane& shared, const snapshot& snap, const flow_key& key, uint8_t icmp_type, uint8_t icmp_code, uint16_t from_interface);
@@ -73,6 +74,11 @@ class pipeline {
 
  private:
   struct held_packet { uint64_t address; uint32_t length; uint32_t adjacency; uint64_t until_ns; uint16_t interface_slot; uint8_t port_slot; bool partial; };
+
+  // Copies for captures: a received packet is copied before it is touched and kept when its fate is known.
+  sl_captured* capture(const uint8_t* frame, uint32_t length, unsigned interface_slot, uint8_t direction);
+  void capture_done(sl_captured* record);
+  void capture_sent(size_t from);
 
   // pipeline.cc, in the order in which a packet meets them
   bool strip_ethernet(packet& p, const rx_frame& frame, const port_interfaces& port, bool partial_checksums);
@@ -132,6 +138,9 @@ class pipeline {
   worker_counters counters_;
   flow_ring flow_records_;
   drop_ring drop_records_;
+  capture_ring captured_;
+  const capture_set* captures_ = nullptr;  // of this batch
+  sl_drop_reason dropped_ = SL_DROP_NONE;  // what became of the packet that was looked at last
   packet batch_[batch_max];
 };
 

@@ -118,6 +118,7 @@ typedef uint8_t sl_u8; typedef uint16_t sl_u16; typedef uint32_t sl_u32; typedef
   X(FRAGMENTS_HELD, "fragments-held", "fragments held until their first fragment came") \
   X(NEIGHBOUR_HELD, "neighbour-held", "packets held until their next hop was resolved") \
   X(CHECKSUMS_COMPLETED, "checksums-completed", "partial checksums of packets born on this machine, completed") \
+  X(CAPTURES_LOST, "captures-lost", "copies of packets lost because nobody took them in time") \
   X(RECORDS_LOST, "records-lost", "flow or drop records lost because nobody read them in time") \
   X(TX_KICKS, "tx-kicks", "system calls that started transmission") \
   X(POLLS, "polls", "times a worker slept")
@@ -269,6 +270,8 @@ struct sl_flow_header {
   sl_u32 capacity;          /* sessions */
   sl_u32 bucket_mask;
   sl_u32 generations[2];    /* the program forwards sessions of these: the one in force, and while a commit's sessions are gone through, the one before */
+  sl_u32 captures;          /* not 0: a capture runs, and the program leaves all packets to the engine */
+  sl_u32 reserved;
   sl_u32 committed_ticks;   /* when generations[0] came into force; the one before counts for SL_GRACE_TICKS more, whatever becomes of the engine */
 };
 
@@ -507,6 +510,36 @@ struct sl_drop_record {
   sl_u16 bytes;
   sl_u8 reason;            /* SL_DROP_* */
   sl_u8 protocol;
+};
+
+/* What a capture copies: all that is given must fit. */
+struct sl_capture_filter {
+  struct sl_prefix source, destination; /* length 0: any */
+  sl_u32 interface;        /* id; 0: each */
+  sl_u16 protocol;         /* SL_PROTOCOL_ANY */
+  sl_u16 port;             /* of either side, with SL_CAPTURE_PORT */
+  sl_u16 snap_bytes;       /* bytes of each packet, from the Ethernet header on */
+  sl_u8 directions;        /* SL_CAPTURE_IN | SL_CAPTURE_OUT */
+  sl_u8 flags;             /* SL_CAPTURE_* */
+  sl_u32 reserved;
+};
+#define SL_CAPTURES_MAX 4
+#define SL_CAPTURE_IN 1            /* as received */
+#define SL_CAPTURE_OUT 2           /* as sent */
+#define SL_CAPTURE_PORT 1
+#define SL_CAPTURE_BOTH_WAYS 2     /* source and destination also the other way round */
+#define SL_CAPTURE_DROPPED 4       /* only what was dropped; received packets only */
+#define SL_CAPTURE_NOT_DROPPED 8   /* only what was not */
+
+/* A copied packet: this, then `bytes` bytes; the next one stands record_bytes behind. */
+struct sl_captured {
+  sl_u64 time_ns;          /* since the epoch */
+  sl_u32 record_bytes;     /* header, bytes, padding to 8 */
+  sl_u32 interface;        /* id */
+  sl_u16 bytes, original_bytes;
+  sl_u8 captures;          /* a bit each capture that it is for */
+  sl_u8 direction, reason; /* SL_DROP_*; 0: not dropped here */
+  sl_u8 reserved;
 };
 
 /* Would this packet pass? Input of simulate; ports as in a packet, ICMP: src_port = identifier, dst_port = type << 8 | code. */

@@ -16,6 +16,7 @@ import type { Problem } from '../config/problem.js';
 import type { FlowLog } from '../flowlog/flow-log.js';
 import type { Log } from '../supervisor/log.js';
 import type { Compile, Compiled } from './compiled.js';
+import { EngineCaptures } from './capture-source.js';
 import { EngineClient } from './engine-client.js';
 import { passFaultPoint } from './fault-points.js';
 import { RecordRing } from './record-ring.js';
@@ -46,6 +47,7 @@ export class Control {
   readonly drops = new RecordRing(DROP_RECORD_BYTES, DROP_RECORDS_MAX);
   readonly startedAt = new Date();
   readonly engine: EngineClient;
+  readonly captures = new EngineCaptures(this);
   /** Takes records, and each configuration as it comes into force; src/flowlog/attach.ts sets it. */
   flowLog: FlowLog | undefined;
   /** Ends this process for a restart; src/control/process.ts sets it. */
@@ -71,6 +73,7 @@ export class Control {
       },
       onDisconnect: () => {
         this.engineStatus = undefined;
+        this.captures.end();
         this.log.warn('the engine is away; established state stays in its XDP programs, nothing new is let through');
       },
       onRecords: (flows, drops, bytes) => {
@@ -79,6 +82,7 @@ export class Control {
         this.flowLog?.take(flows, drops, bytes);
       },
       onChanged: () => this.convergeSoon(CHANGED_DEBOUNCE_MS),
+      onCaptured: (bytes) => this.captures.take(bytes),
     });
   }
 

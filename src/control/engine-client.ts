@@ -14,6 +14,7 @@ export interface EngineEvents {
   onDisconnect(): void;
   onRecords(flows: number, drops: number, bytes: Uint8Array): void;
   onChanged(): void;
+  onCaptured(bytes: Uint8Array): void;
 }
 
 export class EngineClient {
@@ -54,6 +55,9 @@ export class EngineClient {
   async ruleHits(): Promise<Uint8Array> { return (await this.request('rule-hits')).tail; }
   async neighbours(): Promise<Uint8Array> { return (await this.request('neighbours')).tail; }
   async simulate(question: Uint8Array): Promise<Uint8Array> { return (await this.request('simulate', {}, question)).tail; }
+
+  async startCapture(slot: number, filter: Uint8Array): Promise<void> { await this.request('capture-start', { slot }, filter); }
+  async stopCapture(slot: number): Promise<void> { await this.request('capture-stop', { slot }); }
 
   async sessions(cursor: number, limit: number): Promise<{ count: number; cursor: number; bytes: Uint8Array }> {
     const { head, tail } = await this.request('sessions', { cursor, limit });
@@ -103,6 +107,7 @@ export class EngineClient {
 
   private onEvent(name: string, { head, tail }: Message): void {
     if (name === 'changed') this.events.onChanged();
+    else if (name === 'captured') this.events.onCaptured(tail);
     else if (name === 'records') {
       const flows = Number(head['flows']);
       const drops = Number(head['drops']);

@@ -32,7 +32,7 @@ export async function startControl({ dir, user }: ControlArguments): Promise<Con
   access.audit.listeners.push((record) => flowLog?.audit(record));
   transactions.follower = access;
   transactions.onKeysRestored = () => process.kill(process.pid, 'SIGTERM'); // the supervisor starts control again
-  const api = buildApi(control, paths, log, { transactions, access });
+  const api = buildApi(control, paths, log, { transactions, access, capture: control.captures });
   // What fastify loads at the first request, it could not load any more from a checkout that only root may read.
   for (const url of ['/api/v1/status', '/api/v1/drops?last=0', '/metrics', '/nothing']) await api.inject({ url, headers: access.internalHeaders });
   rmSync(paths.apiSocket, { force: true });

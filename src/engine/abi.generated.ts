@@ -51,6 +51,13 @@ export const SL_RULE_NO_OFFLOAD = 1;
 export const SL_NAT_RULE_ENDPOINT_DEPENDENT = 1;
 export const SL_NAT_RULE_IPV4 = 2;
 export const SL_NAT_RULE_IPV6 = 4;
+export const SL_CAPTURES_MAX = 4;
+export const SL_CAPTURE_IN = 1;
+export const SL_CAPTURE_OUT = 2;
+export const SL_CAPTURE_PORT = 1;
+export const SL_CAPTURE_BOTH_WAYS = 2;
+export const SL_CAPTURE_DROPPED = 4;
+export const SL_CAPTURE_NOT_DROPPED = 8;
 
 // ---- lists that people see ----
 export interface ListEntry { readonly value: number; readonly name: string; readonly help: string }
@@ -110,9 +117,9 @@ export const DROP_REASONS: readonly ListEntry[] = [
   { value: 48, name: 'rate-limited', help: 'over a rate limit' },
 ];
 
-export const Counter = { RX_PACKETS: 0, RX_BYTES: 1, TX_PACKETS: 2, TX_BYTES: 3, HOST_PACKETS: 4, FAST_PATH_HITS: 5, SLOW_PATH_PACKETS: 6, SESSIONS_CREATED: 7, SESSIONS_OFFLOADED: 8, SESSIONS_ENDED: 9, REVALIDATIONS: 10, ICMP_ERRORS_SENT: 11, ICMP_ERRORS_SUPPRESSED: 12, TCP_RESETS_SENT: 13, FRAGMENTS: 14, FRAGMENTS_HELD: 15, NEIGHBOUR_HELD: 16, CHECKSUMS_COMPLETED: 17, RECORDS_LOST: 18, TX_KICKS: 19, POLLS: 20 } as const;
+export const Counter = { RX_PACKETS: 0, RX_BYTES: 1, TX_PACKETS: 2, TX_BYTES: 3, HOST_PACKETS: 4, FAST_PATH_HITS: 5, SLOW_PATH_PACKETS: 6, SESSIONS_CREATED: 7, SESSIONS_OFFLOADED: 8, SESSIONS_ENDED: 9, REVALIDATIONS: 10, ICMP_ERRORS_SENT: 11, ICMP_ERRORS_SUPPRESSED: 12, TCP_RESETS_SENT: 13, FRAGMENTS: 14, FRAGMENTS_HELD: 15, NEIGHBOUR_HELD: 16, CHECKSUMS_COMPLETED: 17, CAPTURES_LOST: 18, RECORDS_LOST: 19, TX_KICKS: 20, POLLS: 21 } as const;
 export type Counter = (typeof Counter)[keyof typeof Counter];
-export const SL_COUNTER_COUNT = 21;
+export const SL_COUNTER_COUNT = 22;
 export const COUNTERS: readonly ListEntry[] = [
   { value: 0, name: 'rx-packets', help: 'packets received by the engine' },
   { value: 1, name: 'rx-bytes', help: 'bytes received by the engine, Ethernet header included' },
@@ -132,9 +139,10 @@ export const COUNTERS: readonly ListEntry[] = [
   { value: 15, name: 'fragments-held', help: 'fragments held until their first fragment came' },
   { value: 16, name: 'neighbour-held', help: 'packets held until their next hop was resolved' },
   { value: 17, name: 'checksums-completed', help: 'partial checksums of packets born on this machine, completed' },
-  { value: 18, name: 'records-lost', help: 'flow or drop records lost because nobody read them in time' },
-  { value: 19, name: 'tx-kicks', help: 'system calls that started transmission' },
-  { value: 20, name: 'polls', help: 'times a worker slept' },
+  { value: 18, name: 'captures-lost', help: 'copies of packets lost because nobody took them in time' },
+  { value: 19, name: 'records-lost', help: 'flow or drop records lost because nobody read them in time' },
+  { value: 20, name: 'tx-kicks', help: 'system calls that started transmission' },
+  { value: 21, name: 'polls', help: 'times a worker slept' },
 ];
 
 export const SteerCounter = { TO_ENGINE: 0, TO_HOST: 1, OFFLOADED: 2, OFFLOADED_BYTES: 3 } as const;
@@ -250,14 +258,16 @@ export const STRUCTS = {
     nat_slot: { offset: 0, size: 2, type: 'u16', count: 1 },
     flags: { offset: 2, size: 2, type: 'u16', count: 1 },
   } },
-  sl_flow_header: { size: 72, fields: {
+  sl_flow_header: { size: 80, fields: {
     hash_keys: { offset: 0, size: 40, type: 'u64', count: 5 },
     seed: { offset: 40, size: 8, type: 'u64', count: 1 },
     version: { offset: 48, size: 4, type: 'u32', count: 1 },
     capacity: { offset: 52, size: 4, type: 'u32', count: 1 },
     bucket_mask: { offset: 56, size: 4, type: 'u32', count: 1 },
     generations: { offset: 60, size: 8, type: 'u32', count: 2 },
-    committed_ticks: { offset: 68, size: 4, type: 'u32', count: 1 },
+    captures: { offset: 68, size: 4, type: 'u32', count: 1 },
+    reserved: { offset: 72, size: 4, type: 'u32', count: 1 },
+    committed_ticks: { offset: 76, size: 4, type: 'u32', count: 1 },
   } },
   sl_flow_bucket: { size: 64, fields: {
     tag: { offset: 0, size: 20, type: 'u16', count: 10 },
@@ -506,6 +516,28 @@ export const STRUCTS = {
     reason: { offset: 54, size: 1, type: 'u8', count: 1 },
     protocol: { offset: 55, size: 1, type: 'u8', count: 1 },
   } },
+  sl_capture_filter: { size: 64, fields: {
+    source: { offset: 0, size: 24, type: 'sl_prefix', count: 1 },
+    destination: { offset: 24, size: 24, type: 'sl_prefix', count: 1 },
+    interface: { offset: 48, size: 4, type: 'u32', count: 1 },
+    protocol: { offset: 52, size: 2, type: 'u16', count: 1 },
+    port: { offset: 54, size: 2, type: 'u16', count: 1 },
+    snap_bytes: { offset: 56, size: 2, type: 'u16', count: 1 },
+    directions: { offset: 58, size: 1, type: 'u8', count: 1 },
+    flags: { offset: 59, size: 1, type: 'u8', count: 1 },
+    reserved: { offset: 60, size: 4, type: 'u32', count: 1 },
+  } },
+  sl_captured: { size: 24, fields: {
+    time_ns: { offset: 0, size: 8, type: 'u64', count: 1 },
+    record_bytes: { offset: 8, size: 4, type: 'u32', count: 1 },
+    interface: { offset: 12, size: 4, type: 'u32', count: 1 },
+    bytes: { offset: 16, size: 2, type: 'u16', count: 1 },
+    original_bytes: { offset: 18, size: 2, type: 'u16', count: 1 },
+    captures: { offset: 20, size: 1, type: 'u8', count: 1 },
+    direction: { offset: 21, size: 1, type: 'u8', count: 1 },
+    reason: { offset: 22, size: 1, type: 'u8', count: 1 },
+    reserved: { offset: 23, size: 1, type: 'u8', count: 1 },
+  } },
   sl_simulate_request: { size: 40, fields: {
     src: { offset: 0, size: 16, type: 'sl_address', count: 1 },
     dst: { offset: 16, size: 16, type: 'sl_address', count: 1 },
@@ -552,7 +584,7 @@ export const STEER_PORT_BYTES = 12;
 export const STEER_VLAN_BYTES = 8;
 export const ADDRESS_BYTES = 16;
 export const LOCAL_ADDRESS_BYTES = 4;
-export const FLOW_HEADER_BYTES = 72;
+export const FLOW_HEADER_BYTES = 80;
 export const FLOW_BUCKET_BYTES = 64;
 export const FLOW_KEY_BYTES = 40;
 export const SESSION_BYTES = 192;
@@ -574,6 +606,8 @@ export const ROUTE_BYTES = 32;
 export const SNAPSHOT_HEADER_BYTES = 160;
 export const FLOW_RECORD_BYTES = 168;
 export const DROP_RECORD_BYTES = 56;
+export const CAPTURE_FILTER_BYTES = 64;
+export const CAPTURED_BYTES = 24;
 export const SIMULATE_REQUEST_BYTES = 40;
 export const SIMULATE_RESULT_BYTES = 80;
 export const RULE_HITS_BYTES = 16;
@@ -663,6 +697,7 @@ export interface FlowHeader {
   capacity: number;
   bucketMask: number;
   generations: [number, number];
+  captures: number;
   committedTicks: number;
 }
 export function readFlowHeader(view: DataView, offset: number): FlowHeader {
@@ -673,7 +708,8 @@ export function readFlowHeader(view: DataView, offset: number): FlowHeader {
     capacity: view.getUint32(offset + 52, true),
     bucketMask: view.getUint32(offset + 56, true),
     generations: [view.getUint32(offset + 60, true), view.getUint32(offset + 64, true)],
-    committedTicks: view.getUint32(offset + 68, true),
+    captures: view.getUint32(offset + 68, true),
+    committedTicks: view.getUint32(offset + 76, true),
   };
 }
 export function writeFlowHeader(view: DataView, offset: number, value: FlowHeader): void {
@@ -683,7 +719,9 @@ export function writeFlowHeader(view: DataView, offset: number, value: FlowHeade
   putU32(view, offset + 52, value.capacity, 'sl_flow_header.capacity');
   putU32(view, offset + 56, value.bucketMask, 'sl_flow_header.bucket_mask');
   putU32(view, offset + 60, value.generations[0], 'sl_flow_header.generations'); putU32(view, offset + 64, value.generations[1], 'sl_flow_header.generations');
-  putU32(view, offset + 68, value.committedTicks, 'sl_flow_header.committed_ticks');
+  putU32(view, offset + 68, value.captures, 'sl_flow_header.captures');
+  bytesAt(view, offset + 72, 4).fill(0);
+  putU32(view, offset + 76, value.committedTicks, 'sl_flow_header.committed_ticks');
 }
 
 export interface FlowBucket {
@@ -1458,6 +1496,74 @@ export function writeDropRecord(view: DataView, offset: number, value: DropRecor
   putU16(view, offset + 52, value.bytes, 'sl_drop_record.bytes');
   putU8(view, offset + 54, value.reason, 'sl_drop_record.reason');
   putU8(view, offset + 55, value.protocol, 'sl_drop_record.protocol');
+}
+
+export interface CaptureFilter {
+  source: Prefix;
+  destination: Prefix;
+  interface: number;
+  protocol: number;
+  port: number;
+  snapBytes: number;
+  directions: number;
+  flags: number;
+}
+export function readCaptureFilter(view: DataView, offset: number): CaptureFilter {
+  return {
+    source: readPrefix(view, offset),
+    destination: readPrefix(view, offset + 24),
+    interface: view.getUint32(offset + 48, true),
+    protocol: view.getUint16(offset + 52, true),
+    port: view.getUint16(offset + 54, true),
+    snapBytes: view.getUint16(offset + 56, true),
+    directions: view.getUint8(offset + 58),
+    flags: view.getUint8(offset + 59),
+  };
+}
+export function writeCaptureFilter(view: DataView, offset: number, value: CaptureFilter): void {
+  writePrefix(view, offset, value.source);
+  writePrefix(view, offset + 24, value.destination);
+  putU32(view, offset + 48, value.interface, 'sl_capture_filter.interface');
+  putU16(view, offset + 52, value.protocol, 'sl_capture_filter.protocol');
+  putU16(view, offset + 54, value.port, 'sl_capture_filter.port');
+  putU16(view, offset + 56, value.snapBytes, 'sl_capture_filter.snap_bytes');
+  putU8(view, offset + 58, value.directions, 'sl_capture_filter.directions');
+  putU8(view, offset + 59, value.flags, 'sl_capture_filter.flags');
+  bytesAt(view, offset + 60, 4).fill(0);
+}
+
+export interface Captured {
+  timeNs: bigint;
+  recordBytes: number;
+  interface: number;
+  bytes: number;
+  originalBytes: number;
+  captures: number;
+  direction: number;
+  reason: number;
+}
+export function readCaptured(view: DataView, offset: number): Captured {
+  return {
+    timeNs: view.getBigUint64(offset, true),
+    recordBytes: view.getUint32(offset + 8, true),
+    interface: view.getUint32(offset + 12, true),
+    bytes: view.getUint16(offset + 16, true),
+    originalBytes: view.getUint16(offset + 18, true),
+    captures: view.getUint8(offset + 20),
+    direction: view.getUint8(offset + 21),
+    reason: view.getUint8(offset + 22),
+  };
+}
+export function writeCaptured(view: DataView, offset: number, value: Captured): void {
+  putU64(view, offset, value.timeNs, 'sl_captured.time_ns');
+  putU32(view, offset + 8, value.recordBytes, 'sl_captured.record_bytes');
+  putU32(view, offset + 12, value.interface, 'sl_captured.interface');
+  putU16(view, offset + 16, value.bytes, 'sl_captured.bytes');
+  putU16(view, offset + 18, value.originalBytes, 'sl_captured.original_bytes');
+  putU8(view, offset + 20, value.captures, 'sl_captured.captures');
+  putU8(view, offset + 21, value.direction, 'sl_captured.direction');
+  putU8(view, offset + 22, value.reason, 'sl_captured.reason');
+  bytesAt(view, offset + 23, 1).fill(0);
 }
 
 export interface SimulateRequest {

@@ -58,6 +58,10 @@ export interface Addon {
   simulate(request: Uint8Array): Uint8Array;
   ruleHits(): Uint8Array;
   neighbours(): Uint8Array;
+  /** Starts or replaces capture `slot` (struct sl_capture_filter), or ends it. While one runs, no packet is offloaded. */
+  setCapture(slot: number, filter?: Uint8Array): void;
+  /** Copied packets of all captures (struct sl_captured, then its bytes); returns how many bytes. */
+  captured(into: Uint8Array): number;
   onEvent(callback: (event: unknown, ...rest: unknown[]) => void): void;
   inject(interfaceIndex: number, frame: Uint8Array, nowNs: bigint): InjectResult;
   advance(nowNs: bigint): void;
@@ -74,7 +78,7 @@ export class BindingError extends Error {
 
 const CALLS: readonly (keyof Addon)[] = [
   'open', 'addPort', 'removePort', 'apply', 'counters', 'records', 'sessions', 'killSession', 'simulate', 'ruleHits',
-  'neighbours', 'onEvent', 'inject', 'advance', 'setNeighbour', 'close',
+  'neighbours', 'setCapture', 'captured', 'onEvent', 'inject', 'advance', 'setNeighbour', 'close',
 ];
 
 export function addonPath(): string { return join(packageRoot(), 'build', 'native', 'sluice.node'); }

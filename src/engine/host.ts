@@ -4,7 +4,7 @@
 // oldest go first), SESSIONS_PAGE_MAX sessions a page.
 // Order of a change: configure (netdevs, new ports) → apply (snapshot). After a crash both are repeated from last-applied.bin.
 import type { Server } from 'node:net';
-import { DROP_RECORD_BYTES, FLOW_RECORD_BYTES, SL_PORTS_MAX } from './abi.generated.js';
+import { CAPTURE_FILTER_BYTES, DROP_RECORD_BYTES, FLOW_RECORD_BYTES, SL_CAPTURES_MAX, SL_PORTS_MAX } from './abi.generated.js';
 import { readCounters, type Addon, type OpenOptions, type XdpMode } from './binding.js';
 import type { Device } from '../config/facts.js';
 import type { HostFacts } from './facts.js';
@@ -69,6 +69,7 @@ export class EngineHost {
   private turn: Promise<unknown> = Promise.resolve();
   private unsaved: LastApplied | undefined;
   private stopped = false;
+  private readonly captures = new Set<number>();
 
   constructor(private readonly options: HostOptions, private readonly parts: HostParts) {
     this.journal = CleanupJournal.load(options.paths.cleanup);
@@ -104,6 +105,8 @@ export class EngineHost {
       onRequest: (method, message) => this.answer(method, message),
       onClose: (error) => {
         this.connections.delete(connection);
+        // Nobody takes what they copy.
+        if (this.connections.size === 0 && !this.stopped) for (const slot of [...this.captures]) this.stopCapture({ slot });
         if (error) this.parts.log.warn({ err: error }, 'the connection to control broke');
       },
     });
@@ -124,6 +127,8 @@ export class EngineHost {
       case 'rule-hits': return { tail: addon.ruleHits() };
       case 'neighbours': return { tail: addon.neighbours() };
       case 'restart': return this.inTurn(async () => this.restart());
+      case 'capture-start': return this.startCapture(head, tail);
+      case 'capture-stop': return this.stopCapture(head);
       default: throw new IpcError('SLUICE_IPC_METHOD', `unknown request '${method.slice(0, 60)}'`);
     }
   }
@@ -156,6 +161,22 @@ export class EngineHost {
     const into = new Uint8Array(limit * FLOW_RECORD_BYTES);
     const page = this.parts.addon.sessions(cursor, into);
     return { head: { count: page.count, cursor: page.cursor }, tail: into.subarray(0, page.count * FLOW_RECORD_BYTES) };
+  }
+
+  private startCapture(head: Head, filter: Uint8Array): Partial<Message> {
+    const slot = parseCaptureSlot(head['slot']);
+    if (filter.length !== CAPTURE_FILTER_BYTES) throw new IpcError('SLUICE_IPC_ARGUMENT', `a capture's filter has ${CAPTURE_FILTER_BYTES} bytes`);
+    this.parts.addon.setCapture(slot, filter);
+    this.captures.add(slot);
+    return {};
+  }
+
+  private stopCapture(head: Head): Partial<Message> {
+    const slot = parseCaptureSlot(head['slot']);
+    this.drainCaptured();
+    this.parts.addon.setCapture(slot);
+    this.captures.delete(slot);
+    return {};
   }
 
   /** Changes run one after the other. */
@@ -286,6 +307,16 @@ export class EngineHost {
       this.parts.log.error({ err: error }, 'reading records failed');
     }
     if (this.connections.size > 0) this.sendBacklog();
+    if (this.captures.size > 0) this.drainCaptured();
+  }
+
+  private drainCaptured(): void {
+    for (let turn = 0; turn < DRAINS_MAX; turn += 1) {
+      const used = this.parts.addon.captured(this.recordsBuffer);
+      if (used === 0) return;
+      const bytes = this.recordsBuffer.slice(0, used);
+      for (const connection of this.connections) connection.event('captured', {}, bytes);
+    }
   }
 
   private keep(batch: RecordBatch): void {
@@ -332,6 +363,11 @@ export class EngineHost {
 
 function genericWarning(port: PortPlan): string {
   return `${port.name}: its driver has no native XDP; the generic mode costs several times as much per packet`;
+}
+
+function parseCaptureSlot(value: unknown): number {
+  if (!Number.isInteger(value) || Number(value) < 0 || Number(value) >= SL_CAPTURES_MAX) throw new IpcError('SLUICE_IPC_ARGUMENT', `slot is a whole number from 0 to ${SL_CAPTURES_MAX - 1}`);
+  return Number(value);
 }
 
 function parseSessionId(value: unknown): bigint {

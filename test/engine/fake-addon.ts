@@ -68,6 +68,8 @@ export function makeFakeAddon(): FakeAddon {
     simulate: () => new Uint8Array(80),
     ruleHits: () => fake.hits,
     neighbours: () => new Uint8Array(0),
+    setCapture: () => undefined,
+    captured: () => 0,
     onEvent: (listener) => { callback = listener; },
     inject: () => ({ verdict: 'drop', reason: 'none', frames: [], host: [] }),
     advance: () => undefined,
