@@ -112,7 +112,8 @@ export class Access implements AccessParts, Follower {
   /** Looks whether a configuration's `api` section can be had, and whether it would cut off who asks. Throws ApiError 409 with what would be right. */
   async prepare(config: Config, before?: Config, request?: CommitRequest): Promise<Prepared> {
     if (before && request) refuseLockOut(request, before, config);
-    if (before && this.problem === undefined && same(relevant(before), relevant(config))) return { commit: () => Promise.resolve(), abandon: () => Promise.resolve() };
+    // What this file looks at stays as it is: if it cannot be had now, that is no reason against a change of something else.
+    if (before && same(relevant(before), relevant(config))) return { commit: () => Promise.resolve(), abandon: () => Promise.resolve() };
     try {
       const wanted = await this.load(config);
       return { commit: () => this.enqueue(() => this.put(wanted)), abandon: async () => { await wanted.opened?.close(); } };
@@ -207,6 +208,7 @@ export class Access implements AccessParts, Follower {
     }
     this.listener!.setLimits(api.limits);
     this.problem = undefined;
+    if (material.warning !== undefined) this.log.warn(material.warning);
     if (this.listener !== current) this.log.info({ listen: api.listen }, 'the API listens on HTTPS');
   }
 

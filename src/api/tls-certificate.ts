@@ -115,8 +115,8 @@ async function makeCertificate(directory: string, { commonName, days, extensions
   }
 }
 
-/** Certificates somebody gave us. Throws TlsError when they are unreadable, expired or do not belong together. */
-export function givenCertificate(certificateFile: string, keyFile: string, now = Date.now()): CertificateFiles {
+/** Certificates somebody gave us. Throws TlsError when they are unreadable or do not belong together. `expired`: since when. */
+export function givenCertificate(certificateFile: string, keyFile: string, now = Date.now()): CertificateFiles & { expired?: string } {
   const read = (path: string): string => {
     try {
       return readFileSync(path, 'utf8');
@@ -137,6 +137,5 @@ export function givenCertificate(certificateFile: string, keyFile: string, now =
     if (error instanceof TlsError) throw error;
     throw new TlsError(`${keyFile} holds no private key that can be used`, 'write the key as PEM, without a passphrase');
   }
-  if (Date.parse(certificate.validTo) <= now) throw new TlsError(`${certificateFile} expired on ${certificate.validTo}`, 'renew the certificate');
-  return files;
+  return Date.parse(certificate.validTo) <= now ? { ...files, expired: certificate.validTo } : files;
 }

@@ -13,7 +13,7 @@ import type { ApiConfig } from '../config/schema-api.js';
 import type { Log } from '../supervisor/log.js';
 import { plainAddress } from './access-identity.js';
 import { ApiError, toProblemDetails } from './errors.js';
-import { givenCertificate, ownCertificate, TlsError } from './tls-certificate.js';
+import { givenCertificate, ownCertificate, TlsError, type CertificateFiles } from './tls-certificate.js';
 
 const HANDSHAKE_MS = 5000;
 const HEADERS_MS = 5000;
@@ -39,11 +39,12 @@ export function parseListen(text: string): ListenAddress {
 /** Where the certificate comes from, and what its names are when it is our own. */
 export interface CertificatePlan { tls: ApiConfig['tls']; clients: ApiConfig['clients']; directory: string; hostname: string; names: readonly string[] }
 
-export interface Material { context: SecureContextOptions; files: string[] }
+/** `warning`: it can be used, and should not be for long. */
+export interface Material { context: SecureContextOptions; files: string[]; warning?: string }
 
 /** Reads or makes what the listener needs. Throws TlsError. */
 export async function loadMaterial({ tls, clients, directory, hostname, names }: CertificatePlan): Promise<Material> {
-  const { certificate, key } = tls ? givenCertificate(tls.certificateFile, tls.keyFile) : await ownCertificate(directory, hostname, names);
+  const { certificate, key, expired }: CertificateFiles & { expired?: string } = tls ? givenCertificate(tls.certificateFile, tls.keyFile) : await ownCertificate(directory, hostname, names);
   const read = (path: string): string => {
     try {
       return readFileSync(path, 'utf8');
@@ -53,6 +54,8 @@ export async function loadMaterial({ tls, clients, directory, hostname, names }:
   };
   return {
     context: { cert: certificate, key, ...(clients ? { ca: read(clients.caFile), ...(clients.crlFile ? { crl: read(clients.crlFile) } : {}) } : {}) },
+    // An expired one still lets in who insists; none would let in nobody.
+    ...(expired === undefined ? {} : { warning: `${tls!.certificateFile} expired on ${expired}; renew it` }),
     files: [...(tls ? [tls.certificateFile, tls.keyFile] : []), ...(clients ? [clients.caFile, ...(clients.crlFile ? [clients.crlFile] : [])] : [])],
   };
 }
@@ -92,6 +95,7 @@ export class HttpsListener {
     this.server.on('clientError', answerBroken);
     parts.onServer(this.server);
     this.fingerprint = fingerprintOf(material.files);
+    this.problem = material.warning;
   }
 
   get requestsCertificates(): boolean { return this.plan.clients !== undefined; }
@@ -120,6 +124,7 @@ export class HttpsListener {
     this.server.setSecureContext({ ...material.context, ...TLS_OPTIONS });
     this.plan = plan;
     this.material = material;
+    this.problem = material.warning;
     this.fingerprint = fingerprintOf(material.files);
     if (clientsChanged) this.parts.onClientsChanged();
   }
@@ -135,7 +140,6 @@ export class HttpsListener {
       const material = await loadMaterial(plan);
       if (plan !== this.plan) return; // configured anew meanwhile
       const isNew = JSON.stringify(material.context) !== JSON.stringify(this.material.context);
-      this.problem = undefined;
       this.use(plan, material);
       if (isNew) this.parts.log.info('the API uses new certificates');
     } catch (error) {

@@ -44,7 +44,8 @@ export interface AuditEvent {
   detail?: Record<string, unknown>;
 }
 
-export interface AuditRecord extends AuditEvent { sequence: number; time: string }
+/** As it stands in the file: a copy sent elsewhere proves what the file should hold. */
+export interface AuditRecord extends AuditEvent { sequence: number; time: string; previous: string; hash: string }
 
 /** The log cannot be written: nothing may be changed until it can. */
 export class AuditError extends Error {
@@ -61,7 +62,7 @@ export function rotatedFiles(directory: string): string[] {
 }
 
 export class AuditLog {
-  /** Told of each line, like a sink that sends them elsewhere. Must not throw. */
+  /** Told of each line, like a sink that sends them elsewhere. */
   readonly listeners: ((record: AuditRecord) => void)[] = [];
   private file = CLOSED;
   private headFile = CLOSED;
@@ -137,14 +138,18 @@ export class AuditLog {
       } catch { /* recover() takes it away at the next start */ }
       throw new AuditError(`the audit log cannot be written (${(error as Error).message}); make room in ${this.directory}`);
     }
+    const record = { sequence, time, previous: this.last.hash, ...kept, hash };
     this.bytes += bytes.length;
     this.last = { sequence, hash };
     this.timer ??= setTimeout(() => {
       this.timer = undefined;
       this.sync().catch(() => { /* a request that waits for it is told */ });
     }, SYNC_MS).unref();
-    const record = { sequence, time, ...kept };
-    for (const listener of this.listeners) listener(record);
+    for (const listener of this.listeners) {
+      try {
+        listener(record);
+      } catch { /* what is sent elsewhere must not stop what happens here; senders count their own losses */ }
+    }
     return record;
   }
 

@@ -1,5 +1,6 @@
 // Access over real connections: a small API behind the real checks, on a Unix socket and on HTTPS. For the tests of access.
 import { execFileSync } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { request as httpRequest, type IncomingHttpHeaders } from 'node:http';
 import { request as httpsRequest, type RequestOptions } from 'node:https';
@@ -151,7 +152,9 @@ export function makeCa(name = 'Test CA'): TestCa {
     issue: (commonName, { names, usage = 'clientAuth', days = 10 } = {}) => {
       const id = `c${issued += 1}`;
       writeFileSync(at(`${id}.cnf`), config(`basicConstraints=critical,CA:false\nkeyUsage=critical,digitalSignature\nextendedKeyUsage=${usage}${names ? `\nsubjectAltName=${names}` : ''}`, commonName));
-      openssl('req', '-x509', '-new', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-days', String(days), '-config', at(`${id}.cnf`), '-CA', at('ca.pem'), '-CAkey', at('ca.key'), '-keyout', at(`${id}.key`), '-out', at(`${id}.pem`));
+      openssl('req', '-new', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-config', at(`${id}.cnf`), '-keyout', at(`${id}.key`), '-out', at(`${id}.csr`));
+      // x509, unlike req, makes expired ones, too.
+      openssl('x509', '-req', '-in', at(`${id}.csr`), '-CA', at('ca.pem'), '-CAkey', at('ca.key'), '-set_serial', `0x${randomBytes(8).toString('hex')}`, '-days', String(days), '-extfile', at(`${id}.cnf`), '-extensions', 'ext', '-out', at(`${id}.pem`));
       return { cert: readFileSync(at(`${id}.pem`), 'utf8'), key: readFileSync(at(`${id}.key`), 'utf8'), certFile: at(`${id}.pem`), keyFile: at(`${id}.key`) };
     },
     revoke: (...certFiles) => {

@@ -136,6 +136,27 @@ describe('given certificates', () => {
   });
 });
 
+test('an expired certificate is used, and said', async () => {
+  const ca = makeCa();
+  const { certFile, keyFile } = ca.issue('fw', { usage: 'serverAuth', names: 'IP:127.0.0.1', days: -1 });
+  const bench = await startHttps({ tls: { certificateFile: certFile, keyFile } });
+  await shake(bench);
+  await expect(shake(bench, { ca: ca.certificate, rejectUnauthorized: true })).rejects.toThrow(/expired/);
+  expect(bench.access.view.certificateProblem).toMatch(/expired on/);
+  expect(bench.logged()).toMatch(/expired on/);
+});
+
+test('files that are gone are no reason against another change', async () => {
+  const { certFile, keyFile } = makeCa().issue('fw', { usage: 'serverAuth', names: 'IP:127.0.0.1' });
+  const bench = await startHttps({ tls: { certificateFile: certFile, keyFile } });
+  rmSync(keyFile);
+  const before = { version: 1, hostname: 'nva-test', api: { listen: `127.0.0.1:${bench.port}`, tls: { certificateFile: certFile, keyFile } } } as Config;
+  const request = { by: { name: 'x', via: 'socket' as const } };
+  await (await bench.access.prepare({ ...before, timers: { udp: 300 } } as Config, before, request)).commit();
+  await expect(bench.access.prepare({ ...before, hostname: 'other' } as Config, before, request)).rejects.toMatchObject({ code: 'SLUICE_API_TLS' });
+  expect((await shake(bench)).getProtocol()).toBe('TLSv1.3');
+});
+
 describe('the listener', () => {
   test('moves with the configuration, and goes with it', async () => {
     const bench = await startHttps();

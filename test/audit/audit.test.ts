@@ -61,6 +61,17 @@ describe('a log', () => {
     log.close();
   });
 
+  test('tells its listeners each line as it stands in the file', () => {
+    const directory = makeDirectory();
+    const log = AuditLog.open(directory);
+    const told: object[] = [];
+    log.listeners.push((record) => void told.push(record));
+    log.append({ event: 'system' });
+    log.append({ event: 'refused', status: 401 });
+    log.close();
+    expect(told).toEqual(linesIn(current(directory)).map((line) => JSON.parse(line) as object));
+  });
+
   test('rotates with its chain, and says what it deletes', async () => {
     const directory = makeLog(60, { fileBytes: 1000, files: 3 });
     expect(rotatedFiles(directory)).toHaveLength(3);
