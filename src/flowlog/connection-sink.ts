@@ -114,6 +114,7 @@ export class ConnectionSink extends Sink {
         this.stallTimer = undefined;
         if (this.inFlight.length > 0) this.watch();
         this.backoff.reset();
+        run.done?.();
         this.countSent(run.records);
         this.pump();
       });

@@ -60,6 +60,7 @@ export class FileSink extends Sink {
           this.countLost(records); // part of it may stand there; repeating it would double what does
           throw error;
         }
+        for (const run of runs) run.done?.();
         this.size += bytes;
         this.countSent(records);
         if (this.isDue()) break;

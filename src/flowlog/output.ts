@@ -6,6 +6,9 @@ export const RUN_BYTES = 256 * 1024;
 /** No record's text is longer: names have 64 characters (six bytes each when escaped), eight of them stand in a record. */
 export const RECORD_BYTES_MAX = 8192;
 
+const BUFFER_BYTES = RUN_BYTES + RECORD_BYTES_MAX;
+const FREE_BUFFERS_MAX = 8;
+
 const ZERO = 48;
 const COLON = 58;
 const DOT = 46;
@@ -20,10 +23,11 @@ const SECONDS_KEPT = 256; // a power of two: times of one run lie near each othe
 export class Output {
   bytes: Buffer;
   at = 0;
+  private readonly free: Buffer[] = [];
   private readonly secondOf = new Float64Array(SECONDS_KEPT).fill(-1);
   private readonly secondText: Uint8Array[] = [];
 
-  constructor(size = RUN_BYTES + RECORD_BYTES_MAX) { this.bytes = Buffer.allocUnsafeSlow(size); }
+  constructor(size = BUFFER_BYTES) { this.bytes = Buffer.allocUnsafeSlow(size); }
 
   /** Call before each record. */
   reserve(bytes = RECORD_BYTES_MAX): void {
@@ -39,8 +43,13 @@ export class Output {
     this.at = 0;
     if (at < this.bytes.length / 4) return Buffer.from(this.bytes.subarray(0, at));
     const taken = this.bytes.subarray(0, at);
-    this.bytes = Buffer.allocUnsafeSlow(Math.min(this.bytes.length, RUN_BYTES + RECORD_BYTES_MAX));
+    this.bytes = this.free.pop() ?? Buffer.allocUnsafeSlow(BUFFER_BYTES);
     return taken;
+  }
+
+  /** A run that was taken is of no use any more: its buffer serves again, instead of making the garbage collector work at tens of MB a second. */
+  giveBack(run: Buffer): void {
+    if (run.buffer.byteLength === BUFFER_BYTES && this.free.length < FREE_BUFFERS_MAX) this.free.push(Buffer.from(run.buffer));
   }
 
   byte(value: number): void { this.bytes[this.at++] = value; }

@@ -4,8 +4,8 @@
 // Thread: control's main thread. Bound: `bufferBytes` of waiting runs.
 import { errorMessage } from '../engine/ipc.js';
 
-/** Records as they leave. `ends`: where each message ends, for sinks that send them one by one. */
-export interface Run { bytes: Buffer; records: number; ends?: readonly number[]; stamp?(nowMs: number): void }
+/** Records as they leave. `ends`: where each message ends, for sinks that send them one by one. `done`: the bytes are not needed any more. */
+export interface Run { bytes: Buffer; records: number; ends?: readonly number[]; stamp?(nowMs: number): void; done?(): void }
 
 export interface SinkStats {
   sent: number;          // records handed to the kernel

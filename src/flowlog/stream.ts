@@ -16,7 +16,7 @@ import { Flow } from './layout.js';
 import { compileEntryMatch, compileMatch, type EntryMatch, type RecordMatch } from './match.js';
 import type { NameTexts } from './names.js';
 import { Output, RUN_BYTES } from './output.js';
-import type { Sink, SinkLog, SinkStats } from './sink.js';
+import type { Run, Sink, SinkLog, SinkStats } from './sink.js';
 import { StdoutSink } from './stdout-sink.js';
 import { SyslogFormat } from './syslog.js';
 
@@ -158,13 +158,13 @@ export class Stream {
     if (this.records === 0) return;
     const { records } = this;
     this.records = 0;
-    if (!this.syslog) {
-      this.sink.push({ bytes: this.out.take(), records });
-      return;
+    const bytes = this.out.take();
+    const run: Run = { bytes, records, done: () => this.out.giveBack(bytes) };
+    if (this.syslog) {
+      run.ends = this.syslog.ends;
+      this.syslog.ends = [];
     }
-    const { ends } = this.syslog;
-    this.syslog.ends = [];
-    this.sink.push({ bytes: this.out.take(), records, ends });
+    this.sink.push(run);
   }
 
   async close(graceMs: number): Promise<void> {
