@@ -27,5 +27,6 @@ export const CEILING_FACTOR = 1.3;
 
 /** Why a result says more about the generator than about the device; undefined when it does not. */
 export function ceilingObjection(title: string, ceilingPps: number, pps: number): string | undefined {
+  if (!(pps > 0)) return `nothing came through ${title}`;
   return ceilingPps >= CEILING_FACTOR * pps ? undefined : `the generator's ceiling (${Math.round(ceilingPps)} pps) is below ${CEILING_FACTOR} × ${title}`;
 }

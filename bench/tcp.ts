@@ -6,7 +6,7 @@
 
 import { listOf, placementsOf, parseCount, turnCommand, type TurnCommandOptions } from "./options.js";
 import { processSeconds, readCpuTimes, softirqThreads } from "./machine.js";
-import { peers, setOffloads, type PeerName } from "./peers.js";
+import { peers, setOffloads, takeRedirectedFrames, type PeerName } from "./peers.js";
 import { PEER_NAMES } from "./lanes.js";
 import { atLeast, count, finish, newReport, table, type Verdict } from "./report.js";
 import { becomeUrgent, placed, prepareTools, Tool, toolPath, type Placement } from "./tool.js";
@@ -82,7 +82,10 @@ function contenderOf(name: PeerName, options: Options): Contender<Measured> {
       const { lab } = bench;
       try {
         const { generator, device } = placementsOf(options);
-        for (const [node, netdev] of [["gen", "gen0"], ["recv", "recv0"]] as const) setOffloads(lab, node, [netdev], "tso", "off", "gso", "off", "tx", "off", "gro", "on");
+        for (const [node, netdev] of [["gen", "gen0"], ["recv", "recv0"]] as const) {
+          setOffloads(lab, node, [netdev], "tso", "off", "gso", "off", "tx", "off");
+          takeRedirectedFrames(lab, node, [netdev]);
+        }
         ownAddresses(bench);
         lab.sysctl("gen", { "net.ipv4.ip_local_port_range": "1024 65000", "net.ipv4.tcp_max_tw_buckets": 1_000_000 });
         const running = await peers[name].start(bench, { rules: options.rules, workers: options.workers, placement: device });

@@ -33,6 +33,7 @@ test('a run is void when the ceiling is below 1.3 times the result', () => {
   expect(ceilingObjection('x', 1300, 1000)).toBeUndefined();
   expect(ceilingObjection('x', 1299, 1000)).toMatch(/1299 pps.*below 1\.3 × x/);
   expect(ceilingObjection('x', NaN, 1000)).toBeDefined();
+  expect(ceilingObjection('x', 1300, 0)).toBe('nothing came through x'); // else a broken peer would be the easiest to beat
 });
 
 test('figures taken beside other processes are named', () => {
