@@ -4,6 +4,8 @@ import { DROP_REASONS, END_REASONS, FLOW_EVENTS, SESSION_STATES, type ListEntry 
 import { answer, count, nullable, oneOf, time } from './schemas.js';
 
 const namesOf = (list: readonly ListEntry[]): string[] => list.map(({ name }) => name);
+/** Of a list that grows: an engine of another version may know more. */
+const listed = (list: readonly ListEntry[]) => Type.String({ examples: namesOf(list) });
 const text = Type.String();
 const maybeText = nullable(text);
 const port = Type.Integer({ minimum: 0, maximum: 65535 });
@@ -24,12 +26,12 @@ export const filterMembers = {
 };
 
 export const FlowRecord = answer('FlowRecord', {
-  kind: Type.Literal('flow'), time: time(), event: oneOf(namesOf(FLOW_EVENTS)), sessionId: Type.String({ description: 'a 64-bit number as text' }),
+  kind: Type.Literal('flow'), time: time(), event: listed(FLOW_EVENTS), sessionId: Type.String({ description: 'a 64-bit number as text' }),
   protocol: text, source: text, sourcePort: port, destination: text, destinationPort: port,
   translated: nullable(Type.Object({ source: text, sourcePort: port, destination: text, destinationPort: port }, { description: 'as it leaves; null: not translated' })),
   rule: maybeText, natSource: maybeText, natDestination: maybeText,
   from: Type.Object({ interface: maybeText, zone: maybeText }), to: Type.Object({ interface: maybeText, zone: maybeText }),
-  state: oneOf(namesOf(SESSION_STATES)), endReason: nullable(oneOf(namesOf(END_REASONS))),
+  state: listed(SESSION_STATES), endReason: nullable(listed(END_REASONS)),
   packets: oneWay, bytes: oneWay, start: time(), last: time(), durationMs: count('from the first to the last packet'), tcpFlags: nullable(Type.Array(Type.String(), { minItems: 2, maxItems: 2, description: 'flags that each direction carried, like FSPA; null: not TCP' })), expiresSeconds: count('until the idle timeout'), verdict: Type.Literal('allowed'),
 });
 

@@ -45,7 +45,11 @@ export const ProblemSchema = answer('Problem', {
   code: Type.String({ description: 'what to look up and to test for', examples: API_ERROR_CODES }),
   detail: Type.String({ description: 'what was wrong, and what would be right' }),
   pointer: Type.Optional(Type.String({ description: 'RFC 6901, into the query, the path\'s parameters or the body' })),
-  problems: Type.Optional(Type.Array(ProblemEntry)),
+  problems: Type.Optional(Type.Array(ProblemEntry, { description: 'of SLUICE_CONFIG_INVALID: all that is wrong with the configuration' })),
+  current: Type.Optional(Type.Unknown({ description: 'of SLUICE_API_PRECONDITION: what is there now' })),
+  changes: Type.Optional(Type.Array(Type.Unknown(), { description: 'of SLUICE_CONFIG_CONFLICT: what was changed since' })),
+  difference: Type.Optional(Type.String({ description: 'the same for people' })),
+  cuts: Type.Optional(Type.Array(Type.Unknown(), { description: 'of SLUICE_LOCKOUT: what would cut off the caller' })),
 }, 'problem details (RFC 9457)');
 
 export const ConfigWarning = answer('ConfigWarning', {
@@ -60,7 +64,7 @@ export const ChangeSchema = answer('Change', {
 
 export const CommitSchema = answer('Commit', {
   revision: Type.Integer(), etag: Type.String({ description: 'of the whole configuration' }),
-  changes: Type.Array(ChangeSchema), warnings: Type.Array(ConfigWarning),
+  changes: Type.Array(ChangeSchema, { description: 'the first 1,000' }), changeCount: count('of all changes'), warnings: Type.Array(ConfigWarning),
   milliseconds: Type.Object({ validate: Type.Number(), compile: Type.Number(), apply: Type.Number(), total: Type.Number() }),
   confirmBy: Type.Optional(time('rolled back by itself unless confirmed until then')),
 }, 'a change that is in force');

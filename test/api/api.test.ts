@@ -1,26 +1,27 @@
 // The REST API by injection: shapes, filters, and errors as problem details that point at what is wrong.
-import { describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { Counter, DropReason, SL_COUNTER_COUNT, SL_DROP_REASON_COUNT, SL_STEER_BASE, type SimulateResult, writeSimulateResult, writeRuleHits } from '../../src/engine/abi.generated.js';
 import { COUNTER_WORDS, GAUGES } from '../../src/engine/binding.js';
 import { bytesOf, parseAddress } from '../../src/lib/address.js';
-import { findMissing, type StatusView } from '../../src/control/status.js';
-import { id, makeDrop, makeFlow, startBench, type ControlBench } from '../control/bench.js';
+import type { StatusView } from '../../src/control/status.js';
+import { id, makeDrop, makeFlow } from '../control/bench.js';
+import { startApi, type ApiBench } from './bench.js';
 
-async function startReady(): Promise<ControlBench> {
-  const bench = await startBench();
-  await expect.poll(() => findMissing(bench.control), { timeout: 5000 }).toEqual([]);
-  return bench;
-}
+const ends: (() => void | Promise<void>)[] = [];
+/** For what changes nothing. */
+let shared: ApiBench;
+beforeAll(async () => { shared = await startApi({ keep: (end) => void ends.unshift(end) }); });
+afterAll(async () => { for (const end of ends) await end(); });
 
-const get = async <T>(bench: ControlBench, url: string, status = 200): Promise<T> => {
-  const response = await bench.api.inject(url);
-  expect({ status: response.statusCode, body: response.body }).toMatchObject({ status });
-  return response.json<T>();
+const get = async <T>(bench: ApiBench, url: string, status = 200): Promise<T> => {
+  const answer = await bench.ask('GET', url, { role: 'viewer' });
+  expect({ status: answer.status, body: answer.text }).toMatchObject({ status });
+  return answer.body as T;
 };
 
 describe('status', () => {
   test('of a ready appliance', async () => {
-    const bench = await startReady();
+    const bench = await startApi();
     bench.addon.words[SL_COUNTER_COUNT + SL_DROP_REASON_COUNT + GAUGES.indexOf('sessions')] = 12n;
     bench.addon.words[SL_COUNTER_COUNT + DropReason.POLICY_DENY] = 4n;
     bench.addon.words[COUNTER_WORDS - 32 * 80 + DropReason.POLICY_DENY] = 3n; // the steering program's, port 0
@@ -37,7 +38,7 @@ describe('status', () => {
   });
 
   test('of one whose engine is away', async () => {
-    const bench = await startReady();
+    const bench = await startApi();
     bench.host.stop();
     await expect.poll(() => bench.control.engine.isConnected).toBe(false);
     expect(await get<StatusView>(bench, '/api/v1/status')).toMatchObject({ ready: false, missing: [expect.stringContaining('engine')], sessions: null });
@@ -45,12 +46,12 @@ describe('status', () => {
     expect(await get(bench, '/api/v1/counters', 503)).toMatchObject({ code: 'SLUICE_ENGINE_AWAY', status: 503 });
   });
 
-  test('health', async () => expect(await get(await startReady(), '/healthz')).toEqual({ status: 'ok', missing: [] }));
+  test('health', async () => expect(await get(shared, '/healthz')).toEqual({ status: 'ok', missing: [] }));
 });
 
 describe('records and sessions', () => {
   test('flows, drops and sessions with names, filtered', async () => {
-    const bench = await startReady();
+    const bench = await startApi();
     bench.addon.pendingRecords = { flows: [makeFlow(), makeFlow({ protocol: 17, sessionId: 2n })], drops: [makeDrop()] };
     await expect.poll(() => bench.control.drops.last).toBe(1);
     expect(await get(bench, '/api/v1/flows?protocol=tcp')).toMatchObject({
@@ -73,20 +74,20 @@ describe('records and sessions', () => {
     ['/api/v1/flows?last=0', '/last'], ['/api/v1/flows?colour=red', '/colour'], ['/api/v1/drops?reason=mood', '/reason'], ['/api/v1/sessions?source=10.0.0.1/8', '/source'],
     ['/api/v1/sessions?protocol=tpc', '/protocol'], ['/api/v1/sessions?limit=1000000', '/limit'],
   ])('%s is refused, and says where', async (url, pointer) => {
-    const response = await (await startReady()).api.inject(url);
-    expect(response.statusCode).toBe(400);
-    expect(response.headers['content-type']).toMatch('application/problem+json');
-    expect(response.json()).toMatchObject({ type: 'about:blank#SLUICE_API_ARGUMENT', title: expect.any(String) as string, status: 400, code: 'SLUICE_API_ARGUMENT', detail: expect.any(String) as string, pointer });
+    const answer = await shared.ask('GET', url);
+    expect(answer.status).toBe(400);
+    expect(answer.headers['content-type']).toMatch('application/problem+json');
+    expect(answer.body).toMatchObject({ type: 'about:blank#SLUICE_API_ARGUMENT', title: expect.any(String) as string, status: 400, code: 'SLUICE_API_ARGUMENT', detail: expect.any(String) as string, pointer });
   });
 
   test('an address that there is not', async () => {
-    expect(await get(await startReady(), '/api/v2/flows', 404)).toMatchObject({ code: 'SLUICE_API_NOT_FOUND', status: 404 });
+    expect(await get(shared, '/api/v2/flows', 404)).toMatchObject({ code: 'SLUICE_API_NOT_FOUND', status: 404 });
   });
 });
 
 describe('rules, routes, counters', () => {
   test('rules in their order with hits', async () => {
-    const bench = await startReady();
+    const bench = await startApi();
     bench.addon.hits = new Uint8Array(16);
     writeRuleHits(new DataView(bench.addon.hits.buffer), 0, { ruleId: id('rule', 'outbound'), sessions: 5n });
     expect(await get(bench, '/api/v1/rules')).toEqual({
@@ -97,7 +98,7 @@ describe('rules, routes, counters', () => {
   });
 
   test('routes as the engine has them', async () => {
-    expect(await get(await startReady(), '/api/v1/routes')).toEqual({
+    expect(await get(shared, '/api/v1/routes')).toEqual({
       routes: expect.arrayContaining([
         { to: '10.0.1.0/24', nexthops: [{ via: null, interface: 'trust', kind: 'forward' }] },
         { to: '0.0.0.0/0', nexthops: [{ via: '203.0.113.1', interface: 'untrust', kind: 'forward' }] },
@@ -107,34 +108,34 @@ describe('rules, routes, counters', () => {
   });
 
   test('counters, neighbours', async () => {
-    const bench = await startReady();
+    const bench = await startApi();
     bench.addon.words[Counter.FAST_PATH_HITS] = 8n;
     expect(await get(bench, '/api/v1/counters')).toMatchObject({ counters: { 'fast-path-hits': 8 }, drops: { 'policy-deny': 0 }, gauges: { sessions: 0 }, steering: { eth1: { counters: { 'to-engine': 0 } } } });
     expect(await get(bench, '/api/v1/neighbours')).toEqual({ neighbours: [] });
   });
 
   test('metrics in Prometheus\' form', async () => {
-    const bench = await startReady();
+    const bench = await startApi();
     bench.addon.words[Counter.RX_PACKETS] = 77n;
     bench.addon.words[SL_COUNTER_COUNT + DropReason.NO_ROUTE] = 2n;
-    const response = await bench.api.inject('/metrics');
+    const response = await bench.ask('GET', '/metrics');
     expect(response.headers['content-type']).toMatch('text/plain');
     for (const line of ['sluice_rx_packets_total 77', 'sluice_drops_total{reason="no-route"} 2', 'sluice_engine_up 1', 'sluice_ready 1', 'sluice_steered_packets_total{device="eth1",way="to-host"} 0', 'sluice_rule_sessions_total{rule="outbound",kind="firewall"} 0']) {
-      expect(response.body.split('\n')).toContain(line);
+      expect(response.text.split('\n')).toContain(line);
     }
-    expect((await bench.api.inject('/metrics')).body).toContain('sluice_rx_packets_total 77\n');
+    expect((await bench.ask('GET', '/metrics')).text).toContain('sluice_rx_packets_total 77\n');
   });
 });
 
 describe('simulate', () => {
   const question = { from: 'trust', source: '10.0.1.10', destination: '198.51.100.7', protocol: 'tcp', port: 443 };
-  const post = async (bench: ControlBench, payload: object): Promise<{ status: number; body: Record<string, unknown> }> => {
-    const response = await bench.api.inject({ method: 'POST', url: '/api/v1/simulate', payload });
-    return { status: response.statusCode, body: response.json() };
+  const post = async (bench: ApiBench, payload: object): Promise<{ status: number; body: Record<string, unknown> }> => {
+    const { status, body } = await bench.ask('POST', 'simulate', { role: 'viewer', body: payload });
+    return { status, body: body as Record<string, unknown> };
   };
 
   test('asks the engine and names what it answers', async () => {
-    const bench = await startReady();
+    const bench = await startApi();
     bench.addon.simulate = (request) => {
       const view = new DataView(request.buffer, request.byteOffset);
       expect([view.getUint16(32, true), view.getUint16(34, true), view.getUint16(36, true), view.getUint8(38)]).toEqual([50000, 443, 1, 6]);
@@ -157,12 +158,11 @@ describe('simulate', () => {
     [{ ...question, from: 'mars' }, '/from'], [{ ...question, source: '10.0.1' }, '/source'], [{ ...question, destination: '2001:db8::1' }, '/destination'], [{ ...question, protocol: 'tpc' }, '/protocol'],
     [{ ...question, port: undefined }, '/port'], [{ ...question, port: 70000 }, '/port'], [{ ...question, colour: 'red' }, '/colour'], [{ ...question, from: undefined }, '/from'], [{ ...question, icmpType: 8 }, '/icmpType'],
   ])('%j is refused, and says where', async (payload, pointer) => {
-    expect(await post(await startReady(), payload)).toMatchObject({ status: 400, body: { code: 'SLUICE_API_ARGUMENT', pointer } });
+    expect(await post(shared, payload)).toMatchObject({ status: 400, body: { code: 'SLUICE_API_ARGUMENT', pointer } });
   });
 
   test('a body that is no JSON, and one that is too large', async () => {
-    const bench = await startReady();
-    const send = async (payload: string): Promise<number> => (await bench.api.inject({ method: 'POST', url: '/api/v1/simulate', payload, headers: { 'content-type': 'application/json' } })).statusCode;
+    const send = async (raw: string): Promise<number> => (await shared.ask('POST', 'simulate', { raw, headers: { 'content-type': 'application/json' } })).status;
     expect(await send('{')).toBe(400);
     expect(await send(`"${'x'.repeat(100_000)}"`)).toBe(413);
   });

@@ -199,9 +199,9 @@ describe('API9 improper inventory management', () => {
 describe('API10 unsafe consumption of APIs', () => {
   test('what the engine sends is text, wherever it came from', async () => {
     bench.addon.sessionRecords = [makeFlow({ ruleId: 0xdead, fromInterface: 0xbeef, state: 250, protocol: 253, fromZone: 999 })];
-    const answer = await bench.api.inject({ url: '/api/v1/sessions', headers: { 'x-role': 'viewer' } });
+    const answer = await bench.ask('GET', 'sessions', { role: 'viewer' });
     bench.addon.sessionRecords = [];
-    expect(answer.json()).toMatchObject({ sessions: [{ rule: '#0000dead', from: { interface: '#0000beef', zone: null }, state: 'unknown-250', protocol: '253' }] });
+    expect(answer.body).toMatchObject({ sessions: [{ rule: '#0000dead', from: { interface: '#0000beef', zone: null }, state: 'unknown-250', protocol: '253' }] });
   });
 
   test('an engine that breaks off in the middle is 503, not an answer', async () => {

@@ -1,6 +1,6 @@
 // Sessions by id and filter, captures, operations, and how much at once.
 import { Readable } from 'node:stream';
-import { describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { capture, type CaptureFilter, type CapturedPacket, type CaptureSource } from '../../src/api/capture.js';
 import { Throttle } from '../../src/api/limits.js';
 import { makeFlow } from '../control/bench.js';
@@ -11,6 +11,11 @@ function fill(bench: ApiBench, count: number, over: (index: number) => Parameter
   bench.addon.sessionRecords = Array.from({ length: count }, (_, index) => makeFlow({ sessionId: (7n << 32n) | BigInt(index), ...over(index) }));
 }
 const idAt = (index: number): string => ((7n << 32n) | BigInt(index)).toString();
+
+const ends: (() => void | Promise<void>)[] = [];
+let shared: ApiBench;
+beforeAll(async () => { shared = await startApi({ keep: (end) => void ends.unshift(end) }); });
+afterAll(async () => { for (const end of ends) await end(); });
 
 describe('sessions', () => {
   test('pages of a filter meet each session once, wherever a page ends', async () => {
@@ -31,7 +36,7 @@ describe('sessions', () => {
     ['source=10.0.1.10', 2], ['source=203.0.113.0/24', 3], ['source=2001:db8::/32', 0], ['destination=198.51.100.0/25', 3], ['port=50123', 3], ['port=40001', 1], ['rule=outbound', 3], ['rule=egress', 3], ['rule=telnet', 0],
     ['from=trust', 3], ['to=untrust', 3], ['from=untrust', 0], ['state=new', 1], ['verdict=dropped', 0], ['verdict=allowed', 3], ['reason=no-route', 0], ['protocol=6', 3],
   ])('filter %s takes %d of three', async (filter, matches) => {
-    const bench = await startApi();
+    const bench = shared;
     fill(bench, 3, (index) => (index === 2 ? { source: '10.0.1.99', srcPort: 40001, state: 0 } : {}));
     expect(((await bench.ask('GET', `sessions?${filter}`)).body as { sessions: unknown[] }).sessions).toHaveLength(matches);
   });
