@@ -90,10 +90,13 @@ export class Lab {
     execFileSync('ip', ['link', 'add', 'name', a.device, 'netns', nsA, 'type', 'veth', 'peer', 'name', b.device, 'netns', nsB], {
       stdio: 'pipe',
     });
+    // A veth takes frames that XDP redirects to it while its peer has NAPI; GRO gives it that. The kernel looks whether the peer
+    // has it when a veth comes up, and when the peer's setting changes while the peer is up: so both have it before either is.
     for (const end of [a, b]) {
       if (!end.checksumOffload) this.runSync(end.node, ['ethtool', '-K', end.device, 'tx', 'off']);
-      // A veth takes frames that XDP redirects to it while its peer has NAPI; GRO gives it that.
       if (end.gro ?? true) this.runSync(end.node, ['ethtool', '-K', end.device, 'gro', 'on']);
+    }
+    for (const end of [a, b]) {
       this.ip(
         end.node,
         `link set ${end.device} up`,

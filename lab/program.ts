@@ -13,6 +13,8 @@ export interface Exit {
 
 export interface ProgramOptions {
   input?: string;
+  /** Standard input stays open for write(). */
+  keepInput?: boolean;
   env?: NodeJS.ProcessEnv;
   /** The signal the program gets when the process that started it dies. */
   parentDeathSignal?: 'KILL' | 'TERM';
@@ -31,15 +33,15 @@ export class Program {
     const [file, ...args] = argv;
     // A session of its own: Ctrl-C in the terminal reaches the lab alone, which then ends its programs in order.
     const child = spawn(file!, args, {
-      stdio: [options.input === undefined ? 'ignore' : 'pipe', 'pipe', 'pipe'],
+      stdio: [options.input === undefined && !options.keepInput ? 'ignore' : 'pipe', 'pipe', 'pipe'],
       detached: true,
       env: { ...process.env, ...options.env },
     });
     this.#child = child;
     child.stdout!.setEncoding('utf8').on('data', (chunk: string) => (this.stdout = (this.stdout + chunk).slice(-OUTPUT_BYTES_MAX)));
     child.stderr!.setEncoding('utf8').on('data', (chunk: string) => (this.stderr = (this.stderr + chunk).slice(-OUTPUT_BYTES_MAX)));
+    child.stdin?.on('error', () => {}); // it may end without reading everything
     if (options.input !== undefined) {
-      child.stdin!.on('error', () => {}); // it may end without reading everything
       child.stdin!.end(options.input);
     }
     this.exited = new Promise((resolve) => {
@@ -50,6 +52,11 @@ export class Program {
         done({ code: 127, signal: null });
       });
     });
+  }
+
+  /** To its standard input, with keepInput. */
+  write(text: string): void {
+    this.#child.stdin!.write(text);
   }
 
   get pid(): number {
