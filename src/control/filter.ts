@@ -39,7 +39,7 @@ export function buildFilter(query: FilterQuery): Filter {
     tests.push((record) => record.rule === query.rule || (record.kind === 'flow' && (record.natSource === query.rule || record.natDestination === query.rule)));
   }
   if (query.from !== undefined) {
-    tests.push((record) => record.from.interface === query.from || (record.kind === 'flow' && record.from.zone === query.from));
+    tests.push((record) => record.from.interface === query.from || record.from.zone === query.from);
   }
   if (query.to !== undefined) tests.push((record) => record.kind === 'flow' && (record.to.interface === query.to || record.to.zone === query.to));
   if (query.verdict !== undefined) tests.push((record) => record.verdict === query.verdict);

@@ -24,7 +24,7 @@ const asCriteria = (query: FilterQuery): Criteria => Object.fromEntries(Object.e
 describe('one value a member: as the filter on decoded records', () => {
   test.each<[FilterQuery]>([
     [{}], [{ protocol: 'tcp' }], [{ protocol: '47' }], [{ source: '128.0.0.0/1' }], [{ destination: '0.0.0.0/2' }], [{ source: '8000::/1' }], [{ rule: 'outbound' }], [{ rule: 'nat-1' }],
-    [{ to: 'outside' }], [{ to: 'untrust' }], [{ verdict: 'allowed' }], [{ verdict: 'dropped' }], [{ reason: 'policy-deny' }], [{ state: 'established' }], [{ protocol: 'udp', rule: 'published "quoted"', source: '0.0.0.0/0' }],
+    [{ from: 'inside' }], [{ from: 'trust' }], [{ to: 'outside' }], [{ to: 'untrust' }], [{ verdict: 'allowed' }], [{ verdict: 'dropped' }], [{ reason: 'policy-deny' }], [{ state: 'established' }], [{ protocol: 'udp', rule: 'published "quoted"', source: '0.0.0.0/0' }],
   ])('%j', (query) => {
     const filter = buildFilter(query);
     const { flows: ofFlows, drops: ofDrops } = matched(asCriteria(query));
