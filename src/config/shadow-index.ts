@@ -20,8 +20,8 @@ export class ShadowIndex {
     if (places.size !== rules.length || !this.#update(rules, places)) this.#searchAll(rules);
     this.#rules = rules;
     this.#places = places;
-    const covered = new Map<number, number>();
-    for (const [inner, outer] of this.#coverers) covered.set(places.get(inner)!, places.get(outer)!);
+    const pairs = [...this.#coverers].map(([inner, outer]) => [places.get(inner)!, places.get(outer)!] as const);
+    const covered = new Map(pairs.sort(([a], [b]) => a - b));
     const cappedAt = this.#unexamined.size === 0 ? undefined : rules.findIndex((rule) => this.#unexamined.has(rule));
     return { covered, ...(cappedAt === undefined || cappedAt < 0 ? {} : { cappedAt }) };
   }
