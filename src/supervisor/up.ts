@@ -24,7 +24,7 @@ import { describeConfig, describePreflight, isRefused, preflight, type Preflight
 import { packageRoot, packageVersion, replaceFile, runDirectory, type RunDirectory } from './run-directory.js';
 import { chooseStart, lastStart, type StartConfig } from './start-config.js';
 
-const READY_SECONDS = 30;
+const READY_SECONDS = 120; // a hundred thousand rules and millions of sessions on a busy machine; what fails for good ends it sooner
 const REFUSAL_SECONDS = 5;       // a failure of the first apply that lasts this long will not pass by itself
 const STARTS_FAILED_MAX = 4;     // an engine that ended so often before it was ever ready
 const WORKERS_AUTO_MAX = 16;
