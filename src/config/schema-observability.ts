@@ -9,6 +9,7 @@ export const METRIC_FILTERS_MAX = 256;
 export const SERIES_MAX_DEFAULT = 10_000;
 export const UPDATE_SECONDS_DEFAULT = 300;
 export const BUFFER_MEGABYTES_DEFAULT = 16;
+export const FILE_BUFFER_MEGABYTES_DEFAULT = 64; // a second of 100,000 records: disks pause while they write back
 export const ROTATE_MEGABYTES_DEFAULT = 100;
 export const ROTATE_FILES_DEFAULT = 10;
 

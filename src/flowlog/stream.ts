@@ -1,7 +1,7 @@
 // One log stream of the configuration: what it wants (match), what it leaves out (fields), how it writes (format), where to (sink).
 // Who: FlowLog makes and feeds them. Thread: control's main thread. A stream never waits and never throws.
 import { resolve } from 'node:path';
-import { BUFFER_MEGABYTES_DEFAULT, ROTATE_FILES_DEFAULT, ROTATE_MEGABYTES_DEFAULT, type LogConfig } from '../config/schema-observability.js';
+import { BUFFER_MEGABYTES_DEFAULT, FILE_BUFFER_MEGABYTES_DEFAULT, ROTATE_FILES_DEFAULT, ROTATE_MEGABYTES_DEFAULT, type LogConfig } from '../config/schema-observability.js';
 import { parseEndpoint } from '../config/check-observability.js';
 import { asList } from '../config/schema-parts.js';
 import { DROP_RECORD_BYTES, FLOW_RECORD_BYTES, FlowEvent } from '../engine/abi.generated.js';
@@ -63,7 +63,7 @@ export class Stream {
     this.match = isRecords ? compileMatch(include, exclude) : compileMatch(undefined, undefined);
     this.entryMatch = isRecords ? () => false : compileEntryMatch(include, exclude);
     const plan = planFields(asList<string>(config.drop), asList<string>(config.redact));
-    const bufferBytes = (config.bufferMegabytes ?? BUFFER_MEGABYTES_DEFAULT) * MEGABYTE;
+    const bufferBytes = (config.bufferMegabytes ?? (config.to === 'file' ? FILE_BUFFER_MEGABYTES_DEFAULT : BUFFER_MEGABYTES_DEFAULT)) * MEGABYTE;
     const { host, port } = parseEndpoint(config.address ?? '') ?? { host: '', port: 0 };
     const isTls = config.tls !== undefined && config.tls !== false;
     const isTcp = isTls || config.transport === 'tcp';
