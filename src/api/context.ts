@@ -16,7 +16,7 @@ export interface ApiContext {
   readonly transactions: Transactions;
   readonly edits: ConfigEdits;
   readonly operations: Operations;
-  /** Absent while the engine has no tap: capture answers 501. */
+  /** Absent in tests that have no engine's tap: capture answers 501. */
   readonly capture?: CaptureSource;
 }
 

@@ -33,12 +33,12 @@ export function registerCapture(api: FastifyInstance, { control, capture: source
     config: { role: 'operator', resource: 'capture', audit: true },
     schema: {
       operationId: 'capture', summary: 'Packets as they pass, as a stream of pcapng', tags: ['Traffic'], querystring: Listing, produces: { 200: MEDIA_TYPE },
-      description: 'Ends at the first of its bounds. What a slow reader did not take in time is left out and counted in the interface statistics at the end.',
+      description: 'Ends at the first of its bounds. While it runs, offloaded flows go through the engine, which costs throughput. What a slow reader did not take in time is left out and counted in the interface statistics at the end.',
     },
   }, async (request, reply) => {
     const { snapLength, packets, bytes, seconds, ...asked } = request.query;
     const filter = filterOf(asked, (control.applied?.compiled.interfaces ?? []).map(({ name }) => name));
-    if (!source) throw new ApiError(501, 'SLUICE_API_NOT_IMPLEMENTED', 'the engine of this version cannot copy packets; use tcpdump on a neighbour, or `sluice drops` and `sluice flows`');
+    if (!source) throw new ApiError(501, 'SLUICE_API_NOT_IMPLEMENTED', 'this control has no source of packets; use tcpdump on a neighbour, or `sluice drops` and `sluice flows`');
     if (running >= CAPTURES_MAX) throw new ApiError(503, 'SLUICE_API_BUSY', `${CAPTURES_MAX} captures run already`, undefined, { headers: { 'retry-after': '5' } });
     request.auditDetail = { ...asked, snapLength, packets, seconds };
     running += 1;
