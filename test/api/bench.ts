@@ -32,7 +32,7 @@ export interface ApiBench {
   config(): Config;
 }
 
-export interface BenchOptions { config?: string; capture?: CaptureSource; limits?: Limits; timeouts?: Timeouts; keep?: (stop: () => void | Promise<void>) => void }
+export interface BenchOptions { config?: string; /** `engine`: the tap of the engine, as control has it. */ capture?: CaptureSource | 'engine'; limits?: Limits; timeouts?: Timeouts; keep?: (stop: () => void | Promise<void>) => void }
 
 export async function startApi({ config = CONFIG, capture, limits, timeouts, keep = (stop) => onTestFinished(stop) }: BenchOptions = {}): Promise<ApiBench> {
   const paths = makeRunDirectory(keep);
@@ -46,7 +46,7 @@ export async function startApi({ config = CONFIG, capture, limits, timeouts, kee
   const control = new Control(paths.engineSocket, (known, generation, slots) => transactions.compileRunning(known, generation, slots), silentLog);
   const audited: AuditEvent[] = [];
   const flowLog = attachFlowLog(control, paths, silentLog);
-  const api = buildApi(control, paths, silentLog, { transactions, access: headerAccess(audited), ...(capture ? { capture } : {}), ...(limits ? { limits } : {}), ...(timeouts ? { timeouts } : {}) });
+  const api = buildApi(control, paths, silentLog, { transactions, access: headerAccess(audited), ...(capture ? { capture: capture === 'engine' ? control.captures : capture } : {}), ...(limits ? { limits } : {}), ...(timeouts ? { timeouts } : {}) });
   await transactions.start(control);
   await transactions.takeFile(config);
   control.start();

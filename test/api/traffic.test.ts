@@ -3,7 +3,8 @@ import { Readable } from 'node:stream';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { capture, type CaptureFilter, type CapturedPacket, type CaptureSource } from '../../src/api/capture.js';
 import { Throttle } from '../../src/api/limits.js';
-import { makeFlow } from '../control/bench.js';
+import { CAPTURED_BYTES, DropReason, readCaptureFilter, SL_CAPTURE_IN, writeCaptured, type CaptureFilter as CaptureQuestion } from '../../src/engine/abi.generated.js';
+import { id, makeFlow } from '../control/bench.js';
 import { startApi, type ApiBench } from './bench.js';
 
 /** `count` sessions whose ids have their place in the table, as the engine's have. */
@@ -155,6 +156,40 @@ describe('capture', () => {
       expect(await bench.ask('GET', `capture?${query}`)).toMatchObject({ status: 400, body: { pointer } });
     }
     expect(await (await startApi()).ask('GET', 'capture')).toMatchObject({ status: 501, body: { code: 'SLUICE_API_NOT_IMPLEMENTED' } });
+  });
+});
+
+describe('capture by the engine\'s tap', () => {
+  test('the filter goes down as bytes, packets come up as pcapng, and the tap is off afterwards', async () => {
+    const bench = await startApi({ capture: 'engine' });
+    const filters: (CaptureQuestion | undefined)[] = [];
+    const packet = (reason: number): Uint8Array => {
+      const bytes = new Uint8Array(CAPTURED_BYTES + 64);
+      writeCaptured(new DataView(bytes.buffer), 0, { timeNs: 5n, recordBytes: bytes.length, interface: id('interface', 'trust'), bytes: 60, originalBytes: 900, captures: 1, direction: SL_CAPTURE_IN, reason });
+      return bytes;
+    };
+    let waiting = [packet(0), packet(DropReason.POLICY_DENY)];
+    bench.addon.setCapture = (_slot, filter) => void filters.push(filter && readCaptureFilter(new DataView(filter.buffer, filter.byteOffset), 0));
+    bench.addon.captured = (into) => {
+      const batch = Buffer.concat(waiting);
+      waiting = [];
+      into.set(batch);
+      return batch.length;
+    };
+    const answer = await bench.ask('GET', 'capture?interface=trust&protocol=udp&destination=198.51.100.0/24&port=53&direction=in&packets=2&snapLength=60', { role: 'operator' });
+    expect(answer).toMatchObject({ status: 200, headers: { 'content-type': 'application/x-pcapng' } });
+    expect(answer.text).toContain('dropped: policy-deny');
+    await expect.poll(() => filters).toHaveLength(2);
+    expect(filters[0]).toMatchObject({ interface: id('interface', 'trust'), protocol: 17, port: 53, snapBytes: 60, directions: SL_CAPTURE_IN, destination: { length: 120 }, source: { length: 0 } });
+    expect(filters[1]).toBeUndefined();
+  });
+
+  test('an engine that goes away ends it', async () => {
+    const bench = await startApi({ capture: 'engine' });
+    const answer = bench.ask('GET', 'capture?seconds=3600', { role: 'operator' });
+    await expect.poll(() => (bench.control.captures as unknown as { running: Map<number, unknown> }).running.size).toBe(1);
+    bench.host.stop();
+    expect((await answer).status).toBe(200);
   });
 });
 
