@@ -46,7 +46,7 @@ export function checkObjects({ config, objects, problems }: CheckContext): void 
 }
 
 export function checkFirewall(context: CheckContext): void {
-  const { config, problems, environment } = context;
+  const { config, problems, environment, isHurried } = context;
   const rules = config.firewall?.rules ?? [];
   if (!isSameNames(environment.ruleNames, rules)) {
     const before = problems.errors;
@@ -67,7 +67,7 @@ export function checkFirewall(context: CheckContext): void {
     indexes.push(i);
   });
   checkClassifier(problems, comparable, indexes, (i) => rules[i]!.name);
-  const { covered, cappedAt } = (environment.shadows ??= new ShadowIndex()).find(comparable);
+  const { covered, cappedAt } = (environment.shadows ??= new ShadowIndex()).find(comparable, isHurried);
   for (const [inner, outer] of covered) {
     const earlier = rules[indexes[outer]!]!;
     const rule = rules[indexes[inner]!]!;
@@ -75,7 +75,7 @@ export function checkFirewall(context: CheckContext): void {
       `rule ${quote(rule.name)} can never match: rule ${quote(earlier.name)} (firewall.rules[${indexes[outer]!}], ${earlier.action}) takes all of it`, 'move it before that rule, or take it away');
   }
   if (cappedAt !== undefined) {
-    problems.warn('SLUICE_RULE_SHADOW_CAPPED', ['firewall', 'rules', indexes[cappedAt]!], 'the search for rules that can never match stopped here: too many to compare', 'nothing is wrong with the rules; later ones were not examined for this');
+    problems.warn('SLUICE_RULE_SHADOW_CAPPED', ['firewall', 'rules', indexes[cappedAt]!], 'the search for rules that can never match stopped here: too many to compare', 'nothing is wrong with the rules; later ones were not examined for this. `sluice check` takes longer, and examines more');
   }
 }
 

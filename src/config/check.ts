@@ -28,6 +28,8 @@ export interface CheckContext {
   claims: readonly NatClaim[];
   nextHops: readonly bigint[];
   problems: Problems;
+  /** Somebody waits for a commit: leave out what only warns and takes long. */
+  isHurried: boolean;
 }
 
 export interface Checked {
@@ -54,12 +56,12 @@ function checkLoaded(loaded: Loaded, file: string, facts: Facts | undefined): Ch
 }
 
 /** Examines a configuration of the schema's shape. */
-export function checkConfig(config: Config, problems: Problems, facts?: Facts): void {
+export function checkConfig(config: Config, problems: Problems, facts?: Facts, isHurried = false): void {
   // A set of objects of its own: resolving marks faults as reported, and here nobody reports yet.
   const claims = natClaims(config, new Objects(config));
   const topology = buildTopology(config, facts, isClaimedBy(claims));
   const environment = environmentOf(config, topology);
-  const context: CheckContext = { config, facts, objects: environment.objects, environment, topology, claims, nextHops: nextHopAddresses(config), problems };
+  const context: CheckContext = { config, facts, objects: environment.objects, environment, topology, claims, nextHops: nextHopAddresses(config), problems, isHurried };
   checkObjects(context);
   checkInterfaces(context);
   checkRoutes(context);

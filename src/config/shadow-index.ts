@@ -6,6 +6,8 @@
 import { coversRule, findShadowed, type ShadowRule, type Shadows } from './shadow.js';
 
 const PAIRS_MAX = 1_000_000;
+/** Searching so many takes a quarter of a second. */
+const HURRIED_MAX = 20_000;
 
 export class ShadowIndex {
   #rules: readonly ShadowRule[] = [];
@@ -15,9 +17,10 @@ export class ShadowIndex {
   /** Where a search of everything stopped: these were not examined. */
   #unexamined = new Set<ShadowRule>();
 
-  find(rules: readonly ShadowRule[]): Shadows {
+  /** `isHurried`: rather leave more than HURRIED_MAX rules unexamined than search everything. */
+  find(rules: readonly ShadowRule[], isHurried = false): Shadows {
     const places = new Map(rules.map((rule, index) => [rule, index]));
-    if (places.size !== rules.length || !this.#update(rules, places)) this.#searchAll(rules);
+    if (places.size !== rules.length || !this.#update(rules, places)) this.#searchAll(rules, isHurried && rules.length > HURRIED_MAX);
     this.#rules = rules;
     this.#places = places;
     const pairs = [...this.#coverers].map(([inner, outer]) => [places.get(inner)!, places.get(outer)!] as const);
@@ -26,8 +29,8 @@ export class ShadowIndex {
     return { covered, ...(cappedAt === undefined || cappedAt < 0 ? {} : { cappedAt }) };
   }
 
-  #searchAll(rules: readonly ShadowRule[]): void {
-    const { covered, cappedAt } = findShadowed(rules);
+  #searchAll(rules: readonly ShadowRule[], isSkipped: boolean): void {
+    const { covered, cappedAt } = isSkipped ? { covered: new Map<number, number>(), cappedAt: 0 } : findShadowed(rules);
     this.#coverers = new Map([...covered].map(([inner, outer]) => [rules[inner]!, rules[outer]!]));
     this.#unexamined = new Set(cappedAt === undefined ? [] : rules.slice(cappedAt));
   }

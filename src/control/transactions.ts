@@ -399,7 +399,7 @@ export class Transactions {
         // A commit asks twice, and each change of the machine again: the same facts give the same answer.
         if (known !== undefined && known.facts === facts) return known.problems;
         const problems = new Problems(file, remembered);
-        checkConfig(version.config, problems, facts);
+        checkConfig(version.config, problems, facts, true);
         known = { facts, problems: problems.sorted() };
         return known.problems;
       },
