@@ -13,6 +13,8 @@ declare module 'fastify' {
   interface FastifyContextConfig {
     /** Costs much memory or time: few of them at once. Routes that take large bodies are. */
     heavy?: boolean;
+    /** Its answer goes on for minutes, and has a bound of its own: it must not take the places of short requests. */
+    streams?: boolean;
   }
 }
 
@@ -58,7 +60,7 @@ export class Throttle {
 export function registerLimits(api: FastifyInstance, throttle: Throttle): void {
   const places = new WeakMap<FastifyRequest, () => void>();
   api.addHook('onRequest', (request, reply, done) => {
-    if (!request.principal) { // public: a constant answer
+    if (!request.principal || request.routeOptions.config.streams === true) { // public: a constant answer
       done();
       return;
     }

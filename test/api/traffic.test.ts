@@ -243,6 +243,17 @@ describe('how much at once', () => {
     expect(throttle.refused).toBe(4);
   });
 
+  test('a capture that goes on takes no place of short requests', async () => {
+    const source: CaptureSource = { start: (_filter, _snap, _onPacket, onEnd) => { end = onEnd; return Promise.resolve({ stop: () => undefined, lost: () => 0 }); } };
+    let end: (() => void) | undefined;
+    const bench = await startApi({ capture: source, limits: { perCaller: 1, all: 1, heavyPerCaller: 1, heavy: 1 } });
+    const open = bench.ask('GET', 'capture?seconds=3600', { role: 'operator' });
+    await expect.poll(() => end).toBeDefined();
+    expect((await bench.ask('GET', 'status', { role: 'operator' })).status).toBe(200);
+    end!();
+    expect((await open).status).toBe(200);
+  });
+
   test('a caller with too many open requests is told, and served when they are done', async () => {
     const bench = await startApi({ limits: { perCaller: 2, all: 10, heavyPerCaller: 2, heavy: 10 } });
     let release = (): void => undefined;

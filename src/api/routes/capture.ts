@@ -30,7 +30,7 @@ const Listing = question({
 export function registerCapture(api: FastifyInstance, { control, capture: source }: ApiContext): void {
   let running = 0;
   api.get<{ Querystring: Static<typeof Listing> }>('/api/v1/capture', {
-    config: { role: 'operator', resource: 'capture', audit: true },
+    config: { role: 'operator', resource: 'capture', audit: true, streams: true },
     schema: {
       operationId: 'capture', summary: 'Packets as they pass, as a stream of pcapng', tags: ['Traffic'], querystring: Listing, produces: { 200: MEDIA_TYPE },
       description: 'Ends at the first of its bounds. While it runs, offloaded flows go through the engine, which costs throughput. What a slow reader did not take in time is left out and counted in the interface statistics at the end.',

@@ -32,7 +32,7 @@ type Listing = Static<typeof Listing>;
 
 export function registerObserve(api: FastifyInstance, { control }: ApiContext): void {
   api.get<{ Querystring: Listing }>('/api/v1/observe', {
-    config: { role: 'viewer', resource: 'flows' },
+    config: { role: 'viewer', resource: 'flows', streams: true },
     schema: {
       operationId: 'observe', summary: 'Records of flows and dropped packets, recent and live, a JSON object a line', tags: ['Traffic'], querystring: Listing, produces: { 200: MEDIA_TYPE },
       description: 'Lines have the form of log files: docs/operations/logs.md. A line {"kind":"lost","records":N} stands where a slow reader missed N records; blank lines mean nothing.',
