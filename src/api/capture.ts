@@ -36,8 +36,8 @@ export interface CaptureSource {
 
 export interface CaptureBounds { packets: number; bytes: number; seconds: number; snapBytes: number }
 
-/** Ends at the first bound that is met, or when the reader goes away. */
-export async function capture(source: CaptureSource, filter: CaptureFilter, bounds: CaptureBounds): Promise<Readable> {
+/** Ends at the first bound that is met, or when the reader goes away. `known`: interfaces described at once: readers refuse a file without any. */
+export async function capture(source: CaptureSource, filter: CaptureFilter, bounds: CaptureBounds, known: readonly string[] = filter.interfaces): Promise<Readable> {
   const interfaces = new Map<string, { index: number; received: number; dropped: number }>();
   let packets = 0;
   let bytes = 0;
@@ -56,13 +56,13 @@ export async function capture(source: CaptureSource, filter: CaptureFilter, boun
     out.push(null);
   };
   const interfaceOf = (name: string): { index: number; received: number; dropped: number } => {
-    let known = interfaces.get(name);
-    if (!known) {
-      known = { index: interfaces.size, received: 0, dropped: 0 };
-      interfaces.set(name, known);
+    let one = interfaces.get(name);
+    if (!one) {
+      one = { index: interfaces.size, received: 0, dropped: 0 };
+      interfaces.set(name, one);
       write(interfaceDescription(name, bounds.snapBytes));
     }
-    return known;
+    return one;
   };
   const take = (packet: CapturedPacket): void => {
     if (ended) return;
@@ -85,7 +85,7 @@ export async function capture(source: CaptureSource, filter: CaptureFilter, boun
   };
   const timer = setTimeout(end, bounds.seconds * 1000);
   write(sectionHeader(`sluice ${packageVersion()}`));
-  for (const name of filter.interfaces) interfaceOf(name);
+  for (const name of known) interfaceOf(name);
   try {
     const started = await source.start(filter, bounds.snapBytes, take, () => end());
     stop = () => started.stop();

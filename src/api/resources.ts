@@ -188,9 +188,15 @@ export function withSingleton({ at, members }: Singleton, config: Config, entry:
   return replaceAt(config, at, Object.keys(next).length > 0 ? next : undefined);
 }
 
+/** As text that is the same for the same content: the order of members counts for nothing. */
+export function canonical(content: unknown): string {
+  return JSON.stringify(content, (_key, value: unknown) => (typeof value === 'object' && value !== null && !Array.isArray(value)
+    ? Object.fromEntries(Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1))) : value));
+}
+
 /** Of one entry, or a section: changes exactly when it does. */
 export function etagOf(content: unknown): string {
-  return `"${createHash('sha256').update(JSON.stringify(content)).digest('base64url').slice(0, 22)}"`;
+  return `"${createHash('sha256').update(canonical(content)).digest('base64url').slice(0, 22)}"`;
 }
 
 function partAt(config: Config, at: readonly string[]): unknown {

@@ -37,12 +37,13 @@ export function registerCapture(api: FastifyInstance, { control, capture: source
     },
   }, async (request, reply) => {
     const { snapLength, packets, bytes, seconds, ...asked } = request.query;
-    const filter = filterOf(asked, (control.applied?.compiled.interfaces ?? []).map(({ name }) => name));
+    const interfaces = (control.applied?.compiled.interfaces ?? []).map(({ name }) => name);
+    const filter = filterOf(asked, interfaces);
     if (!source) throw new ApiError(501, 'SLUICE_API_NOT_IMPLEMENTED', 'this control has no source of packets; use tcpdump on a neighbour, or `sluice drops` and `sluice flows`');
     if (running >= CAPTURES_MAX) throw new ApiError(503, 'SLUICE_API_BUSY', `${CAPTURES_MAX} captures run already`, undefined, { headers: { 'retry-after': '5' } });
     request.auditDetail = { ...asked, snapLength, packets, seconds };
     running += 1;
-    const stream = await capture(source, filter, { packets, bytes, seconds, snapBytes: snapLength }).catch((error: unknown) => {
+    const stream = await capture(source, filter, { packets, bytes, seconds, snapBytes: snapLength }, filter.interfaces.length > 0 ? filter.interfaces : interfaces).catch((error: unknown) => {
       running -= 1;
       throw error;
     });

@@ -12,7 +12,7 @@ import { decodeCursor, encodeCursor, isPlace } from '../cursor.js';
 import type { EditOptions, EditOutcome } from '../edits.js';
 import { ApiError } from '../errors.js';
 import {
-  bodySchema, COLLECTIONS, entriesOf, etagOf, findEntry, keyOf, PlaceError, readSingleton, SINGLETONS, withEntry, withoutEntry, withSingleton,
+  bodySchema, canonical, COLLECTIONS, entriesOf, etagOf, findEntry, keyOf, PlaceError, readSingleton, SINGLETONS, withEntry, withoutEntry, withSingleton,
   type Collection, type Entry, type Place, type Singleton,
 } from '../resources.js';
 import { answer, CommitSchema, count, cursor, nextCursor, nullable, OperationSchema, oneOf, question } from '../schemas.js';
@@ -107,7 +107,7 @@ function registerCollection(api: FastifyInstance, context: ApiContext, collectio
       throw new ApiError(400, 'SLUICE_API_ARGUMENT', `the path names '${key}' and the body '${String(given).slice(0, 80)}'; leave it out of the body, or write the same`, `/${keyName}`);
     }
     const place = placeOf(request.query, key);
-    const entry = collection.wrap(key, collection.unwrap({ ...request.body, [keyName]: given ?? nameIn(request, keyName) }));
+    const entry = collection.wrap(key, collection.unwrap({ [keyName]: given ?? nameIn(request, keyName), ...request.body }));
     return operations.answer(request, reply, `put ${path}`, () => edits.make(optionsOf(request), (config) => {
       const old = findEntry(collection, config, key);
       const next = inPlace(() => withEntry(collection, config, key, entry, place));
@@ -268,12 +268,4 @@ function finish<T>(reply: FastifyReply, value: Entry | null, { commit }: EditOut
   return { value, commit: commit ?? null };
 }
 
-/** The order of members counts for nothing. */
-function sameJson(a: unknown, b: unknown): boolean {
-  return canonical(a) === canonical(b);
-}
-
-function canonical(value: unknown): string {
-  return JSON.stringify(value, (_key, one: unknown) => (typeof one === 'object' && one !== null && !Array.isArray(one)
-    ? Object.fromEntries(Object.entries(one).sort(([a], [b]) => (a < b ? -1 : 1))) : one));
-}
+const sameJson = (a: unknown, b: unknown): boolean => canonical(a) === canonical(b);
