@@ -77,6 +77,12 @@ export class Transactions {
       else this.awaitConfirmation(leftMs);
     }
     if (offered !== undefined) await this.takeFile(offered);
+    this.warm();
+  }
+
+  /** The first change over the API writes the text of all entries: better before than while somebody waits. */
+  private warm(): void {
+    setImmediate(() => { if (this.version) emitConfig(this.version.config); });
   }
 
   stop(): void { clearTimeout(this.timer); }
@@ -91,6 +97,7 @@ export class Transactions {
         action: 'file', file: { sha256 }, engine: 'if-there',
       });
       this.log.info({ revision: result.revision, changes: result.changeCount }, 'took the file over as a new revision');
+      this.warm();
       return result;
     });
   }
