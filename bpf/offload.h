@@ -375,6 +375,14 @@ static __always_inline int set_ethernet(struct xdp_md *ctx, __u32 l3, __u16 ethe
 	return 1;
 }
 
+/* A capture wants to see every packet. Without an engine nobody would: it died while one ran, and sessions go on. */
+static __always_inline int has_engine(struct xdp_md *ctx, const struct sl_steer_port *port)
+{
+	__u32 queue = ctx->rx_queue_index, socket = port->slot * SL_QUEUES_MAX + queue;
+
+	return queue < SL_QUEUES_MAX && bpf_map_lookup_elem(&xsks, &socket);
+}
+
 /*
  * Forwards a frame of an offloaded session. ethertype in network order; l3: offset of the IP header, 14 or 18.
  * Returns the program's result (XDP_REDIRECT), or 0: not ours, nothing happened.
@@ -397,7 +405,7 @@ static __always_inline int offload(struct xdp_md *ctx, const struct sl_steer_por
 	opaque(frame_bytes); /* or clang subtracts from pointers in 32 bits, which the verifier refuses */
 	if (!header || !in || data + sizeof(struct ethhdr) > data_end)
 		return 0;
-	if (READ_ONCE(header->captures))
+	if (READ_ONCE(header->captures) && has_engine(ctx, port))
 		return 0;
 	if (((*(__u32 *)data | (__u64) *(__u16 *)(data + 4) << 32) ^ in->mac) & MAC_MASK)
 		return 0;

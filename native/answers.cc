@@ -94,6 +94,7 @@ void pipeline::to_host(packet& p) {
 // The first fragment's fate is known: those that waited for it follow.
 void pipeline::decided_first_fragment(packet& first, const fragment_verdict& verdict) {
   if (!(first.flags & packet_fragment_first)) return;
+  const packet_fate fate = fate_;  // the first one's; what becomes of the others is not its fate
   for (const held_fragment& held : shared_.fragments.decided(first, verdict)) {
     uint64_t address;
     if (!pool_.get(&address)) { bump(counters_.drop[SL_DROP_UMEM_EXHAUSTED]); continue; }
@@ -109,6 +110,7 @@ void pipeline::decided_first_fragment(packet& first, const fragment_verdict& ver
     if (sl_drop_reason reason = parse_ip(p, &completed); reason != SL_DROP_NONE) { drop(p, reason); continue; }
     follow_first_fragment(p, verdict);
   }
+  fate_ = fate;
 }
 
 bool pipeline::end_session(uint32_t index, sl_end_reason reason) {

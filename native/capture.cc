@@ -17,19 +17,24 @@ seen read_frame(const uint8_t* frame, unsigned length) {
   if (type == 0x8100 && length >= l3 + vlan_bytes) { type = load16(frame + 16); l3 += vlan_bytes; }
   unsigned l4;
   bool later_fragment = false;
-  if (type == 0x0800 && length >= l3 + 20) {
+  if (type == 0x0800 && length >= l3 + ipv4_bytes_min) {
     const uint8_t* ip = frame + l3;
     set_ipv4(s.src, ip + 12);
     set_ipv4(s.dst, ip + 16);
     s.protocol = ip[9];
-    l4 = l3 + (ip[0] & 15) * 4u;
+    const unsigned header = (ip[0] & 15) * 4u;
+    l4 = header >= ipv4_bytes_min ? l3 + header : length;
     later_fragment = load16(ip + 6) & 0x1fff;
-  } else if (type == 0x86dd && length >= l3 + 40) {
+  } else if (type == 0x86dd && length >= l3 + ipv6_bytes) {
     const uint8_t* ip = frame + l3;
     std::memcpy(s.src.bytes, ip + 8, 16);
     std::memcpy(s.dst.bytes, ip + 24, 16);
-    s.protocol = ip[6];  // behind extension headers only the address counts
-    l4 = l3 + 40;
+    unsigned offset = ipv6_bytes;
+    ipv6_chain chain{};
+    const bool whole = walk_ipv6_extensions(ip, length - l3, &offset, &chain) == SL_DROP_NONE;
+    s.protocol = whole ? chain.protocol : ip[6];  // of headers that cannot be read through only the addresses count
+    l4 = whole ? l3 + offset : length;
+    later_fragment = chain.fragment_offset != 0;
   } else {
     return s;
   }

@@ -50,6 +50,7 @@ bool engine::open(const engine_options& options, std::function<void(const engine
     shared_->offload = options_.offload && steering_;
     shared_->wall_offset_ns = options_.offline ? 0 : wall_offset_now();
     inheriting_ = shared_->memory->inherited;
+    shared_->memory->header->captures = 0;  // one that an engine before us ran ended with it
   }
   for (unsigned i = 0; ok && i < options_.workers; ++i) {
     auto w = worker::create(*shared_, i, options_.offline ? offline_frames : options_.frames_per_worker, error);
@@ -212,7 +213,6 @@ bool engine::apply(const uint8_t* buffer, size_t bytes, uint64_t* generation, ui
     // The program goes on with sessions of the generation before until the workers have gone through them, or this
     // much time has passed; those that are no longer allowed end meanwhile.
     sl_flow_header& header = *shared_->memory->header;
-    header.captures = captures_ != nullptr;  // one that an engine before us ran ended with it
     header.committed_ticks = ticks_of_ns(monotonic_ns());
     __atomic_store_n(&header.generations[1], header.generations[0], __ATOMIC_RELEASE);
     __atomic_store_n(&header.generations[0], static_cast<uint32_t>(next->generation), __ATOMIC_RELEASE);

@@ -118,6 +118,7 @@ class engine {
   struct retired { std::shared_ptr<const void> what; uint64_t epoch; };  // snapshots and capture sets that workers may still read
   std::vector<retired> retired_;
   std::shared_ptr<const capture_set> captures_;
+  size_t captured_first_ = 0;  // the worker whose copies are taken first
   std::set<std::tuple<uint16_t, int, uint16_t>> published_;           // nat_slot, protocol class, port of destination NAT
   std::map<std::pair<const nat_pool*, int>, std::set<uint16_t>> reserved_; // ports that local sockets use
   std::vector<uint64_t> warned_;                                      // drop counters when last warned

@@ -53,22 +53,29 @@ void engine::records(uint8_t* into, size_t bytes, uint32_t* flows, uint32_t* dro
 
 bool engine::set_capture(unsigned slot, const sl_capture_filter* filter, std::string* error) {
   if (slot >= SL_CAPTURES_MAX) { *error = "captures are numbered from 0 to " + std::to_string(SL_CAPTURES_MAX - 1); return false; }
+  if (filter && (filter->source.length > 128 || filter->destination.length > 128)) { *error = "a prefix has at most 128 bits"; return false; }
   auto next = std::make_shared<capture_set>(captures_ ? *captures_ : capture_set{});
   next->active[slot] = filter != nullptr;
   next->filters[slot] = filter ? *filter : sl_capture_filter{};
   if (filter) for (auto& w : workers_) w->run_on([&] { w->path().captured().allocate(); });
   const bool any = next->any();
   std::lock_guard guard(mutex_);
-  if (captures_) retired_.push_back({captures_, shared_->epoch.advance()});
+  std::shared_ptr<const capture_set> old = std::move(captures_);
   captures_ = any ? next : nullptr;
   shared_->captures.store(captures_.get(), std::memory_order_release);
+  if (old) retired_.push_back({std::move(old), shared_->epoch.advance()});  // after the store: who passes the epoch has seen it
   __atomic_store_n(&shared_->memory->header->captures, static_cast<uint32_t>(any), __ATOMIC_RELEASE);
   return true;
 }
 
 size_t engine::captured(uint8_t* into, size_t bytes) {
   size_t used = 0;
-  for (auto& w : workers_) if (w->path().captured().ready()) used += w->path().captured().drain(into + used, bytes - used);
+  // Another worker is first each time: a busy one must not keep the others from being heard.
+  for (size_t i = 0; i < workers_.size(); ++i) {
+    capture_ring& ring = workers_[(captured_first_ + i) % workers_.size()]->path().captured();
+    if (ring.ready()) used += ring.drain(into + used, bytes - used);
+  }
+  ++captured_first_;
   return used;
 }
 

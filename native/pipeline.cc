@@ -38,6 +38,7 @@ void pipeline::process(const rx_frame* frames, unsigned count, unsigned port_slo
     return;
   }
   captures_ = shared_.captures.load(std::memory_order_acquire);
+  fate_ = {};
   const port_interfaces& port = snap_->ports[port_slot];
   uint64_t bytes = 0, completed_count = 0;
   unsigned kept = 0;
@@ -48,7 +49,7 @@ void pipeline::process(const rx_frame* frames, unsigned count, unsigned port_slo
     if (readable)
       if (sl_drop_reason reason = parse_ip(p, &completed); reason != SL_DROP_NONE) { drop(p, reason); readable = false; }
     if (!readable) {
-      if (captures_) [[unlikely]] capture_done(capture(frames[i].data, frames[i].length, p.interface_slot, SL_CAPTURE_IN));
+      if (captures_) [[unlikely]] capture_done(capture(frames[i].data, frames[i].length, p.interface_slot, SL_CAPTURE_IN, now_ns));
       continue;
     }
     completed_count += completed;
@@ -66,9 +67,9 @@ void pipeline::process(const rx_frame* frames, unsigned count, unsigned port_slo
   }
   if (captures_) [[unlikely]] {
     for (unsigned i = 0; i < kept; ++i) {
-      dropped_ = SL_DROP_NONE;
+      fate_ = {};
       const size_t sent = output_.size();
-      sl_captured* record = capture(batch_[i].data, batch_[i].length, batch_[i].interface_slot, SL_CAPTURE_IN);
+      sl_captured* record = capture(batch_[i].data, batch_[i].length, batch_[i].interface_slot, SL_CAPTURE_IN, waited_since_ns_ ? waited_since_ns_ : now_ns);
       look_up(batch_[i], guessed[i]);
       capture_done(record);
       capture_sent(sent);
@@ -80,17 +81,17 @@ void pipeline::process(const rx_frame* frames, unsigned count, unsigned port_slo
 
 // What a packet became, and what was answered to it: from this place of output() on.
 void pipeline::capture_sent(size_t from) {
-  dropped_ = SL_DROP_NONE;
+  fate_ = {};
   for (; from < output_.size(); ++from) {
     const tx_item& item = output_[from];
     const uint8_t* frame = area_.at(item.address);
     if (item.port_slot >= SL_PORTS_MAX) continue;
     uint16_t vlan_id = load16(frame + 12) == ethertype_vlan ? load16(frame + 14) & 0xfff : SL_VLAN_NONE;
-    capture_done(capture(frame, item.length, snap_->ports[item.port_slot].find(vlan_id), SL_CAPTURE_OUT));
+    capture_done(capture(frame, item.length, snap_->ports[item.port_slot].find(vlan_id), SL_CAPTURE_OUT, now_ns_));
   }
 }
 
-sl_captured* pipeline::capture(const uint8_t* frame, uint32_t length, unsigned interface_slot, uint8_t direction) {
+sl_captured* pipeline::capture(const uint8_t* frame, uint32_t length, unsigned interface_slot, uint8_t direction, uint64_t time_ns) {
   const uint32_t id = interface_slot < interface_slots ? shared_.interfaces[interface_slot].id.load(std::memory_order_relaxed) : 0;
   const uint8_t mask = captures_of(*captures_, frame, length, id, direction);
   if (!mask) return nullptr;
@@ -98,7 +99,7 @@ sl_captured* pipeline::capture(const uint8_t* frame, uint32_t length, unsigned i
   for (unsigned i = 0; i < SL_CAPTURES_MAX; ++i) if (mask >> i & 1 && captures_->filters[i].snap_bytes > snap) snap = captures_->filters[i].snap_bytes;
   sl_captured* record = captured_.reserve(length < snap ? length : snap);
   if (!record) { counters_.add(SL_COUNTER_CAPTURES_LOST); return nullptr; }
-  record->time_ns = now_ns_ + static_cast<uint64_t>(shared_.wall_offset_ns.load(std::memory_order_relaxed));
+  record->time_ns = time_ns + static_cast<uint64_t>(shared_.wall_offset_ns.load(std::memory_order_relaxed));
   record->interface = id;
   record->original_bytes = static_cast<uint16_t>(length);
   record->direction = direction;
@@ -109,9 +110,9 @@ sl_captured* pipeline::capture(const uint8_t* frame, uint32_t length, unsigned i
 
 // Some captures want what was dropped, some what was not.
 void pipeline::capture_done(sl_captured* record) {
-  if (!record) return;
-  record->reason = static_cast<uint8_t>(dropped_);
-  const uint8_t unwanted = dropped_ != SL_DROP_NONE ? SL_CAPTURE_NOT_DROPPED : SL_CAPTURE_DROPPED;
+  if (!record || fate_.waits) return;
+  record->reason = static_cast<uint8_t>(fate_.dropped);
+  const uint8_t unwanted = fate_.dropped != SL_DROP_NONE ? SL_CAPTURE_NOT_DROPPED : SL_CAPTURE_DROPPED;
   for (unsigned i = 0; i < SL_CAPTURES_MAX; ++i) if (captures_->filters[i].flags & unwanted) record->captures &= static_cast<uint8_t>(~(1u << i));
   if (record->captures) captured_.commit(*record);
 }
@@ -454,12 +455,14 @@ void pipeline::hold(packet& p, uint32_t adjacency_id, adjacency& a) {
   }
   a.waiting.fetch_add(1, std::memory_order_relaxed);
   counters_.add(SL_COUNTER_NEIGHBOUR_HELD);
+  fate_.waits = true;
   held_.push_back({static_cast<uint64_t>(p.data - area_.base()), p.length, adjacency_id, now_ns_ + held_ns_max, p.interface_slot, port_slot_, p.checksum_partial != 0});
 }
 
 // Packets whose next hop answered go through again, from the start: policy may have changed while they waited.
 void pipeline::release_held() {
   std::vector<held_packet> keep, again;
+  captures_ = shared_.captures.load(std::memory_order_acquire);
   for (const held_packet& h : held_) {
     adjacency* a = shared_.adjacencies.get(h.adjacency);
     uint64_t mac = a ? a->mac.load(std::memory_order_acquire) : 0;
@@ -472,10 +475,15 @@ void pipeline::release_held() {
       rx_frame frame{h.address, area_.at(h.address), h.length};
       port_slot_ = h.port_slot;
       bool completed = false;
+      fate_ = {};
+      const size_t sent = output_.size();
+      sl_captured* record = captures_ ? capture(frame.data, frame.length, h.interface_slot, SL_CAPTURE_IN, h.until_ns - held_ns_max) : nullptr;
       if (snap_ && strip_ethernet(p, frame, snap_->ports[h.port_slot], h.partial)) {
         if (parse_ip(p, &completed) == SL_DROP_NONE) send_error(p, icmp_error::host_unreachable);
         drop(p, SL_DROP_NEIGHBOUR_UNRESOLVED);
       }
+      capture_done(record);
+      if (captures_) capture_sent(sent);
     } else {
       keep.push_back(h);
     }
@@ -484,8 +492,10 @@ void pipeline::release_held() {
   held_.reserve(held_packets_max);
   for (const held_packet& h : again) {
     rx_frame frame{h.address, area_.at(h.address), h.length};
+    waited_since_ns_ = h.until_ns - held_ns_max;
     process(&frame, 1, h.port_slot, h.partial, now_ns_);
   }
+  waited_since_ns_ = 0;
 }
 
 // ---- 5: timers -----------------------------------------------------------------------------------------------------
@@ -551,7 +561,7 @@ void pipeline::housekeeping(uint64_t now_ns) {
 
 void pipeline::drop(packet& p, sl_drop_reason reason, uint32_t rule_id, bool record_it) {
   bump(counters_.drop[reason]);
-  dropped_ = reason;
+  fate_.dropped = reason;
   // Counters are exact; records are sampled so that a flood of drops costs little.
   constexpr uint64_t per_record_ns = 1'000'000'000 / drop_records_per_second_max, burst_ns = 100'000'000;
   if (drop_tokens_ns_ + burst_ns < now_ns_) drop_tokens_ns_ = now_ns_ - burst_ns;

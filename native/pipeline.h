@@ -75,8 +75,10 @@ class pipeline {
  private:
   struct held_packet { uint64_t address; uint32_t length; uint32_t adjacency; uint64_t until_ns; uint16_t interface_slot; uint8_t port_slot; bool partial; };
 
-  // Copies for captures: a received packet is copied before it is touched and kept when its fate is known.
-  sl_captured* capture(const uint8_t* frame, uint32_t length, unsigned interface_slot, uint8_t direction);
+  // Copies for captures: a received packet is copied before it is touched and kept when its fate is known. One that waits for its
+  // next hop is copied when it goes on or is dropped, with the time at which it came.
+  struct packet_fate { sl_drop_reason dropped = SL_DROP_NONE; bool waits = false; };
+  sl_captured* capture(const uint8_t* frame, uint32_t length, unsigned interface_slot, uint8_t direction, uint64_t time_ns);
   void capture_done(sl_captured* record);
   void capture_sent(size_t from);
 
@@ -140,7 +142,8 @@ class pipeline {
   drop_ring drop_records_;
   capture_ring captured_;
   const capture_set* captures_ = nullptr;  // of this batch
-  sl_drop_reason dropped_ = SL_DROP_NONE;  // what became of the packet that was looked at last
+  packet_fate fate_;                       // of the packet that was looked at last
+  uint64_t waited_since_ns_ = 0;           // when the packet came that goes through again now; 0: just now
   packet batch_[batch_max];
 };
 

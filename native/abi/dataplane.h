@@ -256,7 +256,7 @@ struct sl_local_address {
  * Maps: flow_header (1 entry), flow_buckets, sessions, adjacencies (SL_ADJACENCIES_MAX), interfaces (SL_INTERFACES_MAX),
  * nat_mappings (the engine's alone, here to outlive it).
  */
-#define SL_FLOW_MEMORY_VERSION 1   /* another layout: an engine that finds it starts with empty tables */
+#define SL_FLOW_MEMORY_VERSION 2   /* another layout: an engine that finds it starts with empty tables */
 #define SL_ADJACENCIES_MAX 65536
 #define SL_FLOW_BUCKET_SLOTS 10
 #define SL_GRACE_TICKS 1
@@ -270,9 +270,9 @@ struct sl_flow_header {
   sl_u32 capacity;          /* sessions */
   sl_u32 bucket_mask;
   sl_u32 generations[2];    /* the program forwards sessions of these: the one in force, and while a commit's sessions are gone through, the one before */
-  sl_u32 captures;          /* not 0: a capture runs, and the program leaves all packets to the engine */
-  sl_u32 reserved;
   sl_u32 committed_ticks;   /* when generations[0] came into force; the one before counts for SL_GRACE_TICKS more, whatever becomes of the engine */
+  sl_u32 captures;          /* not 0: a capture runs, and the program leaves all packets to the engine, while there is one */
+  sl_u32 reserved;
 };
 
 /* Sixty-four bytes: a tag is 16 bits of the hash, 0 = empty; a reference is session index << 1 | direction. */

@@ -15,6 +15,7 @@ const OPTION_SHB_USERAPPL = 4;
 const OPTION_EPB_FLAGS = 2;
 const OPTION_ISB_IFRECV = 4;
 const OPTION_ISB_IFDROP = 5;
+const OPTION_ISB_OSDROP = 7;
 const NANOSECONDS = 9;
 
 export type Direction = 'in' | 'out';
@@ -77,13 +78,16 @@ export function enhancedPacket(packet: PcapngPacket): Uint8Array {
   return block(ENHANCED_PACKET, body, options);
 }
 
-/** At the end: how many packets matched, and how many of them were not written because the reader was too slow. */
-export function interfaceStatistics(index: number, timeNs: bigint, received: number, dropped: number): Uint8Array {
+/** So far: how many packets matched; how many of them were not written because the reader was too slow; and lost before they came here. */
+export function interfaceStatistics(index: number, timeNs: bigint, { received, dropped, lost, comment }: { received: number; dropped: number; lost?: number; comment?: string | undefined }): Uint8Array {
   const body = new Uint8Array(12);
   const view = new DataView(body.buffer);
   view.setUint32(0, index, true);
   view.setUint32(4, Number(timeNs >> 32n), true);
   view.setUint32(8, Number(timeNs & 0xffffffffn), true);
   const u64 = (value: number): Uint8Array => new Uint8Array(new BigUint64Array([BigInt(value)]).buffer);
-  return block(INTERFACE_STATISTICS, body, [[OPTION_ISB_IFRECV, u64(received)], [OPTION_ISB_IFDROP, u64(dropped)]]);
+  const options: Option[] = [[OPTION_ISB_IFRECV, u64(received)], [OPTION_ISB_IFDROP, u64(dropped)]];
+  if (lost !== undefined) options.push([OPTION_ISB_OSDROP, u64(lost)]);
+  if (comment !== undefined) options.push([OPTION_COMMENT, utf8(comment)]);
+  return block(INTERFACE_STATISTICS, body, options);
 }

@@ -1,7 +1,7 @@
 // The engine's tap as a source of captures. Who: src/control/process.ts gives it to the API. Thread: control's main thread.
 // While a capture runs the XDP program leaves all packets to the engine, so a capture costs throughput: the API bounds it.
-// Bounds: SL_CAPTURES_MAX captures; copies that the engine could not keep are counted there (captures-lost) and told by lost().
-import type { CapturedPacket, CaptureFilter, CaptureSource } from '../api/capture.js';
+// Bounds: SL_CAPTURES_MAX captures; copies that the engine could not keep are counted there (captures-lost, of all captures) and told by lost().
+import type { CapturedPacket, CaptureFilter, CaptureSource, RunningCapture } from '../api/capture.js';
 import {
   CAPTURE_FILTER_BYTES, CAPTURED_BYTES, DROP_REASONS, Counter, INTERFACE_BYTES, readCaptured, readInterface, readSnapshotHeader, SL_CAPTURE_BOTH_WAYS, SL_CAPTURE_DROPPED,
   SL_CAPTURE_IN, SL_CAPTURE_NOT_DROPPED, SL_CAPTURE_OUT, SL_CAPTURE_PORT, SL_CAPTURES_MAX, SL_PROTOCOL_ANY, writeCaptureFilter,
@@ -15,28 +15,37 @@ interface Running { onPacket(packet: CapturedPacket): void; onEnd(error?: Error)
 
 export class EngineCaptures implements CaptureSource {
   private readonly running = new Map<number, Running>();
-  private lostBefore = 0;
+  private nextSlot = 0; // in turn: copies for the last capture of a slot, still on their way, must not meet the next one
 
   constructor(private readonly control: Control) {}
 
-  async start(filter: CaptureFilter, snapBytes: number, onPacket: Running['onPacket'], onEnd: Running['onEnd']): Promise<{ stop(): void; lost(): number }> {
-    const slot = Array.from({ length: SL_CAPTURES_MAX }, (_, index) => index).find((index) => !this.running.has(index));
+  async start(filter: CaptureFilter, snapBytes: number, onPacket: Running['onPacket'], onEnd: Running['onEnd']): Promise<RunningCapture> {
+    const slot = Array.from({ length: SL_CAPTURES_MAX }, (_, index) => (this.nextSlot + index) % SL_CAPTURES_MAX).find((index) => !this.running.has(index));
     if (slot === undefined) throw new IpcError('SLUICE_CAPTURE', `${SL_CAPTURES_MAX} captures run already`);
-    this.running.set(slot, { onPacket, onEnd });
+    this.nextSlot = (slot + 1) % SL_CAPTURES_MAX;
+    const mine: Running = { onPacket, onEnd };
+    this.running.set(slot, mine);
+    const forget = (): void => { if (this.running.get(slot) === mine) this.running.delete(slot); };
+    let lostBefore: number;
     try {
-      this.lostBefore = await this.lostCount();
+      lostBefore = await this.lostCount();
       await this.control.engine.startCapture(slot, this.encode(filter, snapBytes));
     } catch (error) {
-      this.running.delete(slot);
+      forget();
       throw error;
     }
-    let lost = 0;
-    const stop = (): void => {
-      if (!this.running.delete(slot)) return;
-      void this.lostCount().then((count) => { lost = count - this.lostBefore; }).catch(() => undefined);
-      void this.control.engine.stopCapture(slot).catch(() => undefined); // an engine that is away runs none
+    let known = 0;
+    const lost = async (): Promise<number> => {
+      const count = await this.lostCount().catch(() => undefined); // an engine that is away tells no more
+      if (count !== undefined && count >= lostBefore) known = count - lostBefore;
+      return known;
     };
-    return { stop, lost: () => lost };
+    let stopped: Promise<void> | undefined;
+    // What was copied before comes until the engine has answered.
+    const stop = (): Promise<void> => stopped ??= this.running.get(slot) === mine
+      ? this.control.engine.stopCapture(slot).catch(() => undefined).then(forget)
+      : Promise.resolve(); // its engine is away, and the next one may run another in this slot
+    return { stop, lost };
   }
 
   /** Whole records of struct sl_captured, from the engine. */
@@ -54,11 +63,12 @@ export class EngineCaptures implements CaptureSource {
     }
   }
 
-  /** The engine went away, and its captures with it. */
-  end(): void {
-    for (const [slot, one] of this.running) {
+  /** The engine ended a capture by itself; without a slot: it went away, and all of them with it. */
+  end(ended?: number, why = 'the engine process went away'): void {
+    for (const [slot, one] of [...this.running]) {
+      if (ended !== undefined && slot !== ended) continue;
       this.running.delete(slot);
-      one.onEnd(new IpcError('SLUICE_ENGINE_AWAY', 'the engine process went away'));
+      one.onEnd(new IpcError('SLUICE_CAPTURE_ENDED', why));
     }
   }
 

@@ -83,6 +83,7 @@ export class Control {
       },
       onChanged: () => this.convergeSoon(CHANGED_DEBOUNCE_MS),
       onCaptured: (bytes) => this.captures.take(bytes),
+      onCaptureEnded: (slot) => this.captures.end(slot, 'the engine ended it: control did not answer for too long'),
     });
   }
 

@@ -15,6 +15,7 @@ export interface EngineEvents {
   onRecords(flows: number, drops: number, bytes: Uint8Array): void;
   onChanged(): void;
   onCaptured(bytes: Uint8Array): void;
+  onCaptureEnded(slot: number): void;
 }
 
 export class EngineClient {
@@ -108,6 +109,7 @@ export class EngineClient {
   private onEvent(name: string, { head, tail }: Message): void {
     if (name === 'changed') this.events.onChanged();
     else if (name === 'captured') this.events.onCaptured(tail);
+    else if (name === 'capture-ended') this.events.onCaptureEnded(Number(head['slot']));
     else if (name === 'records') {
       const flows = Number(head['flows']);
       const drops = Number(head['drops']);

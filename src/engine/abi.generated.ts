@@ -29,7 +29,7 @@ export const SL_NAT_PORT_WORDS = 196608;
 export const SL_STEER_KEYS = 80;
 export const SL_STEER_BASE = 64;
 export const SL_STEER_ROWS = 33;
-export const SL_FLOW_MEMORY_VERSION = 1;
+export const SL_FLOW_MEMORY_VERSION = 2;
 export const SL_ADJACENCIES_MAX = 65536;
 export const SL_FLOW_BUCKET_SLOTS = 10;
 export const SL_GRACE_TICKS = 1;
@@ -265,9 +265,9 @@ export const STRUCTS = {
     capacity: { offset: 52, size: 4, type: 'u32', count: 1 },
     bucket_mask: { offset: 56, size: 4, type: 'u32', count: 1 },
     generations: { offset: 60, size: 8, type: 'u32', count: 2 },
-    captures: { offset: 68, size: 4, type: 'u32', count: 1 },
-    reserved: { offset: 72, size: 4, type: 'u32', count: 1 },
-    committed_ticks: { offset: 76, size: 4, type: 'u32', count: 1 },
+    committed_ticks: { offset: 68, size: 4, type: 'u32', count: 1 },
+    captures: { offset: 72, size: 4, type: 'u32', count: 1 },
+    reserved: { offset: 76, size: 4, type: 'u32', count: 1 },
   } },
   sl_flow_bucket: { size: 64, fields: {
     tag: { offset: 0, size: 20, type: 'u16', count: 10 },
@@ -697,8 +697,8 @@ export interface FlowHeader {
   capacity: number;
   bucketMask: number;
   generations: [number, number];
-  captures: number;
   committedTicks: number;
+  captures: number;
 }
 export function readFlowHeader(view: DataView, offset: number): FlowHeader {
   return {
@@ -708,8 +708,8 @@ export function readFlowHeader(view: DataView, offset: number): FlowHeader {
     capacity: view.getUint32(offset + 52, true),
     bucketMask: view.getUint32(offset + 56, true),
     generations: [view.getUint32(offset + 60, true), view.getUint32(offset + 64, true)],
-    captures: view.getUint32(offset + 68, true),
-    committedTicks: view.getUint32(offset + 76, true),
+    committedTicks: view.getUint32(offset + 68, true),
+    captures: view.getUint32(offset + 72, true),
   };
 }
 export function writeFlowHeader(view: DataView, offset: number, value: FlowHeader): void {
@@ -719,9 +719,9 @@ export function writeFlowHeader(view: DataView, offset: number, value: FlowHeade
   putU32(view, offset + 52, value.capacity, 'sl_flow_header.capacity');
   putU32(view, offset + 56, value.bucketMask, 'sl_flow_header.bucket_mask');
   putU32(view, offset + 60, value.generations[0], 'sl_flow_header.generations'); putU32(view, offset + 64, value.generations[1], 'sl_flow_header.generations');
-  putU32(view, offset + 68, value.captures, 'sl_flow_header.captures');
-  bytesAt(view, offset + 72, 4).fill(0);
-  putU32(view, offset + 76, value.committedTicks, 'sl_flow_header.committed_ticks');
+  putU32(view, offset + 68, value.committedTicks, 'sl_flow_header.committed_ticks');
+  putU32(view, offset + 72, value.captures, 'sl_flow_header.captures');
+  bytesAt(view, offset + 76, 4).fill(0);
 }
 
 export interface FlowBucket {

@@ -21,6 +21,7 @@ const DRAINS_MAX = 8;                       // full buffers a turn: the event lo
 const BACKLOG_BYTES_MAX = 4 * 1024 * 1024;
 const SESSIONS_PAGE_MAX = 4096;
 const CHANGED_DEBOUNCE_MS = 100;
+const TAKER_SILENT_MS_MAX = 5000;
 const GUARD_INTERVAL_MS = 5000;
 
 export interface HostOptions {
@@ -41,6 +42,7 @@ export interface HostParts {
 }
 
 interface AttachedPort extends PortPlan { attachedMode: XdpMode; workers: number }
+interface Capture { taker: IpcConnection; heardMs: number }
 interface RecordBatch { flows: number; drops: number; bytes: Uint8Array }
 
 export interface EngineStatus {
@@ -68,8 +70,9 @@ export class EngineHost {
   private applied: { microseconds: number; at: string; restored: boolean } | undefined;
   private turn: Promise<unknown> = Promise.resolve();
   private unsaved: LastApplied | undefined;
+  private drainedMs = 0;
   private stopped = false;
-  private readonly captures = new Set<number>();
+  private readonly captures = new Map<number, Capture>(); // by slot
 
   constructor(private readonly options: HostOptions, private readonly parts: HostParts) {
     this.journal = CleanupJournal.load(options.paths.cleanup);
@@ -101,20 +104,21 @@ export class EngineHost {
   // ---- requests ---------------------------------------------------------------------------------------------------
 
   private accept(socket: import('node:net').Socket): void {
-    const connection = new IpcConnection(socket, {
-      onRequest: (method, message) => this.answer(method, message),
+    const connection: IpcConnection = new IpcConnection(socket, {
+      onRequest: (method, message) => this.answer(connection, method, message),
       onClose: (error) => {
         this.connections.delete(connection);
         // Nobody takes what they copy.
-        if (this.connections.size === 0 && !this.stopped) for (const slot of [...this.captures]) this.stopCapture({ slot });
+        if (!this.stopped) for (const [slot, { taker }] of [...this.captures]) if (taker === connection) this.stopCapture({ slot });
         if (error) this.parts.log.warn({ err: error }, 'the connection to control broke');
       },
     });
     this.connections.add(connection);
   }
 
-  private async answer(method: string, { head, tail }: Message): Promise<Partial<Message>> {
+  private async answer(connection: IpcConnection, method: string, { head, tail }: Message): Promise<Partial<Message>> {
     const { addon } = this.parts;
+    for (const capture of this.captures.values()) if (capture.taker === connection) capture.heardMs = performance.now();
     switch (method) {
       case 'status': return { head: { ...this.status() } };
       case 'facts': return { tail: Buffer.from(JSON.stringify(await this.parts.readFacts())) };
@@ -127,7 +131,7 @@ export class EngineHost {
       case 'rule-hits': return { tail: addon.ruleHits() };
       case 'neighbours': return { tail: addon.neighbours() };
       case 'restart': return this.inTurn(async () => this.restart());
-      case 'capture-start': return this.startCapture(head, tail);
+      case 'capture-start': return this.startCapture(connection, head, tail);
       case 'capture-stop': return this.stopCapture(head);
       default: throw new IpcError('SLUICE_IPC_METHOD', `unknown request '${method.slice(0, 60)}'`);
     }
@@ -163,18 +167,18 @@ export class EngineHost {
     return { head: { count: page.count, cursor: page.cursor }, tail: into.subarray(0, page.count * FLOW_RECORD_BYTES) };
   }
 
-  private startCapture(head: Head, filter: Uint8Array): Partial<Message> {
+  private startCapture(connection: IpcConnection, head: Head, filter: Uint8Array): Partial<Message> {
     const slot = parseCaptureSlot(head['slot']);
     if (filter.length !== CAPTURE_FILTER_BYTES) throw new IpcError('SLUICE_IPC_ARGUMENT', `a capture's filter has ${CAPTURE_FILTER_BYTES} bytes`);
     this.parts.addon.setCapture(slot, filter);
-    this.captures.add(slot);
+    this.captures.set(slot, { taker: connection, heardMs: performance.now() });
     return {};
   }
 
   private stopCapture(head: Head): Partial<Message> {
     const slot = parseCaptureSlot(head['slot']);
-    this.drainCaptured();
     this.parts.addon.setCapture(slot);
+    this.drainCaptured(); // what was copied before is still its taker's
     this.captures.delete(slot);
     return {};
   }
@@ -307,15 +311,36 @@ export class EngineHost {
       this.parts.log.error({ err: error }, 'reading records failed');
     }
     if (this.connections.size > 0) this.sendBacklog();
-    if (this.captures.size > 0) this.drainCaptured();
+    if (this.captures.size > 0) {
+      this.endSilentCaptures();
+      this.drainCaptured();
+    }
   }
 
+  /** While a capture runs no flow is offloaded: not for one whose taker hangs. A taker that lives asks how much was lost each second. */
+  private endSilentCaptures(): void {
+    const nowMs = performance.now();
+    const wasAway = nowMs - this.drainedMs > TAKER_SILENT_MS_MAX / 2; // we were: what it said is still to be read
+    this.drainedMs = nowMs;
+    for (const [slot, capture] of [...this.captures]) {
+      const { taker, heardMs } = capture;
+      if (wasAway) capture.heardMs = nowMs;
+      if (wasAway || nowMs - heardMs <= TAKER_SILENT_MS_MAX) continue;
+      this.parts.log.warn({ slot }, `a capture ends: control said nothing for ${TAKER_SILENT_MS_MAX / 1000} s`);
+      this.stopCapture({ slot });
+      taker.event('capture-ended', { slot });
+    }
+  }
+
+  /** While a taker does not read, copies stay in the engine's rings; what does not fit there is counted as lost. */
   private drainCaptured(): void {
+    const takers = new Set([...this.captures.values()].map(({ taker }) => taker));
     for (let turn = 0; turn < DRAINS_MAX; turn += 1) {
+      for (const taker of takers) if (taker.isOpen && taker.isCongested) return;
       const used = this.parts.addon.captured(this.recordsBuffer);
       if (used === 0) return;
       const bytes = this.recordsBuffer.slice(0, used);
-      for (const connection of this.connections) connection.event('captured', {}, bytes);
+      for (const taker of takers) taker.event('captured', {}, bytes);
     }
   }
 

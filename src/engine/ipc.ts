@@ -118,6 +118,8 @@ export class IpcConnection {
   }
 
   get isOpen(): boolean { return !this.closed; }
+  /** The other side does not read: an event would be shed. */
+  get isCongested(): boolean { return this.socket.writableLength > UNSENT_BYTES_MAX; }
 
   request(method: string, head: Head = {}, tail?: Uint8Array, timeoutMs = REQUEST_TIMEOUT_MS): Promise<Message> {
     if (this.closed) return Promise.reject(new IpcError('SLUICE_IPC_CLOSED', 'the connection is closed'));

@@ -77,16 +77,16 @@ describe('sessions', () => {
 describe('capture', () => {
   const packet = (index: number): CapturedPacket => ({ interface: index % 2 ? 'trust' : 'untrust', timeNs: 1_700_000_000_000_000_000n + BigInt(index), bytes: new Uint8Array(100).fill(index), originalBytes: 1500, direction: 'in' });
   /** Gives packets when it is told, and remembers what it was asked. */
-  function makeSource(): CaptureSource & { filter?: CaptureFilter; give(count: number): void; stopped: number; end(): void } {
+  function makeSource(): CaptureSource & { filter?: CaptureFilter; give(count: number): void; stopped: number; lost: number; end(failure?: Error): void } {
     let listener: ((packet: CapturedPacket) => void) | undefined;
-    let ended: (() => void) | undefined;
+    let ended: ((failure?: Error) => void) | undefined;
     const source: ReturnType<typeof makeSource> = {
-      stopped: 0, give: (count) => { for (let index = 0; index < count; index += 1) listener!(packet(index)); }, end: () => ended!(),
+      stopped: 0, lost: 0, give: (count) => { for (let index = 0; index < count; index += 1) listener!(packet(index)); }, end: (failure) => ended!(failure),
       start: (filter, _snap, onPacket, onEnd) => {
         source.filter = filter;
         listener = onPacket;
         ended = onEnd;
-        return Promise.resolve({ stop: () => { source.stopped += 1; }, lost: () => 0 });
+        return Promise.resolve({ stop: () => { source.stopped += 1; return Promise.resolve(); }, lost: () => Promise.resolve(source.lost) });
       },
     };
     return source;
@@ -129,6 +129,19 @@ describe('capture', () => {
     const third = await capture(left, everything, bounds);
     await new Promise((resolve) => third.on('close', resolve).destroy());
     expect([small.stopped, cut.stopped, left.stopped]).toEqual([1, 1, 1]);
+  });
+
+  test('what the engine lost, and why it ended early, stands in the statistics', async () => {
+    const source = makeSource();
+    const stream = await capture(source, everything, bounds);
+    source.give(2);
+    source.lost = 7;
+    source.end(new Error('the engine process went away'));
+    const [first, second, ...rest] = blocksOf(await read(stream)).filter(({ type }) => type === 5).map(({ body }) => body);
+    expect(rest).toEqual([]);
+    expect([first!.readUInt16LE(36), first!.readBigUInt64LE(40)]).toEqual([7, 7n]);
+    expect(first!.toString('latin1')).toContain('the engine process went away');
+    expect(second!.length).toBe(12 + 12 + 12 + 4);
   });
 
   test('a reader that does not read costs bounded memory, and what it missed is counted', async () => {
@@ -244,7 +257,7 @@ describe('how much at once', () => {
   });
 
   test('a capture that goes on takes no place of short requests', async () => {
-    const source: CaptureSource = { start: (_filter, _snap, _onPacket, onEnd) => { end = onEnd; return Promise.resolve({ stop: () => undefined, lost: () => 0 }); } };
+    const source: CaptureSource = { start: (_filter, _snap, _onPacket, onEnd) => { end = onEnd; return Promise.resolve({ stop: () => Promise.resolve(), lost: () => Promise.resolve(0) }); } };
     let end: (() => void) | undefined;
     const bench = await startApi({ capture: source, limits: { perCaller: 1, all: 1, heavyPerCaller: 1, heavy: 1 } });
     const open = bench.ask('GET', 'capture?seconds=3600', { role: 'operator' });
