@@ -1,5 +1,5 @@
 // Asks control over DIR/api.sock. Who: the CLI and the supervisor. Bounds: ANSWER_BYTES_MAX an answer, TIME_LIMIT_MS a request.
-import { request } from 'node:http';
+import { request, type IncomingMessage } from 'node:http';
 import type { ProblemDetails } from './errors.js';
 
 const ANSWER_BYTES_MAX = 64 * 1024 * 1024;
@@ -20,9 +20,7 @@ export class ApiClient {
   constructor(readonly socket: string, private readonly headers: Readonly<Record<string, string>> = {}) {}
 
   async get<T>(path: string, query: Query = {}): Promise<T> {
-    const given = Object.entries(query).filter((entry): entry is [string, string | number] => entry[1] !== undefined);
-    const search = new URLSearchParams(given.map(([key, value]) => [key, String(value)])).toString();
-    return JSON.parse(await this.send('GET', search ? `${path}?${search}` : path)) as T;
+    return JSON.parse(await this.send('GET', withQuery(path, query))) as T;
   }
 
   async post<T>(path: string, body: unknown): Promise<T> {
@@ -37,10 +35,8 @@ export class ApiClient {
 
   /** An answer that comes line by line, for as long as it comes. Ends quietly when the other side hangs up. */
   lines(path: string, query: Query, onLine: (line: string) => void): Promise<void> {
-    const given = Object.entries(query).filter((entry): entry is [string, string | number] => entry[1] !== undefined);
-    const search = new URLSearchParams(given.map(([key, value]) => [key, String(value)])).toString();
     return new Promise((resolve, reject) => {
-      const asking = request({ socketPath: this.socket, method: 'GET', path: `${path}?${search}`, agent: false }, (response) => {
+      const asking = request({ socketPath: this.socket, method: 'GET', path: withQuery(path, query), headers: this.headers, agent: false }, (response) => {
         const isRefused = (response.statusCode ?? 0) >= 400;
         response.setEncoding('utf8');
         let rest = '';
@@ -53,6 +49,21 @@ export class ApiClient {
         });
         response.on('close', () => (isRefused ? reject(problemOf(rest, response.statusCode ?? 0)) : resolve()));
         response.on('error', () => resolve());
+      });
+      asking.on('error', (error: NodeJS.ErrnoException) => reject(connectionError(error, this.socket)));
+      asking.end();
+    });
+  }
+
+  /** An answer as bytes, for who reads them as they come: pausing it makes the other side wait. Destroying it ends the request. */
+  stream(path: string, query: Query): Promise<IncomingMessage> {
+    return new Promise((resolve, reject) => {
+      const asking = request({ socketPath: this.socket, method: 'GET', path: withQuery(path, query), headers: this.headers, agent: false }, (response) => {
+        const status = response.statusCode ?? 0;
+        if (status < 400) return resolve(response);
+        let text = '';
+        response.setEncoding('utf8').on('data', (chunk: string) => { if (text.length < ANSWER_BYTES_MAX) text += chunk; });
+        response.on('close', () => reject(problemOf(text, status)));
       });
       asking.on('error', (error: NodeJS.ErrnoException) => reject(connectionError(error, this.socket)));
       asking.end();
@@ -83,6 +94,12 @@ export class ApiClient {
       asking.end(body);
     });
   }
+}
+
+function withQuery(path: string, query: Query): string {
+  const given = Object.entries(query).filter((entry): entry is [string, string | number] => entry[1] !== undefined);
+  const search = new URLSearchParams(given.map(([key, value]) => [key, String(value)])).toString();
+  return search ? `${path}?${search}` : path;
 }
 
 function problemOf(text: string, status: number): ClientError {

@@ -17,6 +17,7 @@ const COMMANDS: Record<string, () => Promise<AddCommand>> = {
   flows: async () => (await import('./commands/records.js')).addFlowsCommand,
   drops: async () => (await import('./commands/records.js')).addDropsCommand,
   observe: async () => (await import('./commands/records.js')).addObserveCommand,
+  capture: async () => (await import('./commands/capture.js')).addCaptureCommand,
   simulate: async () => (await import('./commands/simulate.js')).addSimulateCommand,
   rules: async () => (await import('./commands/rules.js')).addRulesCommand,
   restart: async () => (await import('./commands/restart.js')).addRestartCommand,
