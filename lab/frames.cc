@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // frames.cc: raw frames for the lab (lab/frames.ts starts it inside a namespace). Runs until stdin ends or it is killed.
-//   frames DEVICE exchange            each line of stdin, a frame in hex, is sent; each frame that comes in is written as a line of hex
+//   frames DEVICE exchange [PORT...]  each line of stdin, a frame in hex, is sent; each frame that comes in is written as a line of hex,
+//                                     but UDP to these ports
 //   frames DEVICE stream HEX RATE     sends a UDP frame RATE times a second, its last eight bytes a counter, checksums kept right
 //   frames DEVICE flood HEX RATE      the same with another source port, and after each 60,000 another source address, for each frame
 //   frames DEVICE count PORT          counters of `stream` that come in to UDP port PORT: JSON lines {received, lost, reordered, last}, every 50 ms;
@@ -155,7 +156,7 @@ void count(int fd, unsigned port) {
   }
 }
 
-void exchange(int fd) {
+void exchange(int fd, const std::vector<unsigned>& ignored) {
   std::string line;
   char in[16384];
   uint8_t f[65536];
@@ -164,7 +165,11 @@ void exchange(int fd) {
     poll(wait, 2, -1);
     if (wait[0].revents & POLLIN) {
       ssize_t n = recv(fd, f, sizeof f, MSG_DONTWAIT);
-      if (n > 0) {
+      udp_place at;
+      bool wanted = n > 0;
+      if (wanted && find_udp(f, static_cast<size_t>(n), &at))
+        for (unsigned port : ignored) wanted = wanted && static_cast<unsigned>(f[at.udp + 2] << 8 | f[at.udp + 3]) != port;
+      if (wanted) {
         std::string out;
         char two[3];
         for (ssize_t i = 0; i < n; ++i) { std::snprintf(two, sizeof two, "%02x", f[i]); out += two; }
@@ -188,9 +193,13 @@ void exchange(int fd) {
 
 int main(int argc, char** argv) {
   const std::string command = argc > 2 ? argv[2] : "";
-  if (command == "exchange" && argc == 3) exchange(open_device(argv[1]));
+  if (command == "exchange") {
+    std::vector<unsigned> ignored;
+    for (int i = 3; i < argc; ++i) ignored.push_back(static_cast<unsigned>(std::atoi(argv[i])));
+    exchange(open_device(argv[1]), ignored);
+  }
   else if ((command == "stream" || command == "flood") && argc == 5) send_many(open_device(argv[1]), from_hex(argv[3]), std::atof(argv[4]), command == "flood");
   else if (command == "count" && argc == 4) count(open_device(argv[1]), static_cast<unsigned>(std::atoi(argv[3])));
-  else { std::fputs("frames DEVICE exchange | stream HEX RATE | flood HEX RATE | count PORT\n", stderr); return 2; }
+  else { std::fputs("frames DEVICE exchange [PORT...] | stream HEX RATE | flood HEX RATE | count PORT\n", stderr); return 2; }
   return 0;
 }

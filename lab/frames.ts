@@ -167,6 +167,9 @@ export function readFrame(frame: Buffer): Frame | undefined {
   };
 }
 
+/** To these ports streams and floods go: a FrameHost does not keep them. */
+export const STREAM_PORTS = [5300, 5400] as const;
+
 /** A host of bytes: sends what it is told, keeps what came. */
 export class FrameHost {
   readonly program: Program;
@@ -174,7 +177,7 @@ export class FrameHost {
   readonly #frames: Frame[] = [];
 
   constructor(lab: Lab, node: string, device = 'eth0') {
-    this.program = lab.start(node, [TOOL, device, 'exchange'], { keepInput: true });
+    this.program = lab.start(node, [TOOL, device, 'exchange', ...STREAM_PORTS.map(String)], { keepInput: true });
   }
 
   send(frame: Buffer): void {

@@ -23,6 +23,7 @@ const SESSIONS_PAGE_MAX = 4096;
 const CHANGED_DEBOUNCE_MS = 100;
 const TAKER_SILENT_MS_MAX = 5000;
 const GUARD_INTERVAL_MS = 5000;
+const GENERATION_OFFSET = 16;               // of sl_snapshot_header
 
 export interface HostOptions {
   paths: RunDirectory;
@@ -283,6 +284,11 @@ export class EngineHost {
     const last = loadLastApplied(this.options.paths.lastApplied);
     if (!last) return;
     try {
+      const generation = Number(new DataView(last.snapshot.buffer, last.snapshot.byteOffset).getBigUint64(GENERATION_OFFSET, true));
+      if (generation < this.generation) { // a crash between a commit and the writing of it: the older one may allow what the newer forbids
+        this.parts.log.warn({ generation, inherited: this.generation }, 'the state kept for a restart is older than what was in force; waiting, closed, for control');
+        return;
+      }
       const devices = await this.parts.readDevices();
       const ports = last.plan.ports.filter((port) => devices.some((device) => device.name === port.name && device.ifindex === port.ifindex));
       const isThere = (name: string): boolean => ports.some((port) => port.name === name);

@@ -120,7 +120,7 @@ export class Conversation {
   readonly srcPort: number;
   /** The originator's port as the responder sees it. */
   seenSrcPort = 0;
-  readonly #seq: [number, number] = [1_000_000, 4_000_000_000];
+  readonly #seq: [number, number];
   /** Packets and IP bytes that went through, a direction. */
   readonly packets: [number, number] = [0, 0];
   readonly bytes: [number, number] = [0, 0];
@@ -135,6 +135,7 @@ export class Conversation {
     this.ends = endsOf(path, family);
     if (options.dstPort !== undefined) this.ends = { ...this.ends, dstPort: options.dstPort, seenDstPort: options.dstPort };
     this.srcPort = options.srcPort ?? nextPort++;
+    this.#seq = [this.srcPort * 65_536, (4_000_000_000 + this.srcPort * 65_536) >>> 0]; // one wraps for some of them
   }
 
   node(direction: 0 | 1): Node { return direction === 0 ? this.ends.from : this.ends.to; }
