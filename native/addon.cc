@@ -159,10 +159,6 @@ Napi::Value simulate(const Napi::CallbackInfo& info) {
   return copy_out(info.Env(), &result, sizeof result);
 }
 
-Napi::Value rule_hits(const Napi::CallbackInfo& info) {
-  auto hits = opened(info.Env()).rule_hits();
-  return copy_out(info.Env(), hits.data(), hits.size() * sizeof hits[0]);
-}
 // setCapture(slot, filter): starts or replaces it; setCapture(slot): ends it.
 Napi::Value set_capture(const Napi::CallbackInfo& info) {
   engine& e = opened(info.Env());
@@ -177,8 +173,8 @@ Napi::Value captured(const Napi::CallbackInfo& info) {
   auto into = bytes_argument(info, 0);
   return Napi::Number::New(info.Env(), static_cast<double>(opened(info.Env()).captured(into.Data(), into.ByteLength())));
 }
-Napi::Value neighbours(const Napi::CallbackInfo& info) {
-  auto list = opened(info.Env()).neighbours();
+template <auto listing> Napi::Value list_of(const Napi::CallbackInfo& info) {
+  auto list = (opened(info.Env()).*listing)();
   return copy_out(info.Env(), list.data(), list.size() * sizeof list[0]);
 }
 
@@ -252,7 +248,8 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   env.SetInstanceData(new instance_data);
   const std::pair<const char*, Napi::Value (*)(const Napi::CallbackInfo&)> calls[] = {
       {"open", open}, {"addPort", add_port}, {"removePort", remove_port}, {"apply", apply}, {"counters", counters}, {"records", records},
-      {"sessions", sessions}, {"killSession", kill_session}, {"simulate", simulate}, {"ruleHits", rule_hits}, {"neighbours", neighbours},
+      {"sessions", sessions}, {"killSession", kill_session}, {"simulate", simulate}, {"ruleHits", list_of<&engine::rule_hits>}, {"neighbours", list_of<&engine::neighbours>},
+      {"natPools", list_of<&engine::nat_pools>}, {"rings", list_of<&engine::rings>}, {"interfaces", list_of<&engine::interfaces>},
       {"setCapture", set_capture}, {"captured", captured},
       {"onEvent", on_event}, {"inject", inject}, {"advance", advance}, {"setNeighbour", set_neighbour}, {"close", close}};
   for (const auto& [name, call] : calls) exports.Set(name, Napi::Function::New(env, call, name));

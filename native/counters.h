@@ -2,6 +2,7 @@
 // counters.h: a worker's own counters and record rings. One writer (the worker), any reader; nothing is locked.
 #pragma once
 #include <atomic>
+#include <bit>
 #include <cstdint>
 #include <memory>
 
@@ -12,10 +13,20 @@ namespace sluice {
 // Only the owning worker adds, so a relaxed load and store are enough and cost no locked instruction.
 inline void bump(std::atomic<uint64_t>& c, uint64_t by = 1) { c.store(c.load(std::memory_order_relaxed) + by, std::memory_order_relaxed); }
 
+// Two interfaces a cache line.
+struct interface_counters { std::atomic<uint64_t> rx_packets{0}, rx_bytes{0}, tx_packets{0}, tx_bytes{0}; };
+
 struct alignas(64) worker_counters {
   std::atomic<uint64_t> counter[SL_COUNTER_COUNT]{};
   std::atomic<uint64_t> drop[SL_DROP_REASON_COUNT]{};
+  std::atomic<uint64_t> latency[SL_LATENCY_BUCKETS]{}, latency_ns{0};
+  interface_counters interface[SL_INTERFACES_MAX];  // by interface slot
   void add(sl_counter which, uint64_t by = 1) { bump(counter[which], by); }
+  void add_latency(uint64_t ns) {
+    const unsigned bucket = ns < 2 ? 0 : static_cast<unsigned>(std::bit_width(ns - 1));
+    bump(latency[bucket < SL_LATENCY_BUCKETS ? bucket : SL_LATENCY_BUCKETS - 1]);
+    bump(latency_ns, ns);
+  }
 };
 
 // A bounded ring of records, single producer, single consumer. Full: push says no, and the caller counts it.

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <utility>
 
 namespace sluice {
 namespace {
@@ -17,6 +18,7 @@ namespace {
 constexpr uint32_t offline_frames = 1024;
 constexpr uint32_t neighbour_refresh_ticks = 112;  // next hops used in the last 30 s are kept fresh
 constexpr unsigned warn_interval_s = 10;
+constexpr uint32_t census_budget = 1u << 20;  // sessions that the clock thread looks at a second: some 20 ms
 
 int64_t wall_offset_now() {
   timespec wall;
@@ -124,6 +126,9 @@ void engine::close() {
   retired_.clear();
   captures_.reset();
   current_.reset();
+  census_.at = 0;
+  std::fill(std::begin(census_.counting), std::end(census_.counting), 0);
+  std::fill(std::begin(interface_bases_), std::end(interface_bases_), sl_interface_record{});
   pools_.clear();
   reserved_.clear();
   published_.clear();
@@ -256,6 +261,7 @@ void engine::bind_interfaces(snapshot& s) {
   for (size_t i : fresh) {
     while (keep[slot]) ++slot;  // there are as many slots as interfaces can be
     place(i, slot);
+    interface_bases_[slot] = interface_totals(slot);
   }
   for (size_t i = 0; i < s.interfaces.size(); ++i) {
     const sl_interface& n = s.interfaces[i];
@@ -445,17 +451,42 @@ void engine::on_link(const link_event& e) {
 
 void engine::routine_clock() {
   warned_.assign(SL_DROP_REASON_COUNT, 0);
+  count_sessions(census_budget);
   for (unsigned second = 0;; ++second) {
     std::unique_lock lock(clock_mutex_);
     if (clock_wake_.wait_for(lock, std::chrono::seconds(1), [&] { return clock_stop_; })) return;
     lock.unlock();
     shared_->wall_offset_ns = wall_offset_now();
     free_retired(false);
+    count_sessions(census_budget);
     refresh_offload();
     refresh_neighbours(ticks_of_ns(monotonic_ns()));
     if (second % 2 == 0) reserve_local_ports();
     if (second % warn_interval_s == 0) warn_of_exhaustion();
   }
+}
+
+// Goes on with the count of sessions; a session that changes meanwhile is counted as it was or as it is.
+void engine::count_sessions(uint32_t budget) {
+  session_census& c = census_;
+  session_table& table = shared_->sessions;
+  const uint32_t end = table.high_water();
+  for (; c.at < end && budget; ++c.at, --budget) {
+    if (!table.deadline(c.at).load(std::memory_order_relaxed)) continue;
+    const session& s = table.at(c.at);
+    sl_session_protocol protocol = SL_SESSION_PROTOCOL_OTHER;
+    switch (s.key0.protocol) {
+      case protocol_tcp: protocol = SL_SESSION_PROTOCOL_TCP; break;
+      case protocol_udp: protocol = SL_SESSION_PROTOCOL_UDP; break;
+      case protocol_icmp: case protocol_icmpv6: protocol = SL_SESSION_PROTOCOL_ICMP; break;
+      default: break;
+    }
+    ++c.counting[s.state.load(std::memory_order_relaxed) % SL_SESSION_STATE_COUNT * SL_SESSION_PROTOCOL_COUNT + protocol];
+    c.counting[c.offloaded] += s.offload.load(std::memory_order_relaxed) == SL_OFFLOAD_ON;
+  }
+  if (c.at < end) return;
+  c.at = 0;
+  for (unsigned i = 0; i <= c.cells; ++i) c.published[i].store(std::exchange(c.counting[i], 0), std::memory_order_relaxed);
 }
 
 // Which interfaces may be egress of offloaded sessions. A netdev that stops taking frames (a veth whose peer lost NAPI)

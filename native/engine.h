@@ -61,6 +61,9 @@ class engine {
   bool set_capture(unsigned slot, const sl_capture_filter* filter, std::string* error);
   size_t captured(uint8_t* into, size_t bytes);
   std::vector<sl_neighbour_record> neighbours();
+  std::vector<sl_nat_pool_record> nat_pools();
+  std::vector<sl_ring_record> rings();
+  std::vector<sl_interface_record> interfaces();
 
   // Offline mode.
   bool inject(uint16_t interface, const uint8_t* frame, size_t bytes, uint64_t now_ns, injected* out, std::string* error);
@@ -95,6 +98,8 @@ class engine {
   void settle_nat_ports();
   void reserve_local_ports();
   void warn_of_exhaustion();
+  void count_sessions(uint32_t budget);
+  sl_interface_record interface_totals(unsigned slot) const;
   void collect(injected* out);
   void emit_event(const char* type, const char* level = "", std::string text = {});
 
@@ -122,6 +127,18 @@ class engine {
   std::set<std::tuple<uint16_t, int, uint16_t>> published_;           // nat_slot, protocol class, port of destination NAT
   std::map<std::pair<const nat_pool*, int>, std::set<uint16_t>> reserved_; // ports that local sockets use
   std::vector<uint64_t> warned_;                                      // drop counters when last warned
+
+  // Sessions by state and protocol, and how many are offloaded: counted by the clock thread (offline by counters()), a part
+  // of the table at a time; `published` is of the last whole pass.
+  struct session_census {
+    static constexpr unsigned cells = unsigned{SL_SESSION_STATE_COUNT} * unsigned{SL_SESSION_PROTOCOL_COUNT}, offloaded = cells;
+    uint64_t counting[cells + 1] = {};
+    uint32_t at = 0;
+    std::atomic<uint64_t> published[cells + 1] = {};
+  };
+  session_census census_;
+  // Counters of slots start anew with another interface: what was counted before.
+  sl_interface_record interface_bases_[interface_slots] = {};
 
   std::thread clock_;
   std::mutex clock_mutex_;

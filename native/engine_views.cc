@@ -25,13 +25,18 @@ std::vector<uint64_t> engine::counters() {
   out.push_back(snap ? snap->generation : shared_->memory->header->generations[0]);
   out.push_back(workers_.size());
   out.push_back(sum([](worker& w) { return static_cast<uint64_t>(w.held()); }));
-  size_t states_at = out.size();
-  out.resize(states_at + SL_SESSION_STATE_COUNT);
-  for (uint32_t i = 0, end = shared_->sessions.high_water(); i < end; ++i)
-    if (shared_->sessions.deadline(i).load(std::memory_order_relaxed)) ++out[states_at + shared_->sessions.at(i).state.load(std::memory_order_relaxed) % SL_SESSION_STATE_COUNT];
+  if (options_.offline) count_sessions(UINT32_MAX);
+  for (unsigned state = 0; state < SL_SESSION_STATE_COUNT; ++state) {
+    uint64_t total = 0;
+    for (unsigned protocol = 0; protocol < SL_SESSION_PROTOCOL_COUNT; ++protocol) total += census_.published[state * SL_SESSION_PROTOCOL_COUNT + protocol].load(std::memory_order_relaxed);
+    out.push_back(total);
+  }
   size_t steer_at = out.size();
   out.resize(steer_at + SL_PORTS_MAX * SL_STEER_KEYS);
   if (steering_) for (unsigned slot = 0; slot < SL_PORTS_MAX; ++slot) if (ports_[slot].in_use) steering_->read_counters(slot, &out[steer_at + slot * SL_STEER_KEYS]);
+  for (const auto& count : census_.published) out.push_back(count.load(std::memory_order_relaxed));
+  for (unsigned i = 0; i < SL_LATENCY_BUCKETS; ++i) out.push_back(sum([&](worker& w) { return w.path().counters().latency[i].load(std::memory_order_relaxed); }));
+  out.push_back(sum([](worker& w) { return w.path().counters().latency_ns.load(std::memory_order_relaxed); }));
   return out;
 }
 
@@ -168,6 +173,56 @@ std::vector<sl_neighbour_record> engine::neighbours() {
     r.waiting = a.waiting.load();
     out.push_back(r);
   });
+  return out;
+}
+
+// A pool stands in the list of each rule that uses it, and here once.
+std::vector<sl_nat_pool_record> engine::nat_pools() {
+  std::vector<sl_nat_pool_record> out;
+  std::set<const nat_pool*> seen;
+  if (!current_) return out;
+  for (const auto& pool : current_->pools) {
+    if (!seen.insert(pool.get()).second) continue;
+    sl_nat_pool_record r{};
+    r.address = pool->address.address;
+    for (int c = 0; c < SL_NAT_PROTOCOLS; ++c) {
+      const port_space& space = pool->space(c);
+      r.used[c] = space.in_use();
+      r.resting[c] = space.quarantined();
+      r.free[c] = space.available();
+      r.total[c] = space.hi() - space.lo() + 1u - (space.lo() <= SL_NAT_PORT_RESERVED && SL_NAT_PORT_RESERVED <= space.hi());
+    }
+    out.push_back(r);
+  }
+  return out;
+}
+
+std::vector<sl_ring_record> engine::rings() {
+  std::vector<sl_ring_record> out;
+  for (auto& w : workers_) w->run_on([&] { w->list_rings(&out); });
+  return out;
+}
+
+sl_interface_record engine::interface_totals(unsigned slot) const {
+  sl_interface_record r{};
+  for (const auto& w : workers_) {
+    const interface_counters& c = w->path().counters().interface[slot];
+    r.rx_packets += c.rx_packets.load(std::memory_order_relaxed);
+    r.rx_bytes += c.rx_bytes.load(std::memory_order_relaxed);
+    r.tx_packets += c.tx_packets.load(std::memory_order_relaxed);
+    r.tx_bytes += c.tx_bytes.load(std::memory_order_relaxed);
+  }
+  return r;
+}
+
+std::vector<sl_interface_record> engine::interfaces() {
+  std::vector<sl_interface_record> out;
+  for (size_t i = 0; current_ && i < current_->interfaces.size(); ++i) {
+    const unsigned slot = current_->interface_slots[i];
+    sl_interface_record r = interface_totals(slot);
+    const sl_interface_record& base = interface_bases_[slot];
+    out.push_back({current_->interfaces[i].id, 0, r.rx_packets - base.rx_packets, r.rx_bytes - base.rx_bytes, r.tx_packets - base.tx_packets, r.tx_bytes - base.tx_bytes});
+  }
   return out;
 }
 

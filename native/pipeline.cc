@@ -17,6 +17,25 @@ constexpr uint32_t revalidate_budget = 256;    // sessions between two batches: 
 constexpr uint64_t revalidation_ns_max = 80'000'000;  // then the program stops trusting what was not reached yet
 constexpr uint32_t sweep_budget = 65536;  // deadlines looked at in one housekeeping call: 256 KiB of memory
 
+// Frames of a batch that came in on one interface, one after the other: mostly all of it, which then costs one count.
+struct received_on_one {
+  worker_counters& counters;
+  unsigned slot = index_none;
+  uint64_t packets = 0, bytes = 0;
+  void add(unsigned interface_slot, uint32_t length) {
+    if (interface_slot != slot) [[unlikely]] { flush(); slot = interface_slot; }
+    ++packets;
+    bytes += length;
+  }
+  void flush() {
+    if (slot < interface_slots && packets) {
+      bump(counters.interface[slot].rx_packets, packets);
+      bump(counters.interface[slot].rx_bytes, bytes);
+    }
+    packets = bytes = 0;
+  }
+};
+
 }  // namespace
 
 pipeline::pipeline(dataplane& shared, unsigned worker, umem_area& area, frame_pool& pool)
@@ -42,10 +61,12 @@ void pipeline::process(const rx_frame* frames, unsigned count, unsigned port_slo
   const port_interfaces& port = snap_->ports[port_slot];
   uint64_t bytes = 0, completed_count = 0;
   unsigned kept = 0;
+  received_on_one tally{counters_};
   for (unsigned i = 0; i < count; ++i) {
     packet& p = batch_[kept];
     bytes += frames[i].length;
     bool completed = false, readable = strip_ethernet(p, frames[i], port, partial_checksums);
+    tally.add(p.interface_slot, frames[i].length);
     if (readable)
       if (sl_drop_reason reason = parse_ip(p, &completed); reason != SL_DROP_NONE) { drop(p, reason); readable = false; }
     if (!readable) {
@@ -57,6 +78,7 @@ void pipeline::process(const rx_frame* frames, unsigned count, unsigned port_slo
     shared_.sessions.prefetch_bucket(p.hash);
     ++kept;
   }
+  tally.flush();
   counters_.add(SL_COUNTER_RX_PACKETS, count);
   counters_.add(SL_COUNTER_RX_BYTES, bytes);
   if (completed_count) counters_.add(SL_COUNTER_CHECKSUMS_COMPLETED, completed_count);
@@ -402,6 +424,9 @@ void pipeline::emit(packet& p, adjacency& a, const interface_state& out) {
   }
   uint64_t address = static_cast<uint64_t>(frame - area_.base());
   output_.push_back({address, l2 + p.l3_length, out.port_slot.load(std::memory_order_relaxed)});
+  interface_counters& sent = counters_.interface[a.interface_slot];
+  bump(sent.tx_packets);
+  bump(sent.tx_bytes, l2 + p.l3_length);
 }
 
 // RFC 791 section 3.2: IPv4 without DF is cut to the egress MTU. The packet is already rewritten.
@@ -565,7 +590,9 @@ void pipeline::drop(packet& p, sl_drop_reason reason, uint32_t rule_id, bool rec
   // Counters are exact; records are sampled so that a flood of drops costs little.
   constexpr uint64_t per_record_ns = 1'000'000'000 / drop_records_per_second_max, burst_ns = 100'000'000;
   if (drop_tokens_ns_ + burst_ns < now_ns_) drop_tokens_ns_ = now_ns_ - burst_ns;
-  if (record_it && drop_tokens_ns_ + per_record_ns <= now_ns_) {
+  if (record_it && drop_tokens_ns_ + per_record_ns > now_ns_) {
+    counters_.add(SL_COUNTER_DROP_RECORDS_SAMPLED);
+  } else if (record_it) {
     drop_tokens_ns_ += per_record_ns;
     if (sl_drop_record* record = drop_records_.reserve()) {
       *record = {};

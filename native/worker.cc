@@ -91,6 +91,13 @@ void worker::add_socket(unsigned port_slot, bool partial_checksums, std::unique_
   sockets_.back().socket->refill(*pool_, fill_target_);
 }
 
+void worker::list_rings(std::vector<sl_ring_record>* into) const {
+  for (const port_socket& s : sockets_) {
+    const xsk::ring_levels levels = s.socket->levels();
+    into->push_back({static_cast<sl_u16>(s.port_slot), static_cast<sl_u16>(s.socket->queue()), levels.entries, levels.rx, levels.fill, levels.tx, levels.completion});
+  }
+}
+
 void worker::share_frames() {
   fill_target_ = std::max<uint32_t>(batch_max, area_->frame_count() / (2 * std::max<uint32_t>(1, static_cast<uint32_t>(sockets_.size()))));
 }
@@ -166,6 +173,8 @@ bool worker::round(uint64_t now_ns) {
     if (kicks > kicks_) pipeline_->counters().add(SL_COUNTER_TX_KICKS, kicks - kicks_);
     kicks_ = kicks;
   }
+  // now_ns is from before the first batch was received.
+  if (worked) pipeline_->counters().add_latency(monotonic_ns() - now_ns);
   return worked;
 }
 

@@ -34,6 +34,8 @@ class worker {
   // On the worker's thread (or before start): takes over a bound socket of a port; gives one back, frames returned.
   void add_socket(unsigned port_slot, bool partial_checksums, std::unique_ptr<xsk> socket);
   void remove_sockets(unsigned port_slot);
+  // On the worker's thread: what its sockets' rings hold, between two batches.
+  void list_rings(std::vector<sl_ring_record>* into) const;
 
   pipeline& path() { return *pipeline_; }
   umem_area& area() { return *area_; }

@@ -120,6 +120,7 @@ typedef uint8_t sl_u8; typedef uint16_t sl_u16; typedef uint32_t sl_u32; typedef
   X(CHECKSUMS_COMPLETED, "checksums-completed", "partial checksums of packets born on this machine, completed") \
   X(CAPTURES_LOST, "captures-lost", "copies of packets lost because nobody took them in time") \
   X(RECORDS_LOST, "records-lost", "flow or drop records lost because nobody read them in time") \
+  X(DROP_RECORDS_SAMPLED, "drop-records-sampled", "dropped packets without a record, because many were dropped at once") \
   X(TX_KICKS, "tx-kicks", "system calls that started transmission") \
   X(POLLS, "polls", "times a worker slept")
 
@@ -166,6 +167,13 @@ typedef uint8_t sl_u8; typedef uint16_t sl_u16; typedef uint32_t sl_u32; typedef
   X(TCP_TIME_WAIT, "time-wait", "both FINs acknowledged") \
   X(CLOSED, "closed", "reset or ended")
 
+/* Protocols as sessions are counted by them. */
+#define SL_SESSION_PROTOCOLS(X) \
+  X(TCP, "tcp", "TCP") \
+  X(UDP, "udp", "UDP") \
+  X(ICMP, "icmp", "ICMP and ICMPv6") \
+  X(OTHER, "other", "any other")
+
 #define SL_FLOW_EVENTS(X) \
   X(START, "start", "session created") \
   X(UPDATE, "update", "still alive; only in session listings") \
@@ -200,6 +208,8 @@ enum sl_nexthop_kind { SL_NEXTHOP_KINDS(SL_X_NEXTHOP) SL_NEXTHOP_KIND_COUNT };
 enum sl_anti_spoofing { SL_ANTI_SPOOFINGS(SL_X_ANTISPOOF) SL_ANTI_SPOOFING_COUNT };
 #define SL_X_STATE(name, text, help) SL_ENUM_ENTRY(SL_STATE_, name),
 enum sl_session_state { SL_SESSION_STATES(SL_X_STATE) SL_SESSION_STATE_COUNT };
+#define SL_X_SESSION_PROTOCOL(name, text, help) SL_ENUM_ENTRY(SL_SESSION_PROTOCOL_, name),
+enum sl_session_protocol { SL_SESSION_PROTOCOLS(SL_X_SESSION_PROTOCOL) SL_SESSION_PROTOCOL_COUNT };
 #define SL_X_EVENT(name, text, help) SL_ENUM_ENTRY(SL_EVENT_, name),
 enum sl_flow_event { SL_FLOW_EVENTS(SL_X_EVENT) SL_FLOW_EVENT_COUNT };
 #define SL_X_END(name, text, help) SL_ENUM_ENTRY(SL_END_, name),
@@ -565,6 +575,32 @@ struct sl_simulate_result {
 
 /* A rule's hits since the engine started. */
 struct sl_rule_hits { sl_u32 rule_id; sl_u32 reserved; sl_u64 sessions; };
+
+/* Latency of batches, in counters: bucket n counts those of at most 2^n ns that n - 1 does not; the last one all longer ones, too. */
+#define SL_LATENCY_BUCKETS 32
+
+/* Ports of an outside address of NAT, a protocol (as in `nat_ports`). What is left of total is reserved: local sockets, published ports. */
+struct sl_nat_pool_record {
+  struct sl_address address;
+  sl_u32 used[SL_NAT_PROTOCOLS];    /* of mappings */
+  sl_u32 resting[SL_NAT_PROTOCOLS]; /* released, not to be used again yet */
+  sl_u32 free[SL_NAT_PROTOCOLS];
+  sl_u32 total[SL_NAT_PROTOCOLS];
+};
+
+/* Rings of the socket of a port's queue: entries that wait in each for the side that takes them. */
+struct sl_ring_record {
+  sl_u16 port_slot, queue;
+  sl_u32 entries;          /* that each ring has */
+  sl_u32 rx, fill, tx, completion;
+};
+
+/* Frames that the engine itself received and sent on an interface, Ethernet header included; what the program forwards is not in it. */
+struct sl_interface_record {
+  sl_u32 interface;        /* id */
+  sl_u32 reserved;
+  sl_u64 rx_packets, rx_bytes, tx_packets, tx_bytes;
+};
 
 /* A neighbour the engine knows. */
 struct sl_neighbour_record {

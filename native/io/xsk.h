@@ -222,6 +222,13 @@ class xsk {
   bool tx_waiting() const {                                   // flushed, not yet taken by the kernel
     return __atomic_load_n(tx_.consumer, __ATOMIC_ACQUIRE) != tx_.cached_producer;
   }
+  // Entries that wait in each ring for the side that takes them. All rings of a socket have as many entries.
+  struct ring_levels { uint32_t entries, rx, fill, tx, completion; };
+  ring_levels levels() const {
+    const auto taken = [](const ring& r) { return __atomic_load_n(r.consumer, __ATOMIC_RELAXED); };
+    const auto given = [](const ring& r) { return __atomic_load_n(r.producer, __ATOMIC_RELAXED); };
+    return {rx_.size, given(rx_) - rx_.cached_consumer, fill_.cached_producer - taken(fill_), tx_.cached_producer - taken(tx_), given(completion_) - completion_.cached_consumer};
+  }
   bool rx_ready() const {                                     // frames wait: do not sleep
     return __atomic_load_n(rx_.producer, __ATOMIC_ACQUIRE) != rx_.cached_consumer;
   }

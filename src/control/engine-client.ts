@@ -55,6 +55,9 @@ export class EngineClient {
   async counters(): Promise<Uint8Array> { return (await this.request('counters')).tail; }
   async ruleHits(): Promise<Uint8Array> { return (await this.request('rule-hits')).tail; }
   async neighbours(): Promise<Uint8Array> { return (await this.request('neighbours')).tail; }
+  async natPools(): Promise<Uint8Array> { return (await this.request('nat-pools')).tail; }
+  async rings(): Promise<Uint8Array> { return (await this.request('rings')).tail; }
+  async interfaces(): Promise<Uint8Array> { return (await this.request('interfaces')).tail; }
   async simulate(question: Uint8Array): Promise<Uint8Array> { return (await this.request('simulate', {}, question)).tail; }
 
   async startCapture(slot: number, filter: Uint8Array): Promise<void> { await this.request('capture-start', { slot }, filter); }

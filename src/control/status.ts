@@ -1,7 +1,8 @@
 // What `sluice status`, /api/v1/status, /api/v1/counters and /healthz say, put together from control's state and the engine's counters.
 // Who: src/api/. Shapes here are the API's: add members, rename none.
-import { COUNTERS, DROP_REASONS, SESSION_STATES, SL_STEER_BASE, STEER_COUNTERS, type ListEntry } from '../engine/abi.generated.js';
+import { COUNTERS, DROP_REASONS, SESSION_PROTOCOLS, SESSION_STATES, SL_STEER_BASE, STEER_COUNTERS, type ListEntry } from '../engine/abi.generated.js';
 import type { Counters } from '../engine/binding.js';
+import { decodeInterfaces, decodeNatPools, type InterfaceCounts, type NatPool } from '../engine/levels.js';
 import type { Obstacle } from '../engine/conflicts.js';
 import { isAlive, readPidFile } from '../supervisor/pid-file.js';
 import { packageVersion, type RunDirectory } from '../supervisor/run-directory.js';
@@ -43,6 +44,9 @@ export interface CountersView {
   drops: Record<string, number>;
   gauges: Record<string, number>;
   sessions: Record<string, number>;
+  sessionsByProtocol: Record<string, number>;
+  natPools: NatPool[];
+  interfaces: Record<string, Omit<InterfaceCounts, 'interface'>>;
   steering: Record<string, { counters: Record<string, number>; drops: Record<string, number> }>;
 }
 
@@ -87,12 +91,15 @@ export function dropsOf(control: Control, counters: Counters, keepZeros = false)
 }
 
 export async function countersView(control: Control): Promise<CountersView> {
-  const counters = await control.counters();
+  const [counters, pools, interfaces] = await Promise.all([control.counters(), control.engine.natPools(), control.engine.interfaces()]);
   return {
     counters: byName(COUNTERS, counters.counters),
     drops: dropsOf(control, counters, true),
     gauges: counters.gauges,
     sessions: byName(SESSION_STATES, counters.sessionStates),
+    sessionsByProtocol: byName(SESSION_PROTOCOLS, SESSION_PROTOCOLS.map(({ value }) => SESSION_STATES.reduce((sum, state) => sum + (counters.sessions(state.value)[value] ?? 0), 0))),
+    natPools: decodeNatPools(pools),
+    interfaces: Object.fromEntries(decodeInterfaces(interfaces).map(({ interface: id, ...counts }) => [control.names.interfaceById(id) ?? String(id), counts])),
     steering: Object.fromEntries((control.engineStatus?.ports ?? []).map((port) => {
       const steer = counters.steer(port.slot);
       return [port.name, { counters: byName(STEER_COUNTERS, steer.slice(SL_STEER_BASE)), drops: byName(DROP_REASONS.slice(1), steer, false) }];

@@ -58,6 +58,7 @@ export const SL_CAPTURE_PORT = 1;
 export const SL_CAPTURE_BOTH_WAYS = 2;
 export const SL_CAPTURE_DROPPED = 4;
 export const SL_CAPTURE_NOT_DROPPED = 8;
+export const SL_LATENCY_BUCKETS = 32;
 
 // ---- lists that people see ----
 export interface ListEntry { readonly value: number; readonly name: string; readonly help: string }
@@ -117,9 +118,9 @@ export const DROP_REASONS: readonly ListEntry[] = [
   { value: 48, name: 'rate-limited', help: 'over a rate limit' },
 ];
 
-export const Counter = { RX_PACKETS: 0, RX_BYTES: 1, TX_PACKETS: 2, TX_BYTES: 3, HOST_PACKETS: 4, FAST_PATH_HITS: 5, SLOW_PATH_PACKETS: 6, SESSIONS_CREATED: 7, SESSIONS_OFFLOADED: 8, SESSIONS_ENDED: 9, REVALIDATIONS: 10, ICMP_ERRORS_SENT: 11, ICMP_ERRORS_SUPPRESSED: 12, TCP_RESETS_SENT: 13, FRAGMENTS: 14, FRAGMENTS_HELD: 15, NEIGHBOUR_HELD: 16, CHECKSUMS_COMPLETED: 17, CAPTURES_LOST: 18, RECORDS_LOST: 19, TX_KICKS: 20, POLLS: 21 } as const;
+export const Counter = { RX_PACKETS: 0, RX_BYTES: 1, TX_PACKETS: 2, TX_BYTES: 3, HOST_PACKETS: 4, FAST_PATH_HITS: 5, SLOW_PATH_PACKETS: 6, SESSIONS_CREATED: 7, SESSIONS_OFFLOADED: 8, SESSIONS_ENDED: 9, REVALIDATIONS: 10, ICMP_ERRORS_SENT: 11, ICMP_ERRORS_SUPPRESSED: 12, TCP_RESETS_SENT: 13, FRAGMENTS: 14, FRAGMENTS_HELD: 15, NEIGHBOUR_HELD: 16, CHECKSUMS_COMPLETED: 17, CAPTURES_LOST: 18, RECORDS_LOST: 19, DROP_RECORDS_SAMPLED: 20, TX_KICKS: 21, POLLS: 22 } as const;
 export type Counter = (typeof Counter)[keyof typeof Counter];
-export const SL_COUNTER_COUNT = 22;
+export const SL_COUNTER_COUNT = 23;
 export const COUNTERS: readonly ListEntry[] = [
   { value: 0, name: 'rx-packets', help: 'packets received by the engine' },
   { value: 1, name: 'rx-bytes', help: 'bytes received by the engine, Ethernet header included' },
@@ -141,8 +142,9 @@ export const COUNTERS: readonly ListEntry[] = [
   { value: 17, name: 'checksums-completed', help: 'partial checksums of packets born on this machine, completed' },
   { value: 18, name: 'captures-lost', help: 'copies of packets lost because nobody took them in time' },
   { value: 19, name: 'records-lost', help: 'flow or drop records lost because nobody read them in time' },
-  { value: 20, name: 'tx-kicks', help: 'system calls that started transmission' },
-  { value: 21, name: 'polls', help: 'times a worker slept' },
+  { value: 20, name: 'drop-records-sampled', help: 'dropped packets without a record, because many were dropped at once' },
+  { value: 21, name: 'tx-kicks', help: 'system calls that started transmission' },
+  { value: 22, name: 'polls', help: 'times a worker slept' },
 ];
 
 export const SteerCounter = { TO_ENGINE: 0, TO_HOST: 1, OFFLOADED: 2, OFFLOADED_BYTES: 3 } as const;
@@ -213,6 +215,16 @@ export const SESSION_STATES: readonly ListEntry[] = [
   { value: 5, name: 'closing', help: 'both sides sent FIN' },
   { value: 6, name: 'time-wait', help: 'both FINs acknowledged' },
   { value: 7, name: 'closed', help: 'reset or ended' },
+];
+
+export const SessionProtocol = { TCP: 0, UDP: 1, ICMP: 2, OTHER: 3 } as const;
+export type SessionProtocol = (typeof SessionProtocol)[keyof typeof SessionProtocol];
+export const SL_SESSION_PROTOCOL_COUNT = 4;
+export const SESSION_PROTOCOLS: readonly ListEntry[] = [
+  { value: 0, name: 'tcp', help: 'TCP' },
+  { value: 1, name: 'udp', help: 'UDP' },
+  { value: 2, name: 'icmp', help: 'ICMP and ICMPv6' },
+  { value: 3, name: 'other', help: 'any other' },
 ];
 
 export const FlowEvent = { START: 0, UPDATE: 1, END: 2 } as const;
@@ -570,6 +582,30 @@ export const STRUCTS = {
     reserved: { offset: 4, size: 4, type: 'u32', count: 1 },
     sessions: { offset: 8, size: 8, type: 'u64', count: 1 },
   } },
+  sl_nat_pool_record: { size: 64, fields: {
+    address: { offset: 0, size: 16, type: 'sl_address', count: 1 },
+    used: { offset: 16, size: 12, type: 'u32', count: 3 },
+    resting: { offset: 28, size: 12, type: 'u32', count: 3 },
+    free: { offset: 40, size: 12, type: 'u32', count: 3 },
+    total: { offset: 52, size: 12, type: 'u32', count: 3 },
+  } },
+  sl_ring_record: { size: 24, fields: {
+    port_slot: { offset: 0, size: 2, type: 'u16', count: 1 },
+    queue: { offset: 2, size: 2, type: 'u16', count: 1 },
+    entries: { offset: 4, size: 4, type: 'u32', count: 1 },
+    rx: { offset: 8, size: 4, type: 'u32', count: 1 },
+    fill: { offset: 12, size: 4, type: 'u32', count: 1 },
+    tx: { offset: 16, size: 4, type: 'u32', count: 1 },
+    completion: { offset: 20, size: 4, type: 'u32', count: 1 },
+  } },
+  sl_interface_record: { size: 40, fields: {
+    interface: { offset: 0, size: 4, type: 'u32', count: 1 },
+    reserved: { offset: 4, size: 4, type: 'u32', count: 1 },
+    rx_packets: { offset: 8, size: 8, type: 'u64', count: 1 },
+    rx_bytes: { offset: 16, size: 8, type: 'u64', count: 1 },
+    tx_packets: { offset: 24, size: 8, type: 'u64', count: 1 },
+    tx_bytes: { offset: 32, size: 8, type: 'u64', count: 1 },
+  } },
   sl_neighbour_record: { size: 32, fields: {
     address: { offset: 0, size: 16, type: 'sl_address', count: 1 },
     interface: { offset: 16, size: 4, type: 'u32', count: 1 },
@@ -611,6 +647,9 @@ export const CAPTURED_BYTES = 24;
 export const SIMULATE_REQUEST_BYTES = 40;
 export const SIMULATE_RESULT_BYTES = 80;
 export const RULE_HITS_BYTES = 16;
+export const NAT_POOL_RECORD_BYTES = 64;
+export const RING_RECORD_BYTES = 24;
+export const INTERFACE_RECORD_BYTES = 40;
 export const NEIGHBOUR_RECORD_BYTES = 32;
 
 // ---- readers and writers ----
@@ -1663,6 +1702,85 @@ export function writeRuleHits(view: DataView, offset: number, value: RuleHits): 
   putU32(view, offset, value.ruleId, 'sl_rule_hits.rule_id');
   bytesAt(view, offset + 4, 4).fill(0);
   putU64(view, offset + 8, value.sessions, 'sl_rule_hits.sessions');
+}
+
+export interface NatPoolRecord {
+  address: Uint8Array;
+  used: [number, number, number];
+  resting: [number, number, number];
+  free: [number, number, number];
+  total: [number, number, number];
+}
+export function readNatPoolRecord(view: DataView, offset: number): NatPoolRecord {
+  return {
+    address: bytesAt(view, offset, 16),
+    used: [view.getUint32(offset + 16, true), view.getUint32(offset + 20, true), view.getUint32(offset + 24, true)],
+    resting: [view.getUint32(offset + 28, true), view.getUint32(offset + 32, true), view.getUint32(offset + 36, true)],
+    free: [view.getUint32(offset + 40, true), view.getUint32(offset + 44, true), view.getUint32(offset + 48, true)],
+    total: [view.getUint32(offset + 52, true), view.getUint32(offset + 56, true), view.getUint32(offset + 60, true)],
+  };
+}
+export function writeNatPoolRecord(view: DataView, offset: number, value: NatPoolRecord): void {
+  putBytes(view, offset, value.address, 16, 'sl_nat_pool_record.address');
+  putU32(view, offset + 16, value.used[0], 'sl_nat_pool_record.used'); putU32(view, offset + 20, value.used[1], 'sl_nat_pool_record.used'); putU32(view, offset + 24, value.used[2], 'sl_nat_pool_record.used');
+  putU32(view, offset + 28, value.resting[0], 'sl_nat_pool_record.resting'); putU32(view, offset + 32, value.resting[1], 'sl_nat_pool_record.resting'); putU32(view, offset + 36, value.resting[2], 'sl_nat_pool_record.resting');
+  putU32(view, offset + 40, value.free[0], 'sl_nat_pool_record.free'); putU32(view, offset + 44, value.free[1], 'sl_nat_pool_record.free'); putU32(view, offset + 48, value.free[2], 'sl_nat_pool_record.free');
+  putU32(view, offset + 52, value.total[0], 'sl_nat_pool_record.total'); putU32(view, offset + 56, value.total[1], 'sl_nat_pool_record.total'); putU32(view, offset + 60, value.total[2], 'sl_nat_pool_record.total');
+}
+
+export interface RingRecord {
+  portSlot: number;
+  queue: number;
+  entries: number;
+  rx: number;
+  fill: number;
+  tx: number;
+  completion: number;
+}
+export function readRingRecord(view: DataView, offset: number): RingRecord {
+  return {
+    portSlot: view.getUint16(offset, true),
+    queue: view.getUint16(offset + 2, true),
+    entries: view.getUint32(offset + 4, true),
+    rx: view.getUint32(offset + 8, true),
+    fill: view.getUint32(offset + 12, true),
+    tx: view.getUint32(offset + 16, true),
+    completion: view.getUint32(offset + 20, true),
+  };
+}
+export function writeRingRecord(view: DataView, offset: number, value: RingRecord): void {
+  putU16(view, offset, value.portSlot, 'sl_ring_record.port_slot');
+  putU16(view, offset + 2, value.queue, 'sl_ring_record.queue');
+  putU32(view, offset + 4, value.entries, 'sl_ring_record.entries');
+  putU32(view, offset + 8, value.rx, 'sl_ring_record.rx');
+  putU32(view, offset + 12, value.fill, 'sl_ring_record.fill');
+  putU32(view, offset + 16, value.tx, 'sl_ring_record.tx');
+  putU32(view, offset + 20, value.completion, 'sl_ring_record.completion');
+}
+
+export interface InterfaceRecord {
+  interface: number;
+  rxPackets: bigint;
+  rxBytes: bigint;
+  txPackets: bigint;
+  txBytes: bigint;
+}
+export function readInterfaceRecord(view: DataView, offset: number): InterfaceRecord {
+  return {
+    interface: view.getUint32(offset, true),
+    rxPackets: view.getBigUint64(offset + 8, true),
+    rxBytes: view.getBigUint64(offset + 16, true),
+    txPackets: view.getBigUint64(offset + 24, true),
+    txBytes: view.getBigUint64(offset + 32, true),
+  };
+}
+export function writeInterfaceRecord(view: DataView, offset: number, value: InterfaceRecord): void {
+  putU32(view, offset, value.interface, 'sl_interface_record.interface');
+  bytesAt(view, offset + 4, 4).fill(0);
+  putU64(view, offset + 8, value.rxPackets, 'sl_interface_record.rx_packets');
+  putU64(view, offset + 16, value.rxBytes, 'sl_interface_record.rx_bytes');
+  putU64(view, offset + 24, value.txPackets, 'sl_interface_record.tx_packets');
+  putU64(view, offset + 32, value.txBytes, 'sl_interface_record.tx_bytes');
 }
 
 export interface NeighbourRecord {

@@ -7,7 +7,7 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { packageRoot } from '../supervisor/run-directory.js';
 import {
-  SL_COUNTER_COUNT, SL_DROP_REASON_COUNT, SL_PORTS_MAX, SL_SESSION_STATE_COUNT, SL_STEER_KEYS,
+  SL_COUNTER_COUNT, SL_DROP_REASON_COUNT, SL_LATENCY_BUCKETS, SL_PORTS_MAX, SL_SESSION_PROTOCOL_COUNT, SL_SESSION_STATE_COUNT, SL_STEER_KEYS,
 } from './abi.generated.js';
 
 export interface OpenOptions {
@@ -58,6 +58,12 @@ export interface Addon {
   simulate(request: Uint8Array): Uint8Array;
   ruleHits(): Uint8Array;
   neighbours(): Uint8Array;
+  /** struct sl_nat_pool_record, one an address and range of ports. */
+  natPools(): Uint8Array;
+  /** struct sl_ring_record, one a port and queue. */
+  rings(): Uint8Array;
+  /** struct sl_interface_record, one an interface. */
+  interfaces(): Uint8Array;
   /** Starts or replaces capture `slot` (struct sl_capture_filter), or ends it. While one runs, no packet is offloaded. */
   setCapture(slot: number, filter?: Uint8Array): void;
   /** Copied packets of all captures (struct sl_captured, then its bytes); returns how many bytes. */
@@ -78,7 +84,7 @@ export class BindingError extends Error {
 
 const CALLS: readonly (keyof Addon)[] = [
   'open', 'addPort', 'removePort', 'apply', 'counters', 'records', 'sessions', 'killSession', 'simulate', 'ruleHits',
-  'neighbours', 'setCapture', 'captured', 'onEvent', 'inject', 'advance', 'setNeighbour', 'close',
+  'neighbours', 'natPools', 'rings', 'interfaces', 'setCapture', 'captured', 'onEvent', 'inject', 'advance', 'setNeighbour', 'close',
 ];
 
 export function addonPath(): string { return join(packageRoot(), 'build', 'native', 'sluice.node'); }
@@ -102,7 +108,10 @@ export function loadAddon(path = addonPath()): Addon {
 // ---- counters() --------------------------------------------------------------------------------------------------
 // One buffer of u64, in this order; what a newer addon appends after it is ignored:
 //   SL_COUNTER_COUNT counters | SL_DROP_REASON_COUNT drops by reason | GAUGES | SL_SESSION_STATE_COUNT sessions by state |
-//   SL_PORTS_MAX * SL_STEER_KEYS steering counters (drops by reason at 0.., SL_STEER_* at SL_STEER_BASE..)
+//   SL_PORTS_MAX * SL_STEER_KEYS steering counters (drops by reason at 0.., SL_STEER_* at SL_STEER_BASE..) |
+//   SL_SESSION_STATE_COUNT * SL_SESSION_PROTOCOL_COUNT sessions by state, then protocol | offloaded sessions |
+//   SL_LATENCY_BUCKETS rounds of a worker by their time | nanoseconds of all these rounds
+// Sessions by state and protocol are counted once a second, of a table with over a million sessions a part: they lag behind gauges.
 
 export const GAUGES = [
   'sessions', 'sessionsMax', 'umemFree', 'umemTotal', 'natMappings', 'fragments', 'generation', 'workers', 'held',
@@ -112,8 +121,12 @@ export type Gauge = (typeof GAUGES)[number];
 const DROPS_AT = SL_COUNTER_COUNT;
 const GAUGES_AT = DROPS_AT + SL_DROP_REASON_COUNT;
 const STATES_AT = GAUGES_AT + GAUGES.length;
-const STEER_AT = STATES_AT + SL_SESSION_STATE_COUNT;
-export const COUNTER_WORDS = STEER_AT + SL_PORTS_MAX * SL_STEER_KEYS;
+export const STEER_AT = STATES_AT + SL_SESSION_STATE_COUNT;
+const SESSIONS_AT = STEER_AT + SL_PORTS_MAX * SL_STEER_KEYS;
+const OFFLOADED_AT = SESSIONS_AT + SL_SESSION_STATE_COUNT * SL_SESSION_PROTOCOL_COUNT;
+const LATENCY_AT = OFFLOADED_AT + 1;
+const LATENCY_NS_AT = LATENCY_AT + SL_LATENCY_BUCKETS;
+export const COUNTER_WORDS = LATENCY_NS_AT + 1;
 
 export interface Counters {
   counters: number[];               // by SL_COUNTER_*
@@ -121,6 +134,9 @@ export interface Counters {
   gauges: Record<Gauge, number>;
   sessionStates: number[];          // by SL_STATE_*
   steer(slot: number): number[];    // SL_STEER_KEYS of a port
+  sessions(state: number): number[]; // by SL_SESSION_PROTOCOL_*
+  sessionsOffloaded: number;
+  latency: { buckets: number[]; nanoseconds: number }; // buckets[n]: of at most 2^n ns, more than 2^(n-1); the last one: all longer ones, too
 }
 
 /** Numbers, not bigints: 2^53 packets at 10 million a second are 28 years. */
@@ -138,5 +154,8 @@ export function readCounters(bytes: Uint8Array): Counters {
     gauges: Object.fromEntries(GAUGES.map((name, index) => [name, gauges[index] ?? 0])) as Record<Gauge, number>,
     sessionStates: words(STATES_AT, SL_SESSION_STATE_COUNT),
     steer: (slot) => words(STEER_AT + slot * SL_STEER_KEYS, SL_STEER_KEYS),
+    sessions: (state) => words(SESSIONS_AT + state * SL_SESSION_PROTOCOL_COUNT, SL_SESSION_PROTOCOL_COUNT),
+    sessionsOffloaded: words(OFFLOADED_AT, 1)[0]!,
+    latency: { buckets: words(LATENCY_AT, SL_LATENCY_BUCKETS), nanoseconds: words(LATENCY_NS_AT, 1)[0]! },
   };
 }

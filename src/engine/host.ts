@@ -131,6 +131,9 @@ export class EngineHost {
       case 'simulate': return { tail: addon.simulate(tail) };
       case 'rule-hits': return { tail: addon.ruleHits() };
       case 'neighbours': return { tail: addon.neighbours() };
+      case 'nat-pools': return { tail: addon.natPools() };
+      case 'rings': return { tail: addon.rings() };
+      case 'interfaces': return { tail: addon.interfaces() };
       case 'restart': return this.inTurn(async () => this.restart());
       case 'capture-start': return this.startCapture(connection, head, tail);
       case 'capture-stop': return this.stopCapture(head);

@@ -1,6 +1,6 @@
 // Every metric that /metrics shows: name, help, labels. The one list: metrics.ts registers from it, filters of the configuration are
 // checked against it, docs/operations/metrics.md explains it. Counters of the engine come from native/abi/dataplane.h's list by themselves.
-import { COUNTERS } from '../engine/abi.generated.js';
+import { COUNTERS, SL_LATENCY_BUCKETS } from '../engine/abi.generated.js';
 import { RECORD_MEMBERS } from '../flowlog/match.js';
 
 export const PREFIX = 'sluice_';
@@ -11,6 +11,9 @@ const counter = (name: string, help: string, labels: readonly string[] = []): Me
 const gauge = (name: string, help: string, labels: readonly string[] = []): MetricInfo => ({ kind: 'gauge', name, help, labels });
 const SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10, 30] as const;
 const histogram = (name: string, help: string, labels: readonly string[] = []): MetricInfo => ({ kind: 'histogram', name, help, labels, buckets: SECONDS });
+/** Powers of two of a nanosecond, as the engine counts them; no batch takes less than the first one that is shown. */
+export const BATCH_BUCKET_FIRST = 9;
+const BATCH_SECONDS = Array.from({ length: SL_LATENCY_BUCKETS - BATCH_BUCKET_FIRST - 1 }, (_, index) => 2 ** (BATCH_BUCKET_FIRST + index) / 1e9);
 
 export const FLOW_LABELS = ['event', 'verdict', 'reason', 'protocol', 'rule', 'from', 'to', 'from_zone', 'to_zone'] as const;
 
@@ -25,12 +28,18 @@ const FIXED = {
   steeredBytes: counter('steered_bytes_total', 'IP bytes of packets that a steering program forwarded by itself', ['device', 'way']),
   offloadRatio: gauge('offload_ratio', 'share of forwarded packets that never left XDP, since the engine started'),
   ruleSessions: counter('rule_sessions_total', 'sessions that a rule allowed or stopped, since the engine started', ['rule', 'kind']),
-  sessions: gauge('sessions', 'sessions by state', ['state']),
+  sessions: gauge('sessions', 'sessions by state and protocol, counted once a second, of a table with over a million a part', ['state', 'protocol']),
+  sessionsOffloaded: gauge('sessions_offloaded', 'sessions whose packets the XDP program forwards, counted as sessions are'),
   sessionsMax: gauge('sessions_max', 'sessions that fit'),
   platformConnections: gauge('platform_connections', 'connections as the platform counts them: each session twice'),
   platformConnectionsMax: gauge('platform_connections_max', 'connections that the platform allows a machine of this size'),
   natMappings: gauge('nat_mappings', 'NAT mappings'),
-  natPorts: gauge('nat_ports', 'ports that NAT may use of an outside address, a protocol', ['pool']),
+  natPorts: gauge('nat_ports', 'ports of an outside address of NAT: used, resting after use, free, reserved for local sockets or published', ['pool', 'protocol', 'state']),
+  interfacePackets: counter('interface_packets_total', 'packets that the engine received and sent on an interface; not those that the XDP program forwarded: steered_packets_total', ['interface', 'zone', 'direction']),
+  interfaceBytes: counter('interface_bytes_total', 'bytes of these packets, Ethernet header included', ['interface', 'zone', 'direction']),
+  batchSeconds: { ...histogram('engine_batch_seconds', 'time from the receipt of a batch of packets to its transmission, a round of a worker over its queues'), buckets: BATCH_SECONDS } as MetricInfo,
+  ringEntries: gauge('ring_entries', 'entries that wait in a ring of a queue for the side that takes them', ['device', 'queue', 'ring']),
+  ringSize: gauge('ring_entries_max', 'entries that a ring of a queue has', ['device', 'queue', 'ring']),
   fragments: gauge('fragmented_datagrams', 'datagrams under virtual reassembly'),
   buffersFree: gauge('packet_buffers_free', 'free packet buffers, all workers'),
   buffers: gauge('packet_buffers', 'packet buffers, all workers'),

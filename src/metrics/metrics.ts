@@ -2,15 +2,15 @@
 // Values are read from the engine and from FlowLog at the scrape; only histograms and the counts of records are kept between scrapes.
 // Scrapes run one after the other: they fill one registry. Bound: observability.metrics.seriesMax series with labels (series.ts).
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
-import { COUNTERS, DROP_REASONS, NAT_ADDRESS_BYTES, readNatAddress, readSnapshotHeader, SESSION_STATES, SL_STEER_BASE, STEER_COUNTERS } from '../engine/abi.generated.js';
+import { COUNTERS, DROP_REASONS, SESSION_PROTOCOLS, SESSION_STATES, SL_STEER_BASE, STEER_COUNTERS } from '../engine/abi.generated.js';
 import type { Counters } from '../engine/binding.js';
-import { viewOf } from '../engine/records.js';
-import { formatAddress } from '../lib/address.js';
+import { decodeInterfaces, decodeNatPools, decodeRings } from '../engine/levels.js';
 import type { Control } from '../control/control.js';
 import { dropsOf, healthOf } from '../control/status.js';
 import type { CommitOutcome } from '../control/transactions.js';
 import { SERIES_MAX_DEFAULT } from '../config/schema-observability.js';
-import { ENGINE_COUNTERS, METRICS, PREFIX, type FixedMetric, type MetricInfo } from './catalog.js';
+import { BATCH_BUCKET_FIRST, ENGINE_COUNTERS, METRICS, PREFIX, type FixedMetric, type MetricInfo } from './catalog.js';
+import { CountedHistogram } from './counted-histogram.js';
 import { platformConnectionsMax } from './platform.js';
 import { compileLabelFilters, SeriesBudget, type Labels } from './series.js';
 
@@ -25,6 +25,7 @@ export class Metrics {
   private readonly shown = new Map<string, Counter | Gauge>();
   private readonly commitSeconds: Histogram;
   private readonly engineRequestSeconds: Histogram;
+  private readonly batchSeconds: CountedHistogram;
   private readonly commits = new Map<string, number>();
   private seriesLeftOut = 0;
   private turn: Promise<unknown> = Promise.resolve();
@@ -35,9 +36,10 @@ export class Metrics {
       if (info.kind === 'counter') this.shown.set(info.name, new Counter(common));
       else if (info.kind === 'gauge') this.shown.set(info.name, new Gauge(common));
     }
-    const histogram = ({ name, help, labels, buckets }: MetricInfo): Histogram => new Histogram({ name: `${PREFIX}${name}`, help, labelNames: [...labels], buckets: [...buckets ?? []], registers: [this.registry] });
-    this.commitSeconds = histogram(METRICS.commitSeconds);
-    this.engineRequestSeconds = histogram(METRICS.engineRequestSeconds);
+    const histogram = ({ name, help, labels, buckets }: MetricInfo) => ({ name: `${PREFIX}${name}`, help, labelNames: [...labels], buckets: [...buckets ?? []], registers: [this.registry] });
+    this.commitSeconds = new Histogram(histogram(METRICS.commitSeconds));
+    this.engineRequestSeconds = new Histogram(histogram(METRICS.engineRequestSeconds));
+    this.batchSeconds = new CountedHistogram(histogram(METRICS.batchSeconds));
     // Of control itself: process_cpu_seconds_total and what else exporters for Node show.
     collectDefaultMetrics({ register: this.registry });
     for (const { name } of this.registry.getMetricsAsArray()) if (UNFIT.test(name)) this.registry.removeSingleMetric(name);
@@ -67,16 +69,28 @@ export class Metrics {
     if (counters) this.engineRequestSeconds.observe((performance.now() - asked) / 1000);
     const hits = counters && await control.ruleHits().catch(() => undefined);
     const engine = counters && await control.engine.status().catch(() => undefined);
+    const levels = counters && await readLevels(control).catch(() => undefined);
     for (const metric of this.shown.values()) metric.reset();
+    this.batchSeconds.reset();
     fill.set('engineUp', counters ? 1 : 0);
     fill.set('ready', healthOf(control).status === 'ok' ? 1 : 0);
     for (const [result, count] of this.commits) fill.set('commits', count, { result });
     fillRecordLosses(fill, control, counters, engine?.recordsShed ?? 0);
-    if (counters) fillEngine(fill, control, counters);
+    if (counters) {
+      fillEngine(fill, control, counters);
+      const { buckets, nanoseconds } = counters.latency;
+      const [tooShort, shown] = [buckets.slice(0, BATCH_BUCKET_FIRST), buckets.slice(BATCH_BUCKET_FIRST)];
+      shown[0]! += tooShort.reduce((sum, count) => sum + count, 0);
+      this.batchSeconds.set(METRICS.batchSeconds.buckets!, shown, nanoseconds / 1e9);
+    }
+    if (levels) {
+      fillInterfaces(fill, control, levels.interfaces);
+      fillNatPools(fill, levels.pools);
+    }
     if (engine?.applyMicroseconds !== null && engine?.applyMicroseconds !== undefined) fill.set('applySeconds', engine.applyMicroseconds / 1e6);
-    fillNatPools(fill, control);
     fillFlows(fill, control);
     if (hits) fillRules(fill, control, hits);
+    if (levels) fillRings(fill, control, levels.rings);
     this.seriesLeftOut += budget.leftOut;
     fill.set('series', budget.used);
     fill.set('seriesMax', budget.max);
@@ -119,7 +133,11 @@ function fillEngine(fill: Filling, control: Control, counters: Counters): void {
   // What the engine sent went through it; what the program forwarded did not.
   const sent = counters.counters[COUNTERS.find(({ name }) => name === 'tx-packets')!.value] ?? 0;
   if (STEER_COUNTERS.some(({ name }) => name === 'offloaded')) fill.set('offloadRatio', offloaded + sent === 0 ? 0 : offloaded / (offloaded + sent));
-  for (const { value, name } of SESSION_STATES) fill.set('sessions', counters.sessionStates[value] ?? 0, { state: name });
+  for (const { value, name: state } of SESSION_STATES) {
+    const counts = counters.sessions(value);
+    for (const { value: at, name: protocol } of SESSION_PROTOCOLS) fill.set('sessions', counts[at]!, { state, protocol });
+  }
+  fill.set('sessionsOffloaded', counters.sessionsOffloaded);
   const { gauges } = counters;
   fill.set('sessionsMax', gauges.sessionsMax);
   fill.set('platformConnections', gauges.sessions * 2);
@@ -152,18 +170,39 @@ function fillRecordLosses(fill: Filling, control: Control, counters: Counters | 
   }
 }
 
-function fillNatPools(fill: Filling, control: Control): void {
-  const snapshot = control.applied?.compiled.snapshot;
-  if (!snapshot) return;
-  const view = viewOf(snapshot);
-  const { natAddresses } = readSnapshotHeader(view, 0);
-  const ports = new Map<string, number>();
-  for (let index = 0; index < natAddresses.count; index += 1) {
-    const { address, portLo, portHi } = readNatAddress(view, natAddresses.offset + index * NAT_ADDRESS_BYTES);
-    const pool = formatAddress(address);
-    ports.set(pool, Math.max(ports.get(pool) ?? 0, portHi - portLo + 1)); // an address of two rules has its ports once
+type Levels = Awaited<ReturnType<typeof readLevels>>;
+async function readLevels({ engine }: Control) {
+  const [pools, rings, interfaces] = await Promise.all([engine.natPools(), engine.rings(), engine.interfaces()]);
+  return { pools: decodeNatPools(pools), rings: decodeRings(rings), interfaces: decodeInterfaces(interfaces) };
+}
+
+function fillInterfaces(fill: Filling, { names }: Control, interfaces: Levels['interfaces']): void {
+  for (const { interface: id, rxPackets, rxBytes, txPackets, txBytes } of interfaces) {
+    const labels = { interface: names.interfaceById(id) ?? String(id), zone: names.zoneOfInterface?.(id) ?? '' };
+    fill.set('interfacePackets', rxPackets, { ...labels, direction: 'received' });
+    fill.set('interfacePackets', txPackets, { ...labels, direction: 'sent' });
+    fill.set('interfaceBytes', rxBytes, { ...labels, direction: 'received' });
+    fill.set('interfaceBytes', txBytes, { ...labels, direction: 'sent' });
   }
-  for (const [pool, count] of ports) fill.set('natPorts', count, { pool });
+}
+
+function fillNatPools(fill: Filling, pools: Levels['pools']): void {
+  for (const { address: pool, protocols } of pools) {
+    for (const [protocol, { used, resting, free, total }] of Object.entries(protocols)) {
+      for (const [state, count] of Object.entries({ used, resting, free, reserved: total - used - resting - free })) fill.set('natPorts', Math.max(0, count), { pool, protocol, state });
+    }
+  }
+}
+
+function fillRings(fill: Filling, control: Control, rings: Levels['rings']): void {
+  for (const { portSlot, queue, entries, levels } of rings) {
+    const device = control.engineStatus?.ports.find(({ slot }) => slot === portSlot)?.name;
+    if (device === undefined) continue;
+    for (const [ring, level] of Object.entries(levels)) {
+      fill.set('ringEntries', level, { device, queue: String(queue), ring });
+      fill.set('ringSize', entries, { device, queue: String(queue), ring });
+    }
+  }
 }
 
 function fillFlows(fill: Filling, control: Control): void {

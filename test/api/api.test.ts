@@ -1,7 +1,10 @@
 // The REST API by injection: shapes, filters, and errors as problem details that point at what is wrong.
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { Counter, DropReason, SL_COUNTER_COUNT, SL_DROP_REASON_COUNT, SL_STEER_BASE, type SimulateResult, writeSimulateResult, writeRuleHits } from '../../src/engine/abi.generated.js';
-import { COUNTER_WORDS, GAUGES } from '../../src/engine/binding.js';
+import {
+  Counter, DropReason, INTERFACE_RECORD_BYTES, NAT_POOL_RECORD_BYTES, SessionProtocol, SessionState, SL_COUNTER_COUNT, SL_DROP_REASON_COUNT, SL_PORTS_MAX, SL_SESSION_PROTOCOL_COUNT, SL_STEER_BASE, SL_STEER_KEYS,
+  type SimulateResult, writeInterfaceRecord, writeNatPoolRecord, writeSimulateResult, writeRuleHits,
+} from '../../src/engine/abi.generated.js';
+import { GAUGES, STEER_AT } from '../../src/engine/binding.js';
 import { bytesOf, parseAddress } from '../../src/lib/address.js';
 import type { StatusView } from '../../src/control/status.js';
 import { id, makeDrop, makeFlow } from '../control/bench.js';
@@ -24,8 +27,8 @@ describe('status', () => {
     const bench = await startApi();
     bench.addon.words[SL_COUNTER_COUNT + SL_DROP_REASON_COUNT + GAUGES.indexOf('sessions')] = 12n;
     bench.addon.words[SL_COUNTER_COUNT + DropReason.POLICY_DENY] = 4n;
-    bench.addon.words[COUNTER_WORDS - 32 * 80 + DropReason.POLICY_DENY] = 3n; // the steering program's, port 0
-    bench.addon.words[COUNTER_WORDS - 32 * 80 + SL_STEER_BASE] = 99n;
+    bench.addon.words[STEER_AT + DropReason.POLICY_DENY] = 3n; // the steering program's, port 0
+    bench.addon.words[STEER_AT + SL_STEER_BASE] = 99n;
     const status = await get<StatusView>(bench, '/api/v1/status');
     expect(status).toMatchObject({
       ready: true, missing: [], hostname: 'nva-test', generation: 1, rules: 3, sessions: { total: 12 }, drops: { 'policy-deny': 7 }, failure: null,
@@ -110,7 +113,16 @@ describe('rules, routes, counters', () => {
   test('counters, neighbours', async () => {
     const bench = await startApi();
     bench.addon.words[Counter.FAST_PATH_HITS] = 8n;
-    expect(await get(bench, '/api/v1/counters')).toMatchObject({ counters: { 'fast-path-hits': 8 }, drops: { 'policy-deny': 0 }, gauges: { sessions: 0 }, steering: { eth1: { counters: { 'to-engine': 0 } } } });
+    bench.addon.words[STEER_AT + SL_PORTS_MAX * SL_STEER_KEYS + SessionState.NEW * SL_SESSION_PROTOCOL_COUNT + SessionProtocol.UDP] = 6n;
+    bench.addon.pools = new Uint8Array(NAT_POOL_RECORD_BYTES);
+    writeNatPoolRecord(new DataView(bench.addon.pools.buffer), 0, { address: bytesOf(parseAddress('203.0.113.4')), used: [1, 2, 3], resting: [0, 1, 0], free: [9, 7, 7], total: [10, 10, 10] });
+    bench.addon.interfaceRecords = new Uint8Array(INTERFACE_RECORD_BYTES);
+    writeInterfaceRecord(new DataView(bench.addon.interfaceRecords.buffer), 0, { interface: id('interface', 'untrust'), rxPackets: 1n, rxBytes: 60n, txPackets: 2n, txBytes: 120n });
+    expect(await get(bench, '/api/v1/counters')).toMatchObject({
+      counters: { 'fast-path-hits': 8 }, drops: { 'policy-deny': 0 }, gauges: { sessions: 0 }, steering: { eth1: { counters: { 'to-engine': 0 } } }, sessionsByProtocol: { tcp: 0, udp: 6 },
+      natPools: [{ address: '203.0.113.4', protocols: { tcp: { used: 1, resting: 0, free: 9, total: 10 }, udp: { used: 2, resting: 1, free: 7, total: 10 }, icmp: { used: 3, resting: 0, free: 7, total: 10 } } }],
+      interfaces: { untrust: { rxPackets: 1, rxBytes: 60, txPackets: 2, txBytes: 120 } },
+    });
     expect(await get(bench, '/api/v1/neighbours')).toEqual({ neighbours: [] });
   });
 

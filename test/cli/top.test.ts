@@ -27,7 +27,7 @@ function sample(atMs: number, factor: number): Sample {
     atMs, status: STATUS,
     counters: {
       counters: { 'rx-packets': 10 * factor, 'rx-bytes': 1000 * factor, 'sessions-created': 3 * factor, 'sessions-ended': factor },
-      drops: { 'policy-deny': 50 * factor, 'ttl-expired': 0, 'no-route': 7 }, gauges: {}, sessions: {},
+      drops: { 'policy-deny': 50 * factor, 'ttl-expired': 0, 'no-route': 7 }, gauges: {}, sessions: {}, sessionsByProtocol: {}, natPools: [], interfaces: {},
       steering: { eth1: steering(10 * factor, 90 * factor, factor), eth2: steering(0, 100 * factor, 0) },
     },
     links: new Map([['eth1', { rxBytes: 1e6 * factor, rxPackets: 1e4 * factor, txBytes: 0, txPackets: 0 }], ['eth2', { rxBytes: 0, rxPackets: 0, txBytes: 1e6 * factor, txPackets: 1e4 * factor }]]),

@@ -2,7 +2,7 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import { Counter, DropReason, SessionState, SL_COUNTER_COUNT, SL_DROP_REASON_COUNT, SL_SESSION_STATE_COUNT, SL_STEER_BASE, SL_STEER_KEYS } from '../../src/engine/abi.generated.js';
+import { Counter, DropReason, SessionProtocol, SessionState, SL_COUNTER_COUNT, SL_DROP_REASON_COUNT, SL_PORTS_MAX, SL_SESSION_PROTOCOL_COUNT, SL_SESSION_STATE_COUNT, SL_STEER_BASE, SL_STEER_KEYS } from '../../src/engine/abi.generated.js';
 import { COUNTER_WORDS, GAUGES, loadAddon, readCounters } from '../../src/engine/binding.js';
 import { makeRunDirectory } from './fake-addon.js';
 
@@ -17,6 +17,11 @@ describe('counters', () => {
     expect(counters.gauges.held).toBe(statesAt - 1);
     expect(counters.sessionStates[SessionState.CLOSED]).toBe(statesAt + SessionState.CLOSED);
     expect(counters.steer(2)[SL_STEER_BASE]).toBe(statesAt + SL_SESSION_STATE_COUNT + 2 * SL_STEER_KEYS + SL_STEER_BASE);
+    const sessionsAt = statesAt + SL_SESSION_STATE_COUNT + SL_PORTS_MAX * SL_STEER_KEYS;
+    expect(counters.sessions(SessionState.NEW)[SessionProtocol.OTHER]).toBe(sessionsAt + SessionState.NEW * SL_SESSION_PROTOCOL_COUNT + SessionProtocol.OTHER);
+    expect(counters.sessionsOffloaded).toBe(sessionsAt + SL_SESSION_STATE_COUNT * SL_SESSION_PROTOCOL_COUNT);
+    expect(counters.latency.buckets[0]).toBe(counters.sessionsOffloaded + 1);
+    expect(counters.latency.nanoseconds).toBe(COUNTER_WORDS - 1);
   });
 
   test('may be longer than we know, never shorter', () => {

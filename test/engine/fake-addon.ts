@@ -18,6 +18,9 @@ export interface FakeAddon extends Addon {
   pendingRecords: { flows: Uint8Array[]; drops: Uint8Array[] };
   sessionRecords: Uint8Array[];
   hits: Uint8Array;
+  pools: Uint8Array;
+  ringRecords: Uint8Array;
+  interfaceRecords: Uint8Array;
   attachMode: XdpMode;
   refusePort: Error | undefined;
   emit(event: unknown): void;
@@ -27,7 +30,7 @@ export function makeFakeAddon(): FakeAddon {
   let callback: (event: unknown) => void = () => { /* nobody listens */ };
   const fake: FakeAddon = {
     calls: [], ports: new Map(), snapshot: undefined, words: new BigUint64Array(COUNTER_WORDS), pendingRecords: { flows: [], drops: [] },
-    sessionRecords: [], hits: new Uint8Array(0), attachMode: 'native', refusePort: undefined,
+    sessionRecords: [], hits: new Uint8Array(0), pools: new Uint8Array(0), ringRecords: new Uint8Array(0), interfaceRecords: new Uint8Array(0), attachMode: 'native', refusePort: undefined,
     emit: (event) => callback(event),
     open: () => void fake.calls.push('open'),
     addPort: (port) => {
@@ -68,6 +71,9 @@ export function makeFakeAddon(): FakeAddon {
     simulate: () => new Uint8Array(80),
     ruleHits: () => fake.hits,
     neighbours: () => new Uint8Array(0),
+    natPools: () => fake.pools,
+    rings: () => fake.ringRecords,
+    interfaces: () => fake.interfaceRecords,
     setCapture: () => undefined,
     captured: () => 0,
     onEvent: (listener) => { callback = listener; },

@@ -1,7 +1,11 @@
 // /metrics: well-formed whatever rules are called, filtered at the source, bounded, live with a commit.
 import { describe, expect, test } from 'vitest';
-import { Counter, COUNTERS, DropReason, FlowEvent, SessionState, SL_COUNTER_COUNT, SL_DROP_REASON_COUNT, SL_STEER_BASE, SL_STEER_KEYS, SL_SESSION_STATE_COUNT, STEER_COUNTERS, writeRuleHits } from '../../src/engine/abi.generated.js';
+import {
+  Counter, COUNTERS, DropReason, FlowEvent, INTERFACE_RECORD_BYTES, NAT_POOL_RECORD_BYTES, RING_RECORD_BYTES, SessionProtocol, SessionState, SL_COUNTER_COUNT, SL_DROP_REASON_COUNT, SL_LATENCY_BUCKETS,
+  SL_PORTS_MAX, SL_SESSION_PROTOCOL_COUNT, SL_SESSION_STATE_COUNT, SL_STEER_BASE, SL_STEER_KEYS, STEER_COUNTERS, writeInterfaceRecord, writeNatPoolRecord, writeRingRecord, writeRuleHits,
+} from '../../src/engine/abi.generated.js';
 import { GAUGES } from '../../src/engine/binding.js';
+import { bytesOf, parseAddress } from '../../src/lib/address.js';
 import { findMissing } from '../../src/control/status.js';
 import { ENGINE_COUNTERS, labelsOf, METRIC_NAMES, METRICS } from '../../src/metrics/catalog.js';
 import { platformConnectionsMax } from '../../src/metrics/platform.js';
@@ -31,6 +35,15 @@ async function feed(bench: ControlBench, flows: Uint8Array[], drops: Uint8Array[
 }
 
 const steerWord = (slot: number, key: number): number => SL_COUNTER_COUNT + SL_DROP_REASON_COUNT + GAUGES.length + SL_SESSION_STATE_COUNT + slot * SL_STEER_KEYS + key;
+const sessionWord = (state: number, protocol: number): number => steerWord(SL_PORTS_MAX, 0) + state * SL_SESSION_PROTOCOL_COUNT + protocol;
+const OFFLOADED_WORD = sessionWord(SL_SESSION_STATE_COUNT, 0);
+const LATENCY_WORD = OFFLOADED_WORD + 1;
+
+function records<T>(bytes: number, write: (view: DataView, offset: number, value: T) => void, list: readonly T[]): Uint8Array {
+  const all = new Uint8Array(bytes * list.length);
+  list.forEach((value, index) => write(new DataView(all.buffer), index * bytes, value));
+  return all;
+}
 
 describe('form', () => {
   test('every metric of the catalogue is there, and nothing else of ours', async () => {
@@ -80,7 +93,9 @@ describe('values', () => {
     words[COUNTERS.find(({ name }) => name === 'tx-packets')!.value] = 25n;
     words[SL_COUNTER_COUNT + DropReason.NO_ROUTE] = 2n;
     words[SL_COUNTER_COUNT + SL_DROP_REASON_COUNT] = 1200n; // sessions
-    words[SL_COUNTER_COUNT + SL_DROP_REASON_COUNT + GAUGES.length + SessionState.ESTABLISHED] = 1100n;
+    words[sessionWord(SessionState.ESTABLISHED, SessionProtocol.TCP)] = 1100n;
+    words[sessionWord(SessionState.NEW, SessionProtocol.UDP)] = 100n;
+    words[OFFLOADED_WORD] = 900n;
     words[steerWord(0, DropReason.UNKNOWN_VLAN)] = 4n;
     for (const { value, name } of STEER_COUNTERS) words[steerWord(1, SL_STEER_BASE + value)] = name === 'offloaded' ? 75n : name === 'offloaded-bytes' ? 7500n : 9n;
     bench.addon.hits = new Uint8Array(16);
@@ -91,14 +106,53 @@ describe('values', () => {
     expect(of('drops_total', { reason: 'unknown-vlan' })).toBe(4);
     expect(of('device_drops_total', { device: 'eth1', reason: 'unknown-vlan' })).toBe(4);
     expect(of('steered_packets_total', { device: 'eth2', way: 'to-engine' })).toBe(9);
-    expect(of('sessions', { state: 'established' })).toBe(1100);
+    expect([of('sessions', { state: 'established', protocol: 'tcp' }), of('sessions', { state: 'new', protocol: 'udp' }), of('sessions', { state: 'new', protocol: 'tcp' })]).toEqual([1100, 100, 0]);
+    expect(of('sessions_offloaded')).toBe(900);
     expect([of('platform_connections'), of('platform_connections_max')]).toEqual([2400, 5000]);
     expect(of('rule_sessions_total', { rule: 'outbound', kind: 'firewall' })).toBe(5);
-    expect(of('nat_ports', { pool: '203.0.113.4' })).toBe(32767 - 1024 + 1);
     expect(of('steered_packets_total', { device: 'eth2', way: 'offloaded' })).toBe(75);
     expect(of('steered_bytes_total', { device: 'eth2', way: 'offloaded' })).toBe(7500);
     expect(of('offload_ratio')).toBe(0.75);
     expect(families.get('sluice_engine_request_seconds')!.samples.find(({ name }) => name.endsWith('_count'))!.value).toBe(1);
+  });
+
+  test('of NAT pools, interfaces and rings', async () => {
+    const bench = await start();
+    const { addon } = bench;
+    addon.pools = records(NAT_POOL_RECORD_BYTES, writeNatPoolRecord, [
+      { address: bytesOf(parseAddress('203.0.113.4')), used: [10, 20, 0], resting: [1, 2, 3], free: [80, 78, 97], total: [100, 100, 100] },
+      { address: bytesOf(parseAddress('203.0.113.4')), used: [5, 0, 0], resting: [0, 0, 0], free: [5, 10, 10], total: [10, 10, 10] },
+    ]);
+    addon.interfaceRecords = records(INTERFACE_RECORD_BYTES, writeInterfaceRecord, [{ interface: id('interface', 'trust'), rxPackets: 3n, rxBytes: 300n, txPackets: 4n, txBytes: 4000n }]);
+    addon.ringRecords = records(RING_RECORD_BYTES, writeRingRecord, [
+      { portSlot: 1, queue: 2, entries: 2048, rx: 11, fill: 12, tx: 13, completion: 14 },
+      { portSlot: 9, queue: 0, entries: 2048, rx: 1, fill: 1, tx: 1, completion: 1 }, // of a port that was just taken away
+    ]);
+    const families = await scrape(bench);
+    const of = (name: string, labels: Record<string, string>): number | undefined => valueOf(families, `sluice_${name}`, labels);
+    const states = ['used', 'resting', 'free', 'reserved'];
+    expect(states.map((state) => of('nat_ports', { pool: '203.0.113.4', protocol: 'tcp', state }))).toEqual([15, 1, 85, 9]);
+    expect(states.map((state) => of('nat_ports', { pool: '203.0.113.4', protocol: 'icmp', state }))).toEqual([0, 3, 107, 0]);
+    const trust = { interface: 'trust', zone: 'trust' };
+    expect(['received', 'sent'].map((direction) => [of('interface_packets_total', { ...trust, direction }), of('interface_bytes_total', { ...trust, direction })])).toEqual([[3, 300], [4, 4000]]);
+    expect(['rx', 'fill', 'tx', 'completion'].map((ring) => of('ring_entries', { device: 'eth2', queue: '2', ring }))).toEqual([11, 12, 13, 14]);
+    expect(of('ring_entries_max', { device: 'eth2', queue: '2', ring: 'tx' })).toBe(2048);
+    expect(families.get('sluice_ring_entries')!.samples).toHaveLength(4);
+  });
+
+  test('of batches, as a histogram of what the engine counted', async () => {
+    const bench = await start();
+    const { words } = bench.addon;
+    for (const [bucket, count] of [[3, 1n], [9, 2n], [20, 4n], [30, 8n], [SL_LATENCY_BUCKETS - 1, 16n]] as const) words[LATENCY_WORD + bucket] = count;
+    words[LATENCY_WORD + SL_LATENCY_BUCKETS] = 2_500_000_000n;
+    const { samples } = (await scrape(bench)).get('sluice_engine_batch_seconds')!;
+    const upTo = (le: string): number | undefined => samples.find(({ name, labels }) => name.endsWith('_bucket') && labels['le'] === le)?.value;
+    expect(['5.12e-7', '0.000001024', '0.001048576', '0.536870912', '1.073741824', '+Inf'].map(upTo)).toEqual([3, 3, 7, 7, 15, 31]);
+    expect(samples.filter(({ name }) => name.endsWith('_bucket'))).toHaveLength(SL_LATENCY_BUCKETS - 9);
+    expect(samples.filter(({ name }) => !name.endsWith('_bucket')).map(({ name, value }) => [name, value])).toEqual([['sluice_engine_batch_seconds_sum', 2.5], ['sluice_engine_batch_seconds_count', 31]]);
+    bench.host.stop();
+    await expect.poll(() => bench.control.engine.isConnected).toBe(false);
+    expect((await scrape(bench)).get('sluice_engine_batch_seconds')!.samples).toEqual([]);
   });
 
   test('of records, by what they say', async () => {
@@ -156,7 +210,7 @@ describe('filters and bound', () => {
     const families = await scrape(bench);
     expect(families.get('sluice_drops_total')!.samples.map(({ labels }) => labels['reason'])).toEqual(['policy-deny']);
     expect(families.get('sluice_rule_sessions_total')?.samples.some(({ labels }) => labels['kind'] === 'firewall') ?? false).toBe(false);
-    expect(families.get('sluice_sessions')!.samples).toHaveLength(SL_SESSION_STATE_COUNT);
+    expect(families.get('sluice_sessions')!.samples).toHaveLength(SL_SESSION_STATE_COUNT * SL_SESSION_PROTOCOL_COUNT);
   });
 
   test('never more series than the bound: what is left out is counted, hits come before rules that nobody hit', async () => {

@@ -20,6 +20,8 @@ using namespace testing;
 
 constexpr uint64_t second_ns = 1'000'000'000;
 constexpr int xdp_redirect = 4;
+// Of engine::counters().
+constexpr unsigned offloaded_sessions_word = SL_COUNTER_COUNT + SL_DROP_REASON_COUNT + 9 + SL_SESSION_STATE_COUNT + SL_PORTS_MAX * SL_STEER_KEYS + unsigned{SL_SESSION_STATE_COUNT} * unsigned{SL_SESSION_PROTOCOL_COUNT};
 constexpr unsigned untrust = 0, trust = 1, dmz = 2, guests = 3;
 
 std::string steer_object() {
@@ -182,6 +184,7 @@ TEST_CASE("offload: TCP through source NAT, both ways, as the engine forwards it
     auto back = [&](uint32_t seq, uint32_t acked, uint8_t flags, size_t payload) { return appliance::on_wire(untrust, tcp(f.server, nat.address.c_str(), segment(80, nat.port, seq, acked, flags, payload))); };
     CHECK_FALSE(a.compare(untrust, back(5000, 1001, syn_ack, 0), "SYN-ACK is the engine's"));
     CHECK_FALSE(a.compare(trust, out(1001, 5001, ack, 0), "the handshake's last packet is the engine's"));
+    CHECK(a.e.counters()[offloaded_sessions_word] == 1);
     CHECK(a.compare(trust, out(1001, 5001, push_ack, 100), "data out"));
     CHECK(a.compare(untrust, back(5001, 1101, push_ack, 1200), "data back"));
     CHECK(a.compare(trust, out(1101, 6201, ack, 0), "acknowledgement"));

@@ -21,6 +21,7 @@
 #include <set>
 
 #include "network_namespace.h"
+#include "worker.h"
 
 using namespace sluice;
 using namespace sluice_test;
@@ -245,6 +246,86 @@ TEST_CASE("xsk: the transmit ring refuses when full and goes on when the kernel 
   }
   out->close(*net.pool);
   net.check_all_frames_free();
+}
+
+TEST_CASE("xsk: the levels of a socket's rings are what waits in them") {
+  topology net;
+  steering steer(if_nametoindex("a1"));
+  auto socket = net.open("a1", 64);
+  socket->refill(*net.pool);
+  CHECK(socket->levels().entries == 64);
+  CHECK(socket->levels().fill == 64);
+  CHECK(socket->levels().rx == 0);
+  steer.set(*socket);
+  std::unique_ptr<packet_socket> source;
+  {
+    inside there(net.left);
+    source = std::make_unique<packet_socket>("a0");
+  }
+  for (uint32_t serial = 0; serial < 10; ++serial) source->send(serial);
+  pollfd wait{socket->fd(), POLLIN, 0};
+  for (int tries = 0; socket->levels().rx < 10 && tries < 100; ++tries) ::poll(&wait, 1, patience_ms / 100);
+  CHECK(socket->levels().rx == 10);
+  CHECK(socket->levels().fill == 54);
+  rx_frame frames[64];
+  REQUIRE(socket->receive(frames, 64) == 10);
+  CHECK(socket->levels().rx == 0);
+  for (int i = 0; i < 10; ++i) REQUIRE(socket->transmit(frames[i].address, frames[i].length));
+  CHECK(socket->levels().tx == 10);
+  socket->flush();
+  for (int tries = 0; socket->levels().completion < 10 && tries < 100; ++tries) ::poll(nullptr, 0, patience_ms / 100);
+  CHECK(socket->levels().tx == 0);
+  CHECK(socket->levels().completion == 10);
+  socket->reclaim(*net.pool);
+  CHECK(socket->levels().completion == 0);
+  socket->close(*net.pool);
+  CHECK(socket->levels().entries == 0);
+  net.check_all_frames_free();
+}
+
+TEST_CASE("worker: lists its rings, and takes the time of a round that received something") {
+  topology net;
+  std::string error;
+  auto memory = flow_memory::anonymous(256, &error);
+  REQUIRE_MESSAGE(memory, error);
+  dataplane shared(std::move(memory), 1);
+  auto w = worker::create(shared, 0, 1024, &error);
+  REQUIRE_MESSAGE(w, error);
+  w->start();
+  xsk_options options;
+  options.ifindex = if_nametoindex("a1");
+  options.ring_entries = 256;
+  steering steer(options.ifindex);
+  w->run_on([&] {
+    auto socket = xsk::open(w->area(), options, &error);
+    if (!socket) return;
+    steer.set(*socket);
+    w->add_socket(5, false, std::move(socket));
+  });
+  REQUIRE_MESSAGE(error.empty(), error);
+  std::vector<sl_ring_record> rings;
+  w->run_on([&] { w->list_rings(&rings); });
+  REQUIRE(rings.size() == 1);
+  CHECK(rings[0].port_slot == 5);
+  CHECK(rings[0].queue == 0);
+  CHECK(rings[0].entries == 256);
+  CHECK(rings[0].fill == 256);
+
+  worker_counters& counters = w->path().counters();
+  auto rounds = [&] { uint64_t sum = 0; for (const auto& n : counters.latency) sum += n.load(); return sum; };
+  CHECK(rounds() == 0);
+  {
+    inside there(net.left);
+    packet_socket source("a0");
+    source.send(1);
+  }
+  for (int tries = 0; rounds() == 0 && tries < 1000; ++tries) ::poll(nullptr, 0, patience_ms / 1000);
+  CHECK(rounds() == 1);
+  CHECK(counters.latency_ns.load() > 0);
+  CHECK(counters.drop[SL_DROP_NO_SNAPSHOT].load() == 1);
+  w->run_on([&] { w->remove_sockets(5); rings.clear(); w->list_rings(&rings); });
+  CHECK(rings.empty());
+  w->stop();
 }
 
 TEST_CASE("xsk: a descriptor that the kernel would discard is refused") {

@@ -29,9 +29,15 @@ export const StatusSchema = answer('Status', {
   failure: nullable(Type.Object({ code: text, message: text, at: time() }, { description: 'why the configuration is not in force' })),
   problems: Type.Array(ConfigWarning), obstacles: Type.Array(Type.Object({ message: text, remedy: text })), warnings: Type.Array(text),
 });
+const PortCounts = Type.Object({ used: count(), resting: count('released, not to be used again yet'), free: count(), total: count() });
 const CountersSchema = answer('Counters', {
   counters: counts('packets and events'), drops: counts('packets dropped by reason, engine and steering programs together'),
-  gauges: counts('levels now'), sessions: counts('sessions by state'),
+  gauges: counts('levels now'), sessions: counts('sessions by state, counted once a second'), sessionsByProtocol: counts('sessions by protocol, counted once a second'),
+  natPools: Type.Array(Type.Object({ address: text, protocols: Type.Object({ tcp: PortCounts, udp: PortCounts, icmp: PortCounts }) }), { description: 'ports of outside addresses of NAT' }),
+  interfaces: Type.Unsafe<Record<string, unknown>>({
+    type: 'object', description: 'what the engine received and sent; not what the XDP program forwards by itself',
+    additionalProperties: Type.Object({ rxPackets: count(), rxBytes: count(), txPackets: count(), txBytes: count() }),
+  }),
   steering: Type.Unsafe<Record<string, unknown>>({ type: 'object', description: 'by device', additionalProperties: Type.Object({ counters: counts('packets by way'), drops: counts('packets by reason') }) }),
 });
 const Neighbour = answer('Neighbour', { address: text, interface: maybeText, mac: maybeText, resolved: Type.Boolean(), waiting: count('packets that wait for it') });
