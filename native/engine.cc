@@ -18,7 +18,7 @@ namespace {
 constexpr uint32_t offline_frames = 1024;
 constexpr uint32_t neighbour_refresh_ticks = 112;  // next hops used in the last 30 s are kept fresh
 constexpr unsigned warn_interval_s = 10;
-constexpr uint32_t census_budget = 1u << 20;  // sessions that the clock thread looks at a second: some 20 ms
+constexpr uint32_t census_budget = 1u << 20;  // sessions that the clock thread looks at a second: some 30 ms
 
 int64_t wall_offset_now() {
   timespec wall;

@@ -1,13 +1,25 @@
 // Flows that the XDP program forwards: each byte of them right, each packet counted, and what needs the engine still reaches it.
 
+import { get } from 'node:http';
+import { join } from 'node:path';
+import { text } from 'node:stream/consumers';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { buildFrame, TCP, type L4 } from '../../lab/frames.js';
 import { FAMILIES } from '../../lab/topology.js';
 import { until } from '../../lab/until.js';
 import { addRawHosts, Conversation, countsDuring, OFFLOAD_POLICY, PATHS, RawHosts, type Path } from './conversation.js';
+import { parseExposition, valueOf } from '../metrics/exposition.js';
 import { describeNetns, useLab } from './fixture.js';
 
 const ROUNDS = 5;
+
+function metricsOf(directory: string): Promise<string> {
+  return new Promise((resolve, reject) => {
+    get({ socketPath: join(directory, 'api.sock'), path: '/metrics', headers: { host: 'sluice' } }, (response) => {
+      text(response).then(resolve, reject);
+    }).on('error', reject);
+  });
+}
 
 describeNetns('offload', () => {
   const bench = useLab({ appliance: { configText: OFFLOAD_POLICY } });
@@ -190,6 +202,29 @@ describeNetns('offload', () => {
       expect(Date.now() - began).toBeLessThan(5000); // the listing itself takes time on a busy machine; the count is there at once
       expect(session.bytes).toEqual(talk.bytes);
     });
+  });
+
+  test('metrics: what the engine counts beside it', async () => {
+    const talk = await to('IPv4', 'udp', 'source NAT');
+    const { interfaces, natPools } = await bench.appliance.api<{ interfaces: Record<string, { rxPackets: number; txPackets: number }>; natPools: { protocols: { udp: { used: number } } }[] }>('/api/v1/counters');
+    for (const name of ['trust', 'untrust']) {
+      expect(interfaces[name]!.rxPackets).toBeGreaterThan(0);
+      expect(interfaces[name]!.txPackets).toBeGreaterThan(0);
+    }
+    expect(Math.max(...natPools.map(({ protocols }) => protocols.udp.used))).toBeGreaterThan(0);
+    // The engine counts sessions once a second.
+    const families = await until('the offloaded session in the metrics', async () => {
+      const all = parseExposition(await metricsOf(bench.appliance.directory));
+      return valueOf(all, 'sluice_sessions_offloaded')! > 0 && valueOf(all, 'sluice_sessions', { state: 'established', protocol: 'udp' })! > 0 ? all : undefined;
+    });
+    expect(families.get('sluice_engine_batch_seconds')!.samples.find(({ name }) => name.endsWith('_count'))!.value).toBeGreaterThan(0);
+    expect(valueOf(families, 'sluice_nat_ports', { protocol: 'udp', state: 'used' })).toBeGreaterThan(0);
+    for (const device of ['eth0', 'eth1']) {
+      const [level, size] = ['sluice_ring_entries', 'sluice_ring_entries_max'].map((name) => valueOf(families, name, { device, ring: 'fill' })!);
+      expect(level).toBeGreaterThan(0);
+      expect(level).toBeLessThanOrEqual(size!);
+    }
+    await talk.pass(0);
   });
 
   describe('IPv4', () => {
