@@ -3,7 +3,7 @@
 
 import { expect } from 'vitest';
 import { buildFrame, FrameHost, TCP, type Frame, type FrameFields, type L4 } from '../../lab/frames.js';
-import { ADDRESSES, type Family } from '../../lab/topology.js';
+import { ADDRESSES, FAMILIES, type Family } from '../../lab/topology.js';
 import { until } from '../../lab/until.js';
 import type { Bench } from './fixture.js';
 
@@ -49,11 +49,15 @@ nat:
 `;
 
 /** Makes the hosts reachable: link addresses that stay, and routers that answer nothing for them. */
-export function addRawHosts({ lab }: Bench): void {
-  for (const family of ['IPv4', 'IPv6'] as const) {
+export function addRawHosts(bench: Bench): void {
+  setNeighbours(bench);
+  for (const family of FAMILIES) bench.lab.ip('internet', `route add blackhole ${RAW[family].internet}`);
+}
+
+/** They go with the appliance's addresses. */
+export function setNeighbours({ lab }: Bench): void {
+  for (const family of FAMILIES)
     for (const node of NODES) lab.ip('nva', `neighbour replace ${RAW[family][node]} lladdr ${macOf(lab, node, 'eth0')} dev ${PORT_OF[node]} nud permanent`);
-    lab.ip('internet', `route add blackhole ${RAW[family].internet}`);
-  }
 }
 
 export function macOf(lab: Bench['lab'], node: string, device: string): string {
