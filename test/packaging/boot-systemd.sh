@@ -13,13 +13,14 @@ exec unshare --pid --mount --net --ipc --uts --cgroup --fork --kill-child bash -
   cd "$BASE"
   mkdir upper work root
   mount -t overlay overlay -o "lowerdir=/,upperdir=$BASE/upper,workdir=$BASE/work" root
+  mount -t tmpfs tmpfs root/tmp
+  mkdir -p "root$CHECKOUT"                   # it may stand in /tmp
   mount --bind "$CHECKOUT" "root$CHECKOUT"   # an overlay does not see what changes below it
   mount -t proc proc root/proc
   mount -t sysfs -o ro sysfs root/sys
   mount -t cgroup2 cgroup2 root/sys/fs/cgroup
   mount --rbind /dev root/dev
   mount -t tmpfs -o mode=0755 tmpfs root/run
-  mount -t tmpfs tmpfs root/tmp
   ip link set lo up
   for n in 1 2; do ip link add eth$n type veth peer name far$n; done
   mkdir -p root/mnt
