@@ -5,6 +5,7 @@
 
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <sys/eventfd.h>
 #include <time.h>
 #include <unistd.h>
@@ -20,7 +21,9 @@ constexpr uint64_t housekeeping_ns = 100'000'000;
 constexpr uint64_t kernel_drops_interval_ns = 1'000'000'000;
 constexpr uint64_t housekeeping_held_ns = 5'000'000;  // while packets wait for a next hop
 constexpr int sleep_ms_max = 100, sleep_ms_busy_tx = 1, sleep_ms_held = 5;
-constexpr unsigned idle_rounds_before_sleep = 8;      // a spinning worker starves the others of a small machine
+// After work a worker looks for more for so long before it sleeps: a handshake's next packet is often that near, and waking up costs
+// as much. It yields at each look, so that on a small machine only time that nobody else wants is spent.
+constexpr uint64_t awake_ns = 100'000;
 
 }  // namespace
 
@@ -125,7 +128,7 @@ void worker::count_kernel_drops() {
 }
 
 void worker::routine_worker() {
-  unsigned idle_rounds = 0;
+  uint64_t worked_ns = 0;
   while (!stopping_.load(std::memory_order_relaxed)) {
     shared_.epoch.quiescent(index_);
     if (has_tasks_.load(std::memory_order_acquire)) [[unlikely]] run_tasks();
@@ -144,8 +147,9 @@ void worker::routine_worker() {
       kernel_drops_counted_ns_ = now;
       count_kernel_drops();
     }
-    idle_rounds = worked ? 0 : idle_rounds + 1;
-    if (idle_rounds > idle_rounds_before_sleep) sleep_until_work(now);
+    if (worked) worked_ns = now;
+    else if (now - worked_ns < awake_ns) sched_yield();
+    else sleep_until_work(now);
   }
   shared_.epoch.sleep(index_);
 }
