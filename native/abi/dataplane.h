@@ -24,7 +24,7 @@ typedef __u8 sl_u8; typedef __u16 sl_u16; typedef __u32 sl_u32; typedef __u64 sl
 typedef uint8_t sl_u8; typedef uint16_t sl_u16; typedef uint32_t sl_u32; typedef uint64_t sl_u64;
 #endif
 
-#define SL_ABI_VERSION 1
+#define SL_ABI_VERSION 2
 #define SL_SNAPSHOT_MAGIC 0x50414e53u /* "SNAP" */
 
 /* ---- limits: name, reason ------------------------------------------------------------------------------------ */
@@ -43,6 +43,9 @@ typedef uint8_t sl_u8; typedef uint16_t sl_u16; typedef uint32_t sl_u32; typedef
 #define SL_IPV6_EXTENSIONS_MAX 8     /* extension headers walked before a packet counts as malformed */
 #define SL_FRAME_BYTES_MAX 3506      /* largest frame XDP takes on 4 KiB pages without multi-buffer */
 #define SL_NAME_BYTES 16             /* IFNAMSIZ */
+#define SL_WIREGUARDS_MAX 64         /* WireGuard interfaces */
+#define SL_WIREGUARD_PEERS_MAX 16384 /* of all WireGuard interfaces */
+#define SL_ENGINE_PORTS_WORDS 1024   /* map `engine_ports`: a bit a UDP port */
 
 /* ---- enums that people see: X(UPPER_NAME, "kebab-name", "help") ------------------------------------------------ */
 
@@ -96,7 +99,17 @@ typedef uint8_t sl_u8; typedef uint16_t sl_u16; typedef uint32_t sl_u32; typedef
   X(TX_RING_FULL, "tx-ring-full", "the egress transmit ring is full") \
   X(HOST_QUEUE_FULL, "host-queue-full", "the path to the host's stack is full") \
   X(NO_SNAPSHOT, "no-snapshot", "no forwarding state is loaded yet") \
-  X(RATE_LIMITED, "rate-limited", "over a rate limit")
+  X(RATE_LIMITED, "rate-limited", "over a rate limit") \
+  X(WIREGUARD_MALFORMED, "wireguard-malformed", "WireGuard message of an unknown type or an impossible length") \
+  X(WIREGUARD_HANDSHAKE_MAC, "wireguard-handshake-mac", "handshake message whose mac1 is not for our key") \
+  X(WIREGUARD_HANDSHAKE_LIMIT, "wireguard-handshake-limit", "handshake message over a limit: of its source, or under load without a valid cookie") \
+  X(WIREGUARD_UNKNOWN_INDEX, "wireguard-unknown-index", "transport message of a session that we do not have, or no longer") \
+  X(WIREGUARD_AUTHENTICATION, "wireguard-authentication", "transport message that does not authenticate") \
+  X(WIREGUARD_REPLAY, "wireguard-replay", "transport message that came before, or is older than the replay window") \
+  X(WIREGUARD_ALLOWED_IPS, "wireguard-allowed-ips", "decrypted packet whose source is not among its peer's allowed IPs") \
+  X(WIREGUARD_NO_PEER, "wireguard-no-peer", "no peer of the interface has the destination among its allowed IPs") \
+  X(WIREGUARD_NO_SESSION, "wireguard-no-session", "no session with the peer: no endpoint, or its handshake was not answered") \
+  X(ENCRYPTION_REQUIRED, "encryption-required", "the route wants encryption, and no WireGuard interface takes the packet")
 
 /* Counters beside drops. */
 #define SL_COUNTERS(X) \
@@ -150,7 +163,8 @@ typedef uint8_t sl_u8; typedef uint16_t sl_u16; typedef uint32_t sl_u32; typedef
 #define SL_NEXTHOP_KINDS(X) \
   X(FORWARD, "forward", "to a gateway, or to the destination itself when via is unspecified") \
   X(BLACKHOLE, "blackhole", "drop silently") \
-  X(REJECT, "reject", "drop and answer unreachable")
+  X(REJECT, "reject", "drop and answer unreachable") \
+  X(UNENCRYPTED, "unencrypted", "the route wants encryption and has no way that encrypts: drop")
 
 #define SL_ANTI_SPOOFINGS(X) \
   X(STRICT, "strict", "the route back to the source must leave by the same interface") \
@@ -166,6 +180,17 @@ typedef uint8_t sl_u8; typedef uint16_t sl_u16; typedef uint32_t sl_u32; typedef
   X(TCP_CLOSING, "closing", "both sides sent FIN") \
   X(TCP_TIME_WAIT, "time-wait", "both FINs acknowledged") \
   X(CLOSED, "closed", "reset or ended")
+
+/* What carries a logical interface's packets. */
+#define SL_INTERFACE_KINDS(X) \
+  X(PORT, "port", "a netdev, or a VLAN on it") \
+  X(WIREGUARD, "wireguard", "a WireGuard interface")
+
+#define SL_WIREGUARD_EVENTS(X) \
+  X(MESSAGE, "message", "a handshake message (types 1 to 3) that passed the gate; the message follows") \
+  X(WANTED, "wanted", "packets wait for a session with the peer") \
+  X(CONFIRMED, "confirmed", "the first transport message of a session that we answered: it is the current one from here on") \
+  X(ROAMED, "roamed", "the peer's endpoint changed: an authenticated message came from another one")
 
 /* Protocols as sessions are counted by them. */
 #define SL_SESSION_PROTOCOLS(X) \
@@ -212,6 +237,10 @@ enum sl_session_state { SL_SESSION_STATES(SL_X_STATE) SL_SESSION_STATE_COUNT };
 enum sl_session_protocol { SL_SESSION_PROTOCOLS(SL_X_SESSION_PROTOCOL) SL_SESSION_PROTOCOL_COUNT };
 #define SL_X_EVENT(name, text, help) SL_ENUM_ENTRY(SL_EVENT_, name),
 enum sl_flow_event { SL_FLOW_EVENTS(SL_X_EVENT) SL_FLOW_EVENT_COUNT };
+#define SL_X_INTERFACE(name, text, help) SL_ENUM_ENTRY(SL_INTERFACE_, name),
+enum sl_interface_kind { SL_INTERFACE_KINDS(SL_X_INTERFACE) SL_INTERFACE_KIND_COUNT };
+#define SL_X_WIREGUARD(name, text, help) SL_ENUM_ENTRY(SL_WIREGUARD_, name),
+enum sl_wireguard_event { SL_WIREGUARD_EVENTS(SL_X_WIREGUARD) SL_WIREGUARD_EVENT_COUNT };
 #define SL_X_END(name, text, help) SL_ENUM_ENTRY(SL_END_, name),
 enum sl_end_reason { SL_END_REASONS(SL_X_END) SL_END_REASON_COUNT };
 
@@ -399,6 +428,8 @@ struct sl_interface {
   sl_u16 anti_spoofing;    /* SL_ANTI_SPOOFING_* */
   sl_u16 mss_clamp_bytes;  /* 0: off; 1: to the path's MTU; else this MSS at most */
   sl_u32 mtu_bytes;        /* L3 MTU; 0: follow the netdev's */
+  sl_u16 kind;             /* SL_INTERFACE_*; other than PORT: ifindex 0, VLAN none, kernel_ifindex 0 */
+  sl_u16 reserved;
 };
 
 /* An address of the appliance on an interface: connected route, steering to the host, address of interface SNAT. */
@@ -481,13 +512,27 @@ struct sl_route {
   struct sl_span nexthops;
 };
 
+/* A WireGuard interface. Keys and endpoints are not in the snapshot: the engine process gives them (sl_wireguard_*). */
+struct sl_wireguard {
+  sl_u16 interface;        /* index into interfaces, of kind WIREGUARD */
+  sl_u16 listen_port;      /* UDP, on each address of the appliance; one interface a port */
+  struct sl_span peers;    /* into wireguard_peers; no peer belongs to two */
+};
+
+/* A peer. An allowed IP belongs to one peer of an interface; the longest prefix decides. */
+struct sl_wireguard_peer {
+  sl_u32 id;               /* stable id, hash of "INTERFACE/NAME" */
+  sl_u32 reserved;
+  struct sl_span allowed_ips; /* into prefixes */
+};
+
 struct sl_snapshot_header {
   sl_u32 magic, abi_version;
   sl_u32 bytes;            /* of the whole buffer */
   sl_u32 reserved;
   sl_u64 generation;       /* grows with each apply */
   struct sl_settings settings;
-  struct sl_section interfaces, addresses, prefixes, services, rules, nat_rules, nat_addresses, nexthops, routes;
+  struct sl_section interfaces, addresses, prefixes, services, rules, nat_rules, nat_addresses, nexthops, routes, wireguards, wireguard_peers;
 };
 
 /* ---- what comes back: records, listings, counters --------------------------------------------------------------- */
@@ -610,6 +655,57 @@ struct sl_neighbour_record {
   sl_u8 resolved;
   sl_u8 reserved;
   sl_u32 waiting;          /* packets held */
+};
+
+/* ---- WireGuard: between the engine's workers and the handshakes in TypeScript -------------------------------------- */
+
+/* An outer address; all zero: unknown. */
+struct sl_wireguard_endpoint {
+  struct sl_address address, local; /* local: our address at which the peer's last message came; zero: by route */
+  sl_u16 port;
+  sl_u16 reserved[3];
+};
+
+/* What a handshake gave. Wiped from the buffer when it was taken. */
+struct sl_wireguard_keypair {
+  sl_u32 peer_id;
+  sl_u32 local_index;      /* the index that the peer sends; from wireguardIndex() */
+  sl_u32 remote_index;     /* the index that we send */
+  sl_u8 initiator;         /* 1: we initiated: current at once; 0: current when its first message came */
+  sl_u8 reserved[3];
+  sl_u64 created_ns;       /* CLOCK_MONOTONIC */
+  sl_u8 send_key[32], receive_key[32];
+};
+
+/* What happened, for TypeScript; the next one stands record_bytes behind. */
+struct sl_wireguard_event_record {
+  sl_u32 record_bytes;     /* header, message, padding to 8 */
+  sl_u32 peer_id;          /* 0 with MESSAGE */
+  sl_u32 interface;        /* id */
+  sl_u16 message_bytes;
+  sl_u8 event;             /* SL_WIREGUARD_* */
+  sl_u8 key;               /* MESSAGE: which of the interface's static keys its mac1 is for, 0 or 1; 0xff: not looked at (type 3) */
+  sl_u64 time_ns;          /* CLOCK_MONOTONIC */
+  struct sl_wireguard_endpoint from; /* of a message; the new one with ROAMED */
+};
+
+/* A static key of an interface, for the gate before handshakes: hash("mac1----" || public key), and hash("cookie--" || public key). */
+struct sl_wireguard_gate_key { sl_u8 mac1_key[32], cookie_key[32]; };
+
+/* A peer, as the workers see it. Times: CLOCK_MONOTONIC in ns, 0: never. Data: transport messages with a packet inside. */
+struct sl_wireguard_peer_record {
+  sl_u32 id;
+  sl_u32 interface;        /* id */
+  struct sl_wireguard_endpoint endpoint;
+  sl_u64 last_sent_ns, last_received_ns;           /* any authenticated message, keepalives included */
+  sl_u64 last_data_sent_ns, last_data_received_ns;
+  sl_u64 current_created_ns;  /* 0: no session */
+  sl_u64 current_sent;        /* messages sent with the current session's key */
+  sl_u64 tx_packets, tx_bytes, rx_packets, rx_bytes; /* UDP payload bytes, as `wg show` counts */
+  sl_u32 waiting;          /* packets held for a session */
+  sl_u8 current_initiator; /* we initiated the current session */
+  sl_u8 has_next;          /* a session that we answered waits for its first message */
+  sl_u8 reserved[2];
 };
 
 #endif

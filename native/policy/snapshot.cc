@@ -4,6 +4,7 @@
 
 #include <cstring>
 #include <optional>
+#include <unordered_set>
 
 namespace sluice {
 namespace {
@@ -33,6 +34,8 @@ bool validate(const snapshot& s, const reader& r) {
   for (size_t i = 0; i < s.interfaces.size(); ++i) {
     const sl_interface& n = s.interfaces[i];
     if (n.id == 0) return r.fail("interfaces", "has an entry without an id");
+    if (n.kind >= SL_INTERFACE_KIND_COUNT) return r.fail("interfaces", "names an unknown kind");
+    if (n.kind != SL_INTERFACE_PORT && (n.ifindex || n.kernel_ifindex || n.vlan_id != SL_VLAN_NONE)) return r.fail("interfaces", "has a tunnel with a netdev or a VLAN");
     if (n.zone >= SL_ZONES_MAX || n.anti_spoofing >= SL_ANTI_SPOOFING_COUNT) return r.fail("interfaces", "names an unknown zone or anti-spoofing mode");
     if (n.vlan_id != SL_VLAN_NONE && (n.vlan_id == 0 || n.vlan_id > 4094)) return r.fail("interfaces", "has a VLAN id outside 1..4094");
     if (n.mtu_bytes && (n.mtu_bytes < 576 || n.mtu_bytes > SL_FRAME_BYTES_MAX)) return r.fail("interfaces", "has an MTU outside 576.." + std::to_string(SL_FRAME_BYTES_MAX));
@@ -59,6 +62,25 @@ bool validate(const snapshot& s, const reader& r) {
     if (h.kind >= SL_NEXTHOP_KIND_COUNT || (h.kind == SL_NEXTHOP_FORWARD && h.interface >= s.interfaces.size())) return r.fail("nexthops", "names an interface that does not exist");
   for (const auto& t : s.routes)
     if (t.to.length > 128 || t.nexthops.count == 0 || !span_ok(t.nexthops, s.nexthops.size())) return r.fail("routes", "has a route without next hops or with a length over 128");
+  std::vector<bool> listens(65536), carried(s.interfaces.size()), owned(s.wireguard_peers.size());
+  for (const auto& w : s.wireguards) {
+    if (w.interface >= s.interfaces.size() || s.interfaces[w.interface].kind != SL_INTERFACE_WIREGUARD || carried[w.interface]) return r.fail("wireguards", "names an interface that is not WireGuard's, or one twice");
+    if (w.listen_port == 0 || listens[w.listen_port]) return r.fail("wireguards", "has two interfaces on one port, or one without a port");
+    if (!span_ok(w.peers, s.wireguard_peers.size())) return r.fail("wireguards", "has a span outside its section");
+    carried[w.interface] = listens[w.listen_port] = true;
+    for (uint32_t i = 0; i < w.peers.count; ++i) {
+      if (owned[w.peers.first + i]) return r.fail("wireguards", "has a peer of two interfaces");
+      owned[w.peers.first + i] = true;
+    }
+  }
+  for (size_t i = 0; i < s.interfaces.size(); ++i)
+    if (s.interfaces[i].kind == SL_INTERFACE_WIREGUARD && !carried[i]) return r.fail("interfaces", "has a WireGuard interface without its entry in wireguards");
+  std::unordered_set<uint32_t> peers;
+  for (size_t i = 0; i < s.wireguard_peers.size(); ++i) {
+    const sl_wireguard_peer& p = s.wireguard_peers[i];
+    if (p.id == 0 || !owned[i] || !peers.insert(p.id).second) return r.fail("wireguard_peers", "has an entry without an id, of no interface, or one twice");
+    if (!span_ok(p.allowed_ips, s.prefixes.size())) return r.fail("wireguard_peers", "has a span outside its section");
+  }
   if (s.settings.default_action >= SL_RULE_ACTION_COUNT || s.settings.default_action == SL_ACTION_ALLOW) return r.fail("settings", "default action must be deny or reject");
   return true;
 }
@@ -167,7 +189,9 @@ std::unique_ptr<snapshot> compile_snapshot(const uint8_t* buffer, size_t bytes, 
               r.section(header.prefixes, "prefixes", many, &s->prefixes) && r.section(header.services, "services", many, &s->services) &&
               r.section(header.rules, "rules", SL_RULES_MAX, &s->rules) && r.section(header.nat_rules, "nat_rules", SL_RULES_MAX, &s->nat_rules) &&
               r.section(header.nat_addresses, "nat_addresses", 4096, &s->nat_addresses) &&
-              r.section(header.nexthops, "nexthops", many, &s->nexthops) && r.section(header.routes, "routes", many, &s->routes);
+              r.section(header.nexthops, "nexthops", many, &s->nexthops) && r.section(header.routes, "routes", many, &s->routes) &&
+              r.section(header.wireguards, "wireguards", SL_WIREGUARDS_MAX, &s->wireguards) &&
+              r.section(header.wireguard_peers, "wireguard_peers", SL_WIREGUARD_PEERS_MAX, &s->wireguard_peers);
   if (!read || !validate(*s, r)) return nullptr;
   if (!compile_classifiers(*s, previous, error)) return nullptr;
   s->route_table = lpm::build(s->routes, error);

@@ -58,6 +58,8 @@ struct snapshot {
   std::vector<std::shared_ptr<nat_pool>> pools;  // parallel to nat_addresses
   std::vector<sl_nexthop> nexthops;
   std::vector<sl_route> routes;
+  std::vector<sl_wireguard> wireguards;
+  std::vector<sl_wireguard_peer> wireguard_peers;
   std::unique_ptr<const classifier> rule_classifier, source_classifier, destination_classifier, static_in_classifier, static_out_classifier;
   std::unique_ptr<const lpm> route_table;
 

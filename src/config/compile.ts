@@ -5,7 +5,7 @@
 // the old snapshot stays in force. A route whose next hop is on no connected subnet now is left out and named in
 // `inactiveRoutes`. VLAN devices: until the host has made them (facts then list them), a tagged interface resolves
 // neighbours on the parent; compile again when facts changed.
-import { AntiSpoofing, NexthopKind, RuleAction, SL_LOCAL_ADDRESSES_MAX, SL_LOCAL_ENGINE, SL_LOG_END, SL_LOG_START, SL_NAT_SLOT_NONE, SL_PORTS_MAX, SL_RULE_NO_OFFLOAD, SL_RULES_MAX, SL_VLAN_NONE, type Nexthop, type Settings } from '../engine/abi.generated.js';
+import { AntiSpoofing, InterfaceKind, NexthopKind, RuleAction, SL_LOCAL_ADDRESSES_MAX, SL_LOCAL_ENGINE, SL_LOG_END, SL_LOG_START, SL_NAT_SLOT_NONE, SL_PORTS_MAX, SL_RULE_NO_OFFLOAD, SL_RULES_MAX, SL_VLAN_NONE, type Nexthop, type Settings } from '../engine/abi.generated.js';
 import { bytesOf, formatAddress, formatPrefix, isIpv4, networkOf } from '../lib/address.js';
 import { compileNat, engineAddresses, slotsOf } from './compile-nat.js';
 import { LIMITS, timerSeconds } from './defaults.js';
@@ -151,6 +151,7 @@ function compileInterfaces({ topology, ids, writer }: CompileContext): void {
       antiSpoofing: ANTI_SPOOFING[antiSpoofing ?? 'strict'],
       mssClampBytes: typeof mssClamp === 'number' ? mssClamp : mssClamp ? 1 : 0,
       mtuBytes: mtu ?? 0,
+      kind: InterfaceKind.PORT,
     });
   }
 }

@@ -3,9 +3,9 @@
 // Called by compile.ts and compile-nat.ts. The layout is native/abi/dataplane.h's; sections start at multiples of 8.
 import {
   INTERFACE_ADDRESS_BYTES, INTERFACE_BYTES, NAT_ADDRESS_BYTES, NAT_RULE_BYTES, NEXTHOP_BYTES, PREFIX_BYTES, ROUTE_BYTES, RULE_BYTES, SERVICE_BYTES,
-  SL_ABI_VERSION, SL_SNAPSHOT_MAGIC, SNAPSHOT_HEADER_BYTES,
-  writeInterface, writeInterfaceAddress, writeNatAddress, writeNatRule, writeNexthop, writePrefix, writeRoute, writeRule, writeService, writeSnapshotHeader,
-  type Interface, type InterfaceAddress, type NatAddress, type NatRule, type Nexthop, type Route, type Rule, type Section, type Settings, type Span,
+  SL_ABI_VERSION, SL_SNAPSHOT_MAGIC, SNAPSHOT_HEADER_BYTES, WIREGUARD_BYTES, WIREGUARD_PEER_BYTES,
+  writeInterface, writeInterfaceAddress, writeNatAddress, writeNatRule, writeNexthop, writePrefix, writeRoute, writeRule, writeService, writeSnapshotHeader, writeWireguard, writeWireguardPeer,
+  type Interface, type InterfaceAddress, type NatAddress, type NatRule, type Nexthop, type Route, type Rule, type Section, type Settings, type Span, type Wireguard, type WireguardPeer,
 } from '../engine/abi.generated.js';
 import { bytesOf } from '../lib/address.js';
 import type { AddressSet, ServiceSet } from './objects.js';
@@ -67,6 +67,8 @@ export class SnapshotWriter {
   readonly addresses: InterfaceAddress[] = [];
   readonly natRules: NatRule[] = [];
   readonly routes: Route[] = [];
+  readonly wireguards: Wireguard[] = [];
+  readonly wireguardPeers: WireguardPeer[] = [];
   readonly #rules = new EntryBytes(RULE_BYTES);
   readonly #natAddresses: NatAddress[] = [];
   readonly #nexthops: Nexthop[] = [];
@@ -136,6 +138,8 @@ export class SnapshotWriter {
       natAddresses: lay(this.#natAddresses, NAT_ADDRESS_BYTES, writeNatAddress),
       nexthops: lay(this.#nexthops, NEXTHOP_BYTES, writeNexthop),
       routes: lay(this.routes, ROUTE_BYTES, writeRoute),
+      wireguards: lay(this.wireguards, WIREGUARD_BYTES, writeWireguard),
+      wireguardPeers: lay(this.wireguardPeers, WIREGUARD_PEER_BYTES, writeWireguardPeer),
     };
     if (this.pools.neededFirst === 0) this.pools.neededFirst = Math.max(1, this.pools.size);
     const snapshot = new Uint8Array(bytes);

@@ -3,7 +3,7 @@
 // Writers check each value against its field and throw RangeError; they set reserved fields to zero.
 
 // ---- constants ----
-export const SL_ABI_VERSION = 1;
+export const SL_ABI_VERSION = 2;
 export const SL_SNAPSHOT_MAGIC = 1346457171;
 export const SL_PORTS_MAX = 32;
 export const SL_QUEUES_MAX = 64;
@@ -20,6 +20,9 @@ export const SL_NAT_PORT_RESERVED = 65330;
 export const SL_IPV6_EXTENSIONS_MAX = 8;
 export const SL_FRAME_BYTES_MAX = 3506;
 export const SL_NAME_BYTES = 16;
+export const SL_WIREGUARDS_MAX = 64;
+export const SL_WIREGUARD_PEERS_MAX = 16384;
+export const SL_ENGINE_PORTS_WORDS = 1024;
 export const SL_STEER_PORTS = 4096;
 export const SL_STEER_PORT_UNTAGGED = 1;
 export const SL_STEER_PORT_PARTIAL = 2;
@@ -63,9 +66,9 @@ export const SL_LATENCY_BUCKETS = 32;
 // ---- lists that people see ----
 export interface ListEntry { readonly value: number; readonly name: string; readonly help: string }
 
-export const DropReason = { NONE: 0, TRUNCATED: 1, MALFORMED_ETHERNET: 2, MALFORMED_IPV4: 3, MALFORMED_IPV6: 4, MALFORMED_L4: 5, CHECKSUM_IPV4: 6, CHECKSUM_L4: 7, MARTIAN_SOURCE: 8, MARTIAN_DESTINATION: 9, OTHER_STATION: 10, UNKNOWN_VLAN: 11, UNKNOWN_PORT: 12, NO_ENGINE: 13, ND_HOP_LIMIT: 14, ANTI_SPOOFING: 15, NO_ROUTE: 16, BLACKHOLE_ROUTE: 17, TTL_EXPIRED: 18, TOO_BIG: 19, POLICY_DENY: 20, POLICY_REJECT: 21, POLICY_CHANGED: 22, TCP_NOT_SYN: 23, TCP_BAD_FLAGS: 24, TCP_WINDOW: 25, TCP_RST_SEQUENCE: 26, TCP_STATE: 27, ICMP_NO_SESSION: 28, ICMP_BAD_EMBEDDED: 29, SESSION_TABLE_FULL: 30, SESSION_LIMIT: 31, NAT_PORTS_EXHAUSTED: 32, NAT_CONFLICT: 33, NAT_FILTERED: 34, NEIGHBOUR_UNRESOLVED: 35, NEIGHBOUR_QUEUE_FULL: 36, LINK_DOWN: 37, FRAGMENT_OVERLAP: 38, FRAGMENT_TABLE_FULL: 39, FRAGMENT_TIMEOUT: 40, FRAGMENT_MALFORMED: 41, FRAGMENT_DENIED: 42, UMEM_EXHAUSTED: 43, RX_RING_FULL: 44, TX_RING_FULL: 45, HOST_QUEUE_FULL: 46, NO_SNAPSHOT: 47, RATE_LIMITED: 48 } as const;
+export const DropReason = { NONE: 0, TRUNCATED: 1, MALFORMED_ETHERNET: 2, MALFORMED_IPV4: 3, MALFORMED_IPV6: 4, MALFORMED_L4: 5, CHECKSUM_IPV4: 6, CHECKSUM_L4: 7, MARTIAN_SOURCE: 8, MARTIAN_DESTINATION: 9, OTHER_STATION: 10, UNKNOWN_VLAN: 11, UNKNOWN_PORT: 12, NO_ENGINE: 13, ND_HOP_LIMIT: 14, ANTI_SPOOFING: 15, NO_ROUTE: 16, BLACKHOLE_ROUTE: 17, TTL_EXPIRED: 18, TOO_BIG: 19, POLICY_DENY: 20, POLICY_REJECT: 21, POLICY_CHANGED: 22, TCP_NOT_SYN: 23, TCP_BAD_FLAGS: 24, TCP_WINDOW: 25, TCP_RST_SEQUENCE: 26, TCP_STATE: 27, ICMP_NO_SESSION: 28, ICMP_BAD_EMBEDDED: 29, SESSION_TABLE_FULL: 30, SESSION_LIMIT: 31, NAT_PORTS_EXHAUSTED: 32, NAT_CONFLICT: 33, NAT_FILTERED: 34, NEIGHBOUR_UNRESOLVED: 35, NEIGHBOUR_QUEUE_FULL: 36, LINK_DOWN: 37, FRAGMENT_OVERLAP: 38, FRAGMENT_TABLE_FULL: 39, FRAGMENT_TIMEOUT: 40, FRAGMENT_MALFORMED: 41, FRAGMENT_DENIED: 42, UMEM_EXHAUSTED: 43, RX_RING_FULL: 44, TX_RING_FULL: 45, HOST_QUEUE_FULL: 46, NO_SNAPSHOT: 47, RATE_LIMITED: 48, WIREGUARD_MALFORMED: 49, WIREGUARD_HANDSHAKE_MAC: 50, WIREGUARD_HANDSHAKE_LIMIT: 51, WIREGUARD_UNKNOWN_INDEX: 52, WIREGUARD_AUTHENTICATION: 53, WIREGUARD_REPLAY: 54, WIREGUARD_ALLOWED_IPS: 55, WIREGUARD_NO_PEER: 56, WIREGUARD_NO_SESSION: 57, ENCRYPTION_REQUIRED: 58 } as const;
 export type DropReason = (typeof DropReason)[keyof typeof DropReason];
-export const SL_DROP_REASON_COUNT = 49;
+export const SL_DROP_REASON_COUNT = 59;
 export const DROP_REASONS: readonly ListEntry[] = [
   { value: 0, name: 'none', help: 'not dropped' },
   { value: 1, name: 'truncated', help: 'frame ends before its headers do, or IP total length exceeds the frame' },
@@ -116,6 +119,16 @@ export const DROP_REASONS: readonly ListEntry[] = [
   { value: 46, name: 'host-queue-full', help: 'the path to the host\'s stack is full' },
   { value: 47, name: 'no-snapshot', help: 'no forwarding state is loaded yet' },
   { value: 48, name: 'rate-limited', help: 'over a rate limit' },
+  { value: 49, name: 'wireguard-malformed', help: 'WireGuard message of an unknown type or an impossible length' },
+  { value: 50, name: 'wireguard-handshake-mac', help: 'handshake message whose mac1 is not for our key' },
+  { value: 51, name: 'wireguard-handshake-limit', help: 'handshake message over a limit: of its source, or under load without a valid cookie' },
+  { value: 52, name: 'wireguard-unknown-index', help: 'transport message of a session that we do not have, or no longer' },
+  { value: 53, name: 'wireguard-authentication', help: 'transport message that does not authenticate' },
+  { value: 54, name: 'wireguard-replay', help: 'transport message that came before, or is older than the replay window' },
+  { value: 55, name: 'wireguard-allowed-ips', help: 'decrypted packet whose source is not among its peer\'s allowed IPs' },
+  { value: 56, name: 'wireguard-no-peer', help: 'no peer of the interface has the destination among its allowed IPs' },
+  { value: 57, name: 'wireguard-no-session', help: 'no session with the peer: no endpoint, or its handshake was not answered' },
+  { value: 58, name: 'encryption-required', help: 'the route wants encryption, and no WireGuard interface takes the packet' },
 ];
 
 export const Counter = { RX_PACKETS: 0, RX_BYTES: 1, TX_PACKETS: 2, TX_BYTES: 3, HOST_PACKETS: 4, FAST_PATH_HITS: 5, SLOW_PATH_PACKETS: 6, SESSIONS_CREATED: 7, SESSIONS_OFFLOADED: 8, SESSIONS_ENDED: 9, REVALIDATIONS: 10, ICMP_ERRORS_SENT: 11, ICMP_ERRORS_SUPPRESSED: 12, TCP_RESETS_SENT: 13, FRAGMENTS: 14, FRAGMENTS_HELD: 15, NEIGHBOUR_HELD: 16, CHECKSUMS_COMPLETED: 17, CAPTURES_LOST: 18, RECORDS_LOST: 19, DROP_RECORDS_SAMPLED: 20, TX_KICKS: 21, POLLS: 22 } as const;
@@ -185,13 +198,14 @@ export const NAT_FILTERINGS: readonly ListEntry[] = [
   { value: 2, name: 'address-and-port-dependent', help: 'only addresses and ports the inside has sent to' },
 ];
 
-export const NexthopKind = { FORWARD: 0, BLACKHOLE: 1, REJECT: 2 } as const;
+export const NexthopKind = { FORWARD: 0, BLACKHOLE: 1, REJECT: 2, UNENCRYPTED: 3 } as const;
 export type NexthopKind = (typeof NexthopKind)[keyof typeof NexthopKind];
-export const SL_NEXTHOP_KIND_COUNT = 3;
+export const SL_NEXTHOP_KIND_COUNT = 4;
 export const NEXTHOP_KINDS: readonly ListEntry[] = [
   { value: 0, name: 'forward', help: 'to a gateway, or to the destination itself when via is unspecified' },
   { value: 1, name: 'blackhole', help: 'drop silently' },
   { value: 2, name: 'reject', help: 'drop and answer unreachable' },
+  { value: 3, name: 'unencrypted', help: 'the route wants encryption and has no way that encrypts: drop' },
 ];
 
 export const AntiSpoofing = { STRICT: 0, LOOSE: 1, OFF: 2 } as const;
@@ -234,6 +248,24 @@ export const FLOW_EVENTS: readonly ListEntry[] = [
   { value: 0, name: 'start', help: 'session created' },
   { value: 1, name: 'update', help: 'still alive; only in session listings' },
   { value: 2, name: 'end', help: 'session ended' },
+];
+
+export const InterfaceKind = { PORT: 0, WIREGUARD: 1 } as const;
+export type InterfaceKind = (typeof InterfaceKind)[keyof typeof InterfaceKind];
+export const SL_INTERFACE_KIND_COUNT = 2;
+export const INTERFACE_KINDS: readonly ListEntry[] = [
+  { value: 0, name: 'port', help: 'a netdev, or a VLAN on it' },
+  { value: 1, name: 'wireguard', help: 'a WireGuard interface' },
+];
+
+export const WireguardEvent = { MESSAGE: 0, WANTED: 1, CONFIRMED: 2, ROAMED: 3 } as const;
+export type WireguardEvent = (typeof WireguardEvent)[keyof typeof WireguardEvent];
+export const SL_WIREGUARD_EVENT_COUNT = 4;
+export const WIREGUARD_EVENTS: readonly ListEntry[] = [
+  { value: 0, name: 'message', help: 'a handshake message (types 1 to 3) that passed the gate; the message follows' },
+  { value: 1, name: 'wanted', help: 'packets wait for a session with the peer' },
+  { value: 2, name: 'confirmed', help: 'the first transport message of a session that we answered: it is the current one from here on' },
+  { value: 3, name: 'roamed', help: 'the peer\'s endpoint changed: an authenticated message came from another one' },
 ];
 
 export const EndReason = { NONE: 0, IDLE: 1, TCP_FIN: 2, TCP_RST: 3, POLICY_CHANGED: 4, KILLED: 5, REPLACED: 6, SHUTDOWN: 7 } as const;
@@ -390,7 +422,7 @@ export const STRUCTS = {
     default_action: { offset: 56, size: 4, type: 'u32', count: 1 },
     default_log: { offset: 60, size: 4, type: 'u32', count: 1 },
   } },
-  sl_interface: { size: 24, fields: {
+  sl_interface: { size: 28, fields: {
     id: { offset: 0, size: 4, type: 'u32', count: 1 },
     ifindex: { offset: 4, size: 4, type: 'u32', count: 1 },
     kernel_ifindex: { offset: 8, size: 4, type: 'u32', count: 1 },
@@ -399,6 +431,8 @@ export const STRUCTS = {
     anti_spoofing: { offset: 16, size: 2, type: 'u16', count: 1 },
     mss_clamp_bytes: { offset: 18, size: 2, type: 'u16', count: 1 },
     mtu_bytes: { offset: 20, size: 4, type: 'u32', count: 1 },
+    kind: { offset: 24, size: 2, type: 'u16', count: 1 },
+    reserved: { offset: 26, size: 2, type: 'u16', count: 1 },
   } },
   sl_interface_address: { size: 24, fields: {
     address: { offset: 0, size: 16, type: 'sl_address', count: 1 },
@@ -470,7 +504,17 @@ export const STRUCTS = {
     to: { offset: 0, size: 24, type: 'sl_prefix', count: 1 },
     nexthops: { offset: 24, size: 8, type: 'sl_span', count: 1 },
   } },
-  sl_snapshot_header: { size: 160, fields: {
+  sl_wireguard: { size: 12, fields: {
+    interface: { offset: 0, size: 2, type: 'u16', count: 1 },
+    listen_port: { offset: 2, size: 2, type: 'u16', count: 1 },
+    peers: { offset: 4, size: 8, type: 'sl_span', count: 1 },
+  } },
+  sl_wireguard_peer: { size: 16, fields: {
+    id: { offset: 0, size: 4, type: 'u32', count: 1 },
+    reserved: { offset: 4, size: 4, type: 'u32', count: 1 },
+    allowed_ips: { offset: 8, size: 8, type: 'sl_span', count: 1 },
+  } },
+  sl_snapshot_header: { size: 176, fields: {
     magic: { offset: 0, size: 4, type: 'u32', count: 1 },
     abi_version: { offset: 4, size: 4, type: 'u32', count: 1 },
     bytes: { offset: 8, size: 4, type: 'u32', count: 1 },
@@ -486,6 +530,8 @@ export const STRUCTS = {
     nat_addresses: { offset: 136, size: 8, type: 'sl_section', count: 1 },
     nexthops: { offset: 144, size: 8, type: 'sl_section', count: 1 },
     routes: { offset: 152, size: 8, type: 'sl_section', count: 1 },
+    wireguards: { offset: 160, size: 8, type: 'sl_section', count: 1 },
+    wireguard_peers: { offset: 168, size: 8, type: 'sl_section', count: 1 },
   } },
   sl_flow_record: { size: 168, fields: {
     session_id: { offset: 0, size: 8, type: 'u64', count: 1 },
@@ -614,6 +660,55 @@ export const STRUCTS = {
     reserved: { offset: 27, size: 1, type: 'u8', count: 1 },
     waiting: { offset: 28, size: 4, type: 'u32', count: 1 },
   } },
+  sl_wireguard_endpoint: { size: 40, fields: {
+    address: { offset: 0, size: 16, type: 'sl_address', count: 1 },
+    local: { offset: 16, size: 16, type: 'sl_address', count: 1 },
+    port: { offset: 32, size: 2, type: 'u16', count: 1 },
+    reserved: { offset: 34, size: 6, type: 'u16', count: 3 },
+  } },
+  sl_wireguard_keypair: { size: 88, fields: {
+    peer_id: { offset: 0, size: 4, type: 'u32', count: 1 },
+    local_index: { offset: 4, size: 4, type: 'u32', count: 1 },
+    remote_index: { offset: 8, size: 4, type: 'u32', count: 1 },
+    initiator: { offset: 12, size: 1, type: 'u8', count: 1 },
+    reserved: { offset: 13, size: 3, type: 'u8', count: 3 },
+    created_ns: { offset: 16, size: 8, type: 'u64', count: 1 },
+    send_key: { offset: 24, size: 32, type: 'u8', count: 32 },
+    receive_key: { offset: 56, size: 32, type: 'u8', count: 32 },
+  } },
+  sl_wireguard_event_record: { size: 64, fields: {
+    record_bytes: { offset: 0, size: 4, type: 'u32', count: 1 },
+    peer_id: { offset: 4, size: 4, type: 'u32', count: 1 },
+    interface: { offset: 8, size: 4, type: 'u32', count: 1 },
+    message_bytes: { offset: 12, size: 2, type: 'u16', count: 1 },
+    event: { offset: 14, size: 1, type: 'u8', count: 1 },
+    key: { offset: 15, size: 1, type: 'u8', count: 1 },
+    time_ns: { offset: 16, size: 8, type: 'u64', count: 1 },
+    from: { offset: 24, size: 40, type: 'sl_wireguard_endpoint', count: 1 },
+  } },
+  sl_wireguard_gate_key: { size: 64, fields: {
+    mac1_key: { offset: 0, size: 32, type: 'u8', count: 32 },
+    cookie_key: { offset: 32, size: 32, type: 'u8', count: 32 },
+  } },
+  sl_wireguard_peer_record: { size: 136, fields: {
+    id: { offset: 0, size: 4, type: 'u32', count: 1 },
+    interface: { offset: 4, size: 4, type: 'u32', count: 1 },
+    endpoint: { offset: 8, size: 40, type: 'sl_wireguard_endpoint', count: 1 },
+    last_sent_ns: { offset: 48, size: 8, type: 'u64', count: 1 },
+    last_received_ns: { offset: 56, size: 8, type: 'u64', count: 1 },
+    last_data_sent_ns: { offset: 64, size: 8, type: 'u64', count: 1 },
+    last_data_received_ns: { offset: 72, size: 8, type: 'u64', count: 1 },
+    current_created_ns: { offset: 80, size: 8, type: 'u64', count: 1 },
+    current_sent: { offset: 88, size: 8, type: 'u64', count: 1 },
+    tx_packets: { offset: 96, size: 8, type: 'u64', count: 1 },
+    tx_bytes: { offset: 104, size: 8, type: 'u64', count: 1 },
+    rx_packets: { offset: 112, size: 8, type: 'u64', count: 1 },
+    rx_bytes: { offset: 120, size: 8, type: 'u64', count: 1 },
+    waiting: { offset: 128, size: 4, type: 'u32', count: 1 },
+    current_initiator: { offset: 132, size: 1, type: 'u8', count: 1 },
+    has_next: { offset: 133, size: 1, type: 'u8', count: 1 },
+    reserved: { offset: 134, size: 2, type: 'u8', count: 2 },
+  } },
 } as const;
 
 export const STEER_PORT_BYTES = 12;
@@ -630,7 +725,7 @@ export const INTERFACE_STATE_BYTES = 64;
 export const SPAN_BYTES = 8;
 export const SECTION_BYTES = 8;
 export const SETTINGS_BYTES = 64;
-export const INTERFACE_BYTES = 24;
+export const INTERFACE_BYTES = 28;
 export const INTERFACE_ADDRESS_BYTES = 24;
 export const PREFIX_BYTES = 24;
 export const SERVICE_BYTES = 12;
@@ -639,7 +734,9 @@ export const NAT_ADDRESS_BYTES = 24;
 export const NAT_RULE_BYTES = 80;
 export const NEXTHOP_BYTES = 24;
 export const ROUTE_BYTES = 32;
-export const SNAPSHOT_HEADER_BYTES = 160;
+export const WIREGUARD_BYTES = 12;
+export const WIREGUARD_PEER_BYTES = 16;
+export const SNAPSHOT_HEADER_BYTES = 176;
 export const FLOW_RECORD_BYTES = 168;
 export const DROP_RECORD_BYTES = 56;
 export const CAPTURE_FILTER_BYTES = 64;
@@ -651,6 +748,11 @@ export const NAT_POOL_RECORD_BYTES = 64;
 export const RING_RECORD_BYTES = 24;
 export const INTERFACE_RECORD_BYTES = 40;
 export const NEIGHBOUR_RECORD_BYTES = 32;
+export const WIREGUARD_ENDPOINT_BYTES = 40;
+export const WIREGUARD_KEYPAIR_BYTES = 88;
+export const WIREGUARD_EVENT_RECORD_BYTES = 64;
+export const WIREGUARD_GATE_KEY_BYTES = 64;
+export const WIREGUARD_PEER_RECORD_BYTES = 136;
 
 // ---- readers and writers ----
 function bytesAt(view: DataView, offset: number, length: number): Uint8Array {
@@ -1118,6 +1220,7 @@ export interface Interface {
   antiSpoofing: number;
   mssClampBytes: number;
   mtuBytes: number;
+  kind: number;
 }
 export function readInterface(view: DataView, offset: number): Interface {
   return {
@@ -1129,6 +1232,7 @@ export function readInterface(view: DataView, offset: number): Interface {
     antiSpoofing: view.getUint16(offset + 16, true),
     mssClampBytes: view.getUint16(offset + 18, true),
     mtuBytes: view.getUint32(offset + 20, true),
+    kind: view.getUint16(offset + 24, true),
   };
 }
 export function writeInterface(view: DataView, offset: number, value: Interface): void {
@@ -1140,6 +1244,8 @@ export function writeInterface(view: DataView, offset: number, value: Interface)
   putU16(view, offset + 16, value.antiSpoofing, 'sl_interface.anti_spoofing');
   putU16(view, offset + 18, value.mssClampBytes, 'sl_interface.mss_clamp_bytes');
   putU32(view, offset + 20, value.mtuBytes, 'sl_interface.mtu_bytes');
+  putU16(view, offset + 24, value.kind, 'sl_interface.kind');
+  bytesAt(view, offset + 26, 2).fill(0);
 }
 
 export interface InterfaceAddress {
@@ -1358,6 +1464,40 @@ export function writeRoute(view: DataView, offset: number, value: Route): void {
   writeSpan(view, offset + 24, value.nexthops);
 }
 
+export interface Wireguard {
+  interface: number;
+  listenPort: number;
+  peers: Span;
+}
+export function readWireguard(view: DataView, offset: number): Wireguard {
+  return {
+    interface: view.getUint16(offset, true),
+    listenPort: view.getUint16(offset + 2, true),
+    peers: readSpan(view, offset + 4),
+  };
+}
+export function writeWireguard(view: DataView, offset: number, value: Wireguard): void {
+  putU16(view, offset, value.interface, 'sl_wireguard.interface');
+  putU16(view, offset + 2, value.listenPort, 'sl_wireguard.listen_port');
+  writeSpan(view, offset + 4, value.peers);
+}
+
+export interface WireguardPeer {
+  id: number;
+  allowedIps: Span;
+}
+export function readWireguardPeer(view: DataView, offset: number): WireguardPeer {
+  return {
+    id: view.getUint32(offset, true),
+    allowedIps: readSpan(view, offset + 8),
+  };
+}
+export function writeWireguardPeer(view: DataView, offset: number, value: WireguardPeer): void {
+  putU32(view, offset, value.id, 'sl_wireguard_peer.id');
+  bytesAt(view, offset + 4, 4).fill(0);
+  writeSpan(view, offset + 8, value.allowedIps);
+}
+
 export interface SnapshotHeader {
   magic: number;
   abiVersion: number;
@@ -1373,6 +1513,8 @@ export interface SnapshotHeader {
   natAddresses: Section;
   nexthops: Section;
   routes: Section;
+  wireguards: Section;
+  wireguardPeers: Section;
 }
 export function readSnapshotHeader(view: DataView, offset: number): SnapshotHeader {
   return {
@@ -1390,6 +1532,8 @@ export function readSnapshotHeader(view: DataView, offset: number): SnapshotHead
     natAddresses: readSection(view, offset + 136),
     nexthops: readSection(view, offset + 144),
     routes: readSection(view, offset + 152),
+    wireguards: readSection(view, offset + 160),
+    wireguardPeers: readSection(view, offset + 168),
   };
 }
 export function writeSnapshotHeader(view: DataView, offset: number, value: SnapshotHeader): void {
@@ -1408,6 +1552,8 @@ export function writeSnapshotHeader(view: DataView, offset: number, value: Snaps
   writeSection(view, offset + 136, value.natAddresses);
   writeSection(view, offset + 144, value.nexthops);
   writeSection(view, offset + 152, value.routes);
+  writeSection(view, offset + 160, value.wireguards);
+  writeSection(view, offset + 168, value.wireguardPeers);
 }
 
 export interface FlowRecord {
@@ -1806,4 +1952,160 @@ export function writeNeighbourRecord(view: DataView, offset: number, value: Neig
   putU8(view, offset + 26, value.resolved, 'sl_neighbour_record.resolved');
   bytesAt(view, offset + 27, 1).fill(0);
   putU32(view, offset + 28, value.waiting, 'sl_neighbour_record.waiting');
+}
+
+export interface WireguardEndpoint {
+  address: Uint8Array;
+  local: Uint8Array;
+  port: number;
+}
+export function readWireguardEndpoint(view: DataView, offset: number): WireguardEndpoint {
+  return {
+    address: bytesAt(view, offset, 16),
+    local: bytesAt(view, offset + 16, 16),
+    port: view.getUint16(offset + 32, true),
+  };
+}
+export function writeWireguardEndpoint(view: DataView, offset: number, value: WireguardEndpoint): void {
+  putBytes(view, offset, value.address, 16, 'sl_wireguard_endpoint.address');
+  putBytes(view, offset + 16, value.local, 16, 'sl_wireguard_endpoint.local');
+  putU16(view, offset + 32, value.port, 'sl_wireguard_endpoint.port');
+  bytesAt(view, offset + 34, 6).fill(0);
+}
+
+export interface WireguardKeypair {
+  peerId: number;
+  localIndex: number;
+  remoteIndex: number;
+  initiator: number;
+  createdNs: bigint;
+  sendKey: Uint8Array;
+  receiveKey: Uint8Array;
+}
+export function readWireguardKeypair(view: DataView, offset: number): WireguardKeypair {
+  return {
+    peerId: view.getUint32(offset, true),
+    localIndex: view.getUint32(offset + 4, true),
+    remoteIndex: view.getUint32(offset + 8, true),
+    initiator: view.getUint8(offset + 12),
+    createdNs: view.getBigUint64(offset + 16, true),
+    sendKey: bytesAt(view, offset + 24, 32),
+    receiveKey: bytesAt(view, offset + 56, 32),
+  };
+}
+export function writeWireguardKeypair(view: DataView, offset: number, value: WireguardKeypair): void {
+  putU32(view, offset, value.peerId, 'sl_wireguard_keypair.peer_id');
+  putU32(view, offset + 4, value.localIndex, 'sl_wireguard_keypair.local_index');
+  putU32(view, offset + 8, value.remoteIndex, 'sl_wireguard_keypair.remote_index');
+  putU8(view, offset + 12, value.initiator, 'sl_wireguard_keypair.initiator');
+  bytesAt(view, offset + 13, 3).fill(0);
+  putU64(view, offset + 16, value.createdNs, 'sl_wireguard_keypair.created_ns');
+  putBytes(view, offset + 24, value.sendKey, 32, 'sl_wireguard_keypair.send_key');
+  putBytes(view, offset + 56, value.receiveKey, 32, 'sl_wireguard_keypair.receive_key');
+}
+
+export interface WireguardEventRecord {
+  recordBytes: number;
+  peerId: number;
+  interface: number;
+  messageBytes: number;
+  event: number;
+  key: number;
+  timeNs: bigint;
+  from: WireguardEndpoint;
+}
+export function readWireguardEventRecord(view: DataView, offset: number): WireguardEventRecord {
+  return {
+    recordBytes: view.getUint32(offset, true),
+    peerId: view.getUint32(offset + 4, true),
+    interface: view.getUint32(offset + 8, true),
+    messageBytes: view.getUint16(offset + 12, true),
+    event: view.getUint8(offset + 14),
+    key: view.getUint8(offset + 15),
+    timeNs: view.getBigUint64(offset + 16, true),
+    from: readWireguardEndpoint(view, offset + 24),
+  };
+}
+export function writeWireguardEventRecord(view: DataView, offset: number, value: WireguardEventRecord): void {
+  putU32(view, offset, value.recordBytes, 'sl_wireguard_event_record.record_bytes');
+  putU32(view, offset + 4, value.peerId, 'sl_wireguard_event_record.peer_id');
+  putU32(view, offset + 8, value.interface, 'sl_wireguard_event_record.interface');
+  putU16(view, offset + 12, value.messageBytes, 'sl_wireguard_event_record.message_bytes');
+  putU8(view, offset + 14, value.event, 'sl_wireguard_event_record.event');
+  putU8(view, offset + 15, value.key, 'sl_wireguard_event_record.key');
+  putU64(view, offset + 16, value.timeNs, 'sl_wireguard_event_record.time_ns');
+  writeWireguardEndpoint(view, offset + 24, value.from);
+}
+
+export interface WireguardGateKey {
+  mac1Key: Uint8Array;
+  cookieKey: Uint8Array;
+}
+export function readWireguardGateKey(view: DataView, offset: number): WireguardGateKey {
+  return {
+    mac1Key: bytesAt(view, offset, 32),
+    cookieKey: bytesAt(view, offset + 32, 32),
+  };
+}
+export function writeWireguardGateKey(view: DataView, offset: number, value: WireguardGateKey): void {
+  putBytes(view, offset, value.mac1Key, 32, 'sl_wireguard_gate_key.mac1_key');
+  putBytes(view, offset + 32, value.cookieKey, 32, 'sl_wireguard_gate_key.cookie_key');
+}
+
+export interface WireguardPeerRecord {
+  id: number;
+  interface: number;
+  endpoint: WireguardEndpoint;
+  lastSentNs: bigint;
+  lastReceivedNs: bigint;
+  lastDataSentNs: bigint;
+  lastDataReceivedNs: bigint;
+  currentCreatedNs: bigint;
+  currentSent: bigint;
+  txPackets: bigint;
+  txBytes: bigint;
+  rxPackets: bigint;
+  rxBytes: bigint;
+  waiting: number;
+  currentInitiator: number;
+  hasNext: number;
+}
+export function readWireguardPeerRecord(view: DataView, offset: number): WireguardPeerRecord {
+  return {
+    id: view.getUint32(offset, true),
+    interface: view.getUint32(offset + 4, true),
+    endpoint: readWireguardEndpoint(view, offset + 8),
+    lastSentNs: view.getBigUint64(offset + 48, true),
+    lastReceivedNs: view.getBigUint64(offset + 56, true),
+    lastDataSentNs: view.getBigUint64(offset + 64, true),
+    lastDataReceivedNs: view.getBigUint64(offset + 72, true),
+    currentCreatedNs: view.getBigUint64(offset + 80, true),
+    currentSent: view.getBigUint64(offset + 88, true),
+    txPackets: view.getBigUint64(offset + 96, true),
+    txBytes: view.getBigUint64(offset + 104, true),
+    rxPackets: view.getBigUint64(offset + 112, true),
+    rxBytes: view.getBigUint64(offset + 120, true),
+    waiting: view.getUint32(offset + 128, true),
+    currentInitiator: view.getUint8(offset + 132),
+    hasNext: view.getUint8(offset + 133),
+  };
+}
+export function writeWireguardPeerRecord(view: DataView, offset: number, value: WireguardPeerRecord): void {
+  putU32(view, offset, value.id, 'sl_wireguard_peer_record.id');
+  putU32(view, offset + 4, value.interface, 'sl_wireguard_peer_record.interface');
+  writeWireguardEndpoint(view, offset + 8, value.endpoint);
+  putU64(view, offset + 48, value.lastSentNs, 'sl_wireguard_peer_record.last_sent_ns');
+  putU64(view, offset + 56, value.lastReceivedNs, 'sl_wireguard_peer_record.last_received_ns');
+  putU64(view, offset + 64, value.lastDataSentNs, 'sl_wireguard_peer_record.last_data_sent_ns');
+  putU64(view, offset + 72, value.lastDataReceivedNs, 'sl_wireguard_peer_record.last_data_received_ns');
+  putU64(view, offset + 80, value.currentCreatedNs, 'sl_wireguard_peer_record.current_created_ns');
+  putU64(view, offset + 88, value.currentSent, 'sl_wireguard_peer_record.current_sent');
+  putU64(view, offset + 96, value.txPackets, 'sl_wireguard_peer_record.tx_packets');
+  putU64(view, offset + 104, value.txBytes, 'sl_wireguard_peer_record.tx_bytes');
+  putU64(view, offset + 112, value.rxPackets, 'sl_wireguard_peer_record.rx_packets');
+  putU64(view, offset + 120, value.rxBytes, 'sl_wireguard_peer_record.rx_bytes');
+  putU32(view, offset + 128, value.waiting, 'sl_wireguard_peer_record.waiting');
+  putU8(view, offset + 132, value.currentInitiator, 'sl_wireguard_peer_record.current_initiator');
+  putU8(view, offset + 133, value.hasNext, 'sl_wireguard_peer_record.has_next');
+  bytesAt(view, offset + 134, 2).fill(0);
 }

@@ -37,6 +37,7 @@ export interface PortOptions {
 export type AddonEvent =
   | { type: 'links-changed' }
   | { type: 'addresses-changed' }
+  | { type: 'wireguard' }
   | { type: 'log'; level: string; text: string };
 
 export interface InjectResult {
@@ -68,6 +69,22 @@ export interface Addon {
   setCapture(slot: number, filter?: Uint8Array): void;
   /** Copied packets of all captures (struct sl_captured, then its bytes); returns how many bytes. */
   captured(into: Uint8Array): number;
+  /** A fresh index for a handshake that begins; native remembers no more than that it is out. 0: none is left. */
+  wireguardIndex(): number;
+  /** struct sl_wireguard_keypair. The buffer is wiped. Throws when the peer or the index is unknown. */
+  wireguardInstall(keypair: Uint8Array): void;
+  /** Ends the sessions of a peer, keys wiped. */
+  wireguardForget(peerId: number): void;
+  /** struct sl_wireguard_endpoint: where to send to the peer. */
+  wireguardEndpoint(peerId: number, endpoint: Uint8Array): void;
+  /** Sends a message (a handshake's, a keepalive when empty) from an interface's port: to `endpoint`, or to where the peer is when it is absent. False: there is no way now. */
+  wireguardSend(interfaceId: number, peerId: number, message: Uint8Array, endpoint?: Uint8Array): boolean;
+  /** struct sl_wireguard_gate_key, one a static key that the interface answers to (at most two). */
+  wireguardGate(interfaceId: number, keys: Uint8Array): void;
+  /** struct sl_wireguard_event_record with their messages, as many as fit; returns how many bytes. `{type: 'wireguard'}` comes by onEvent when there is something. */
+  wireguardEvents(into: Uint8Array): number;
+  /** struct sl_wireguard_peer_record, one a peer. */
+  wireguardPeers(): Uint8Array;
   onEvent(callback: (event: unknown, ...rest: unknown[]) => void): void;
   inject(interfaceIndex: number, frame: Uint8Array, nowNs: bigint): InjectResult;
   advance(nowNs: bigint): void;

@@ -79,6 +79,8 @@ export function makeFakeAddon(): FakeAddon {
     onEvent: (listener) => { callback = listener; },
     inject: () => ({ verdict: 'drop', reason: 'none', frames: [], host: [] }),
     advance: () => undefined,
+    wireguardIndex: () => 1, wireguardInstall: () => undefined, wireguardForget: () => undefined, wireguardEndpoint: () => undefined,
+    wireguardSend: () => true, wireguardGate: () => undefined, wireguardEvents: () => 0, wireguardPeers: () => new Uint8Array(0),
     setNeighbour: () => undefined,
     close: () => void fake.calls.push('close'),
   };

@@ -36,9 +36,11 @@ struct snapshot_builder {
   std::vector<sl_nat_address> nat_addresses;
   std::vector<sl_nexthop> nexthops;
   std::vector<sl_route> routes;
+  std::vector<sl_wireguard> wireguards;
+  std::vector<sl_wireguard_peer> wireguard_peers;
 
   void interface(uint32_t id, uint32_t ifindex, uint16_t zone, uint16_t vlan_id = SL_VLAN_NONE, uint16_t mss_clamp = 0) {
-    interfaces.push_back({id, ifindex, ifindex, vlan_id, zone, SL_ANTI_SPOOFING_STRICT, mss_clamp, 0});
+    interfaces.push_back({id, ifindex, ifindex, vlan_id, zone, SL_ANTI_SPOOFING_STRICT, mss_clamp, 0, SL_INTERFACE_PORT, 0});
   }
   // An interface's address, and the connected route to its subnet.
   void address(uint16_t interface_index, const char* text, uint8_t length, uint16_t nat_slot = SL_NAT_SLOT_NONE, uint16_t flags = 0) {
@@ -98,6 +100,8 @@ struct snapshot_builder {
     lay(h.nat_addresses, nat_addresses);
     lay(h.nexthops, nexthops);
     lay(h.routes, routes);
+    lay(h.wireguards, wireguards);
+    lay(h.wireguard_peers, wireguard_peers);
     h.bytes = static_cast<uint32_t>(out.size());
     std::memcpy(out.data(), &h, sizeof h);
     return out;
