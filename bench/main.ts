@@ -33,6 +33,10 @@ const benches: Record<string, { question: string; load: () => Promise<{ main(arg
     question: "how many flow records a second reach a log file, syslog or IPFIX, and what does it cost?",
     load: () => import("./record-rate.js"),
   },
+  wireguard: {
+    question: "how much does a WireGuard tunnel between two gateways carry, and at what price, against wireguard-go?",
+    load: () => import("./wireguard.js"),
+  },
   integrity: {
     question: "does every byte of parallel TCP connections through SNAT arrive right?",
     load: () => import("./integrity.js"),

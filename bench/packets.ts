@@ -30,6 +30,8 @@ export interface TrafficOptions {
   stamped?: boolean;
   /** Every packet of a measurement opens a flow: none is established before. */
   newFlows?: boolean;
+  /** Makes the network; default: one device between generator and receiver. */
+  topology?: (family: Family) => Bench;
   milliseconds: number;
   generator: Placement;
   device: Placement;
@@ -85,7 +87,7 @@ export class Lane {
 
   /** A lane through a device, which has seen every flow answered; without one, frames are counted and dropped at the first hop. */
   static async start(peer: Peer | undefined, traffic: TrafficOptions, options: DeviceOptions = {}): Promise<Lane> {
-    const bench = makeTopology(traffic.family);
+    const bench = (traffic.topology ?? makeTopology)(traffic.family ?? 4);
     try {
       const [node, device] = peer ? ["recv", "recv0"] : ["dut", "dut0"];
       const placement = { urgent: traffic.device.urgent };

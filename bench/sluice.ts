@@ -27,6 +27,10 @@ export interface SluiceOptions {
   offload?: "auto" | "never";
   /** Timers of the configuration, in seconds. */
   timers?: Record<string, number>;
+  /** Where it runs: the device under test, unless a bench has more than one. */
+  node?: string;
+  /** Another configuration than the benches' firewall with SNAT. */
+  configuration?: string;
 }
 
 /** The members of `sluice status --json` that benches read. */
@@ -96,12 +100,13 @@ export class Sluice {
   }
 
   static async start(bench: Bench, options: SluiceOptions = {}): Promise<Sluice> {
-    const directory = join(bench.lab.directory, "sluice");
-    const file = join(bench.lab.directory, "sluice.yaml");
+    const { node = "dut" } = options;
+    const directory = join(bench.lab.directory, node === "dut" ? "sluice" : `sluice-${node}`);
+    const file = `${directory}.yaml`;
     mkdirSync(directory, { recursive: true });
-    writeFileSync(file, configurationText(options, bench.family));
+    writeFileSync(file, options.configuration ?? configurationText(options, bench.family));
     const argv = [...placed(options.placement ?? {}), sluicePath, "up", "--config", file, "--dir", directory];
-    const program = bench.lab.start("dut", argv, { parentDeathSignal: "TERM" });
+    const program = bench.lab.start(node, argv, { parentDeathSignal: "TERM" });
     const sluice = new Sluice(bench, program, directory, file, options);
     try {
       // It may refuse at once; then there is no point in waiting for the status.
@@ -142,7 +147,12 @@ export class Sluice {
     if (exit.code !== 0) progress(`sluice ended with ${this.#program.describeExit()}: ${this.#program.tail(3)}`);
   }
 
+  /** What a command of its answers. */
+  async ask<T>(...args: string[]): Promise<T> {
+    return JSON.parse(await this.#cli([...args, "--json"])) as T;
+  }
+
   #cli(args: readonly string[]): Promise<string> {
-    return this.#bench.lab.must("dut", [sluicePath, ...args, "--dir", this.#directory], { deadlineMs: (START_DEADLINE_S + 10) * 1000 });
+    return this.#bench.lab.must(this.#options.node ?? "dut", [sluicePath, ...args, "--dir", this.#directory], { deadlineMs: (START_DEADLINE_S + 10) * 1000 });
   }
 }

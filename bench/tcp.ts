@@ -6,11 +6,11 @@
 
 import { listOf, placementsOf, parseCount, turnCommand, type TurnCommandOptions } from "./options.js";
 import { processSeconds, readCpuTimes, softirqThreads } from "./machine.js";
-import { peers, setOffloads, takeRedirectedFrames, type PeerName } from "./peers.js";
+import { peers, setOffloads, takeRedirectedFrames, type Peer, type PeerName } from "./peers.js";
 import { PEER_NAMES } from "./lanes.js";
 import { atLeast, count, finish, newReport, table, type Verdict } from "./report.js";
 import { becomeUrgent, placed, prepareTools, Tool, toolPath, type Placement } from "./tool.js";
-import { makeTopology, network, ownAddresses } from "./topology.js";
+import { makeTopology, network, ownAddresses, type Bench } from "./topology.js";
 import { disturbances, measureInTurns, overRounds, ratioOf, samplesOf, type Contender } from "./turns.js";
 import { until } from "../lab/until.js";
 
@@ -28,7 +28,7 @@ const workloads = {
   udp: { title: "UDP_RR", unit: "transactions/s", format: count },
   "udp-bulk": { title: "UDP bulk, iperf3", unit: "Gbit/s received", format: (value: number) => `${value.toFixed(2)} G` },
 } as const;
-type Workload = keyof typeof workloads;
+export type Workload = keyof typeof workloads;
 const WORKLOADS = Object.keys(workloads) as Workload[];
 
 /** By workload and peer: the bar, and where the project wants it. */
@@ -38,12 +38,15 @@ const BARS: Partial<Record<Workload, Partial<Record<PeerName, [number, number]>>
   crr: { kernel: [0.9, 1.05] },
 };
 
-interface Options extends TurnCommandOptions {
-  peers: PeerName[];
+export interface TcpOptions extends TurnCommandOptions {
   workloads: Workload[];
   rules: number;
   streams: number;
   workers: number;
+}
+
+interface Options extends TcpOptions {
+  peers: PeerName[];
 }
 
 interface Transactions {
@@ -65,7 +68,7 @@ interface Iperf {
 }
 
 /** One turn: each workload one after the other. */
-interface Measured {
+export interface Measured {
   values: Partial<Record<Workload, number>>;
   /** Cores busy while it ran. */
   cores: Partial<Record<Workload, number>>;
@@ -73,12 +76,12 @@ interface Measured {
   foreignCores: number;
 }
 
-function contenderOf(name: PeerName, options: Options): Contender<Measured> {
+export function tcpContender(name: string, peer: Peer, options: TcpOptions, topology: () => Bench = makeTopology): Contender<Measured> {
   return {
     name,
-    title: peers[name].title,
+    title: peer.title,
     async start() {
-      const bench = makeTopology();
+      const bench = topology();
       const { lab } = bench;
       try {
         const { generator, device } = placementsOf(options);
@@ -88,7 +91,7 @@ function contenderOf(name: PeerName, options: Options): Contender<Measured> {
         }
         ownAddresses(bench);
         lab.sysctl("gen", { "net.ipv4.ip_local_port_range": "1024 65000", "net.ipv4.tcp_max_tw_buckets": 1_000_000 });
-        const running = await peers[name].start(bench, { rules: options.rules, workers: options.workers, placement: device });
+        const running = await peer.start(bench, { rules: options.rules, workers: options.workers, placement: device });
         const server = await Tool.start<unknown>(lab, "recv", "tcp_rr", ["--listen", network.firstDestination], device);
         const iperf = lab.start("recv", [...placed(device), "iperf3", "--server", "--bind", network.firstDestination, "--forceflush"]);
         await iperf.waitForOutput(/listening/);
@@ -180,7 +183,7 @@ export async function main(argv: readonly string[]): Promise<void> {
   prepareTools("tcp_rr", "bare_forwarder", "bare_redirect");
   if (options.urgent) becomeUrgent();
   const report = newReport("tcp", options);
-  const outcomes = await measureInTurns(options.peers.map((name) => contenderOf(name, options)), options);
+  const outcomes = await measureInTurns(options.peers.map((name) => tcpContender(name, peers[name], options)), options);
   const valueOf = (workload: Workload) => (one: Measured): number => one.values[workload] ?? NaN;
   if (!options.urgent) report.void.push(...disturbances(outcomes));
   report.devices = outcomes.map((outcome) => ({

@@ -11,6 +11,7 @@ PACKAGES=(
   bpftool iproute2 nftables ethtool procps openssl
   curl iperf3 iputils-ping netcat-openbsd tcpdump traceroute zsh
   rsyslog nfdump
+  wireguard-go wireguard-tools
 )
 NODE_MINIMUM=20.19.0
 LOG=build/setup.log
