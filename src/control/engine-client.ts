@@ -4,6 +4,7 @@ import type { HostFacts } from '../engine/facts.js';
 import type { EngineStatus } from '../engine/host.js';
 import { connectIpc, IpcError, type Head, type IpcConnection, type Message } from '../engine/ipc.js';
 import type { ConfigurePlan } from '../engine/last-applied.js';
+import type { RotatePhase, RotateResult, WireguardView } from '../engine/wireguard.js';
 
 const RETRY_MS_MIN = 50;
 const RETRY_MS_MAX = 1000;
@@ -59,6 +60,16 @@ export class EngineClient {
   async rings(): Promise<Uint8Array> { return (await this.request('rings')).tail; }
   async interfaces(): Promise<Uint8Array> { return (await this.request('interfaces')).tail; }
   async simulate(question: Uint8Array): Promise<Uint8Array> { return (await this.request('simulate', {}, question)).tail; }
+
+  /** Interfaces in force with their peers. */
+  async wireguardShow(): Promise<WireguardView[]> {
+    return JSON.parse(Buffer.from((await this.request('wireguard-show')).tail).toString('utf8')) as WireguardView[];
+  }
+
+  /** One step of the rotation of an interface's static key; each may be repeated. */
+  async wireguardRotate(name: string, phase: RotatePhase): Promise<RotateResult> {
+    return (await this.request('wireguard-rotate', { interface: name, phase })).head as unknown as RotateResult;
+  }
 
   async startCapture(slot: number, filter: Uint8Array): Promise<void> { await this.request('capture-start', { slot }, filter); }
   async stopCapture(slot: number): Promise<void> { await this.request('capture-stop', { slot }); }

@@ -2,7 +2,8 @@
 // Who: started by the supervisor through engine/main.ts; tests construct EngineHost over an addon of their own. Thread: Node's main
 // thread; the addon's workers are its own business. Bounds: BACKLOG_BYTES_MAX of records wait while no control is connected (the
 // oldest go first), SESSIONS_PAGE_MAX sessions a page.
-// Order of a change: configure (netdevs, new ports) → apply (snapshot). After a crash both are repeated from last-applied.bin.
+// Order of a change: configure (netdevs, new ports; keys and ports of WireGuard) → apply (snapshot, WireGuard's peers). After a crash
+// both are repeated from last-applied.bin.
 import type { Server } from 'node:net';
 import { CAPTURE_FILTER_BYTES, DROP_RECORD_BYTES, FLOW_RECORD_BYTES, SL_CAPTURES_MAX, SL_PORTS_MAX } from './abi.generated.js';
 import { readCounters, type Addon, type OpenOptions, type XdpMode } from './binding.js';
@@ -11,6 +12,7 @@ import type { HostFacts } from './facts.js';
 import { IpcConnection, IpcError, listenIpc, type Head, type Message } from './ipc.js';
 import { loadLastApplied, parsePlan, removeLastApplied, saveLastApplied, type ConfigurePlan, type LastApplied, type PortPlan } from './last-applied.js';
 import { prepareNetdevs } from './netdevs.js';
+import { ROTATE_PHASES, WireguardHost, type WireguardParts } from './wireguard.js';
 import { CleanupJournal } from '../supervisor/cleanup.js';
 import type { Log } from '../supervisor/log.js';
 import type { RunDirectory } from '../supervisor/run-directory.js';
@@ -38,6 +40,8 @@ export interface HostParts {
   readDevices(): Promise<Device[]>;
   prepare: typeof prepareNetdevs;
   stopKernelForwarding(device: string): boolean;
+  /** For tests: its own clock, its own names. */
+  wireguard?: Partial<WireguardParts>;
   /** Ends the process for a restart; what the next engine inherits stays. */
   restart?(): void;
 }
@@ -74,9 +78,11 @@ export class EngineHost {
   private drainedMs = 0;
   private stopped = false;
   private readonly captures = new Map<number, Capture>(); // by slot
+  private readonly wireguard: WireguardHost;
 
   constructor(private readonly options: HostOptions, private readonly parts: HostParts) {
     this.journal = CleanupJournal.load(options.paths.cleanup);
+    this.wireguard = new WireguardHost(options.paths.wireguardState, { addon: parts.addon, log: parts.log, ...parts.wireguard });
   }
 
   async start(): Promise<void> {
@@ -99,6 +105,7 @@ export class EngineHost {
     clearTimeout(this.changedTimer);
     this.server?.close();
     for (const connection of this.connections) connection.close();
+    this.wireguard.stop();
     this.parts.addon.close();
   }
 
@@ -123,7 +130,7 @@ export class EngineHost {
     switch (method) {
       case 'status': return { head: { ...this.status() } };
       case 'facts': return { tail: Buffer.from(JSON.stringify(await this.parts.readFacts())) };
-      case 'configure': return { head: { warnings: await this.inTurn(() => this.configure(parsePlan(JSON.parse(Buffer.from(tail).toString('utf8'))))) } };
+      case 'configure': return { head: { warnings: await this.inTurn(() => this.configure(parsePlan(JSON.parse(Buffer.from(tail).toString('utf8'))), true)) } };
       case 'apply': return { head: await this.inTurn(async () => this.apply(tail, false)) };
       case 'counters': return { tail: addon.counters() };
       case 'sessions': return this.sessions(head);
@@ -135,6 +142,8 @@ export class EngineHost {
       case 'rings': return { tail: addon.rings() };
       case 'interfaces': return { tail: addon.interfaces() };
       case 'restart': return this.inTurn(async () => this.restart());
+      case 'wireguard-show': return { tail: Buffer.from(JSON.stringify(this.wireguard.show())) };
+      case 'wireguard-rotate': return { head: await this.inTurn(async () => this.rotateWireguard(head)) };
       case 'capture-start': return this.startCapture(connection, head, tail);
       case 'capture-stop': return this.stopCapture(head);
       default: throw new IpcError('SLUICE_IPC_METHOD', `unknown request '${method.slice(0, 60)}'`);
@@ -158,7 +167,7 @@ export class EngineHost {
       pid: process.pid, startedAt: this.startedAt, generation: this.generation,
       applyMicroseconds: this.applied?.microseconds ?? null, appliedAt: this.applied?.at ?? null, restored: this.applied?.restored ?? false,
       ports: [...this.ports.values()].map(({ name, ifindex, slot, queues, attachedMode }) => ({ name, ifindex, slot, queues, mode: attachedMode })),
-      workers: this.options.open.workers, warnings: this.warnings, recordsShed: this.recordsShed,
+      workers: this.options.open.workers, warnings: [...this.warnings, ...this.wireguard.faults()], recordsShed: this.recordsShed,
     };
   }
 
@@ -169,6 +178,12 @@ export class EngineHost {
     const into = new Uint8Array(limit * FLOW_RECORD_BYTES);
     const page = this.parts.addon.sessions(cursor, into);
     return { head: { count: page.count, cursor: page.cursor }, tail: into.subarray(0, page.count * FLOW_RECORD_BYTES) };
+  }
+
+  private rotateWireguard(head: Head): Head {
+    const phase = ROTATE_PHASES.find((one) => one === head['phase']);
+    if (phase === undefined || typeof head['interface'] !== 'string') throw new IpcError('SLUICE_IPC_ARGUMENT', `interface is a name, phase one of ${ROTATE_PHASES.join(', ')}`);
+    return { ...this.wireguard.rotate(head['interface'], phase) };
   }
 
   private startCapture(connection: IpcConnection, head: Head, filter: Uint8Array): Partial<Message> {
@@ -196,8 +211,10 @@ export class EngineHost {
 
   // ---- changes ----------------------------------------------------------------------------------------------------
 
-  private async configure(plan: ConfigurePlan): Promise<string[]> {
+  /** `isCommit`: somebody waits for the answer; else the state of before is restored, as far as it can be. */
+  private async configure(plan: ConfigurePlan, isCommit: boolean): Promise<string[]> {
     if (plan.ports.length > SL_PORTS_MAX) throw new IpcError('SLUICE_PORTS', `${plan.ports.length} netdevs; ${SL_PORTS_MAX} at most`);
+    const wireguardFaults = await this.wireguard.stage(plan.wireguards ?? [], isCommit);
     const devices = await this.parts.readDevices();
     // A worker must be able to send on every port, so no more workers receive than the port with the fewest queues has.
     const workers = Math.max(1, Math.min(this.options.open.workers, ...plan.ports.map((port) => port.queues)));
@@ -219,7 +236,7 @@ export class EngineHost {
     }
     this.plan = plan;
     this.warnings = warnings;
-    return warnings;
+    return [...warnings, ...wireguardFaults];
   }
 
   private attach(port: PortPlan, workers: number): string[] {
@@ -242,6 +259,7 @@ export class EngineHost {
 
   private apply(snapshot: Uint8Array, restored: boolean): Head {
     const { generation, microseconds } = this.parts.addon.apply(snapshot);
+    this.wireguard.commit();
     this.generation = Math.max(Number(generation), restored ? this.generation : 0);
     this.applied = { microseconds, at: new Date().toISOString(), restored };
     if (!restored) this.saveSoon({ plan: this.plan, snapshot });
@@ -273,7 +291,8 @@ export class EngineHost {
 
   /** XDP lets nothing to the kernel that it could forward; should XDP ever be taken away, the kernel must not forward either. */
   private guardForwarding(): void {
-    for (const { name } of this.ports.values()) {
+    const { hostDevice } = this.options.open;
+    for (const name of [...this.ports.keys(), ...(hostDevice === '' ? [] : [hostDevice])]) {
       try {
         if (this.parts.stopKernelForwarding(name)) this.parts.log.warn({ device: name }, 'somebody switched the kernel\'s forwarding on; switched it off again');
       } catch (error) {
@@ -298,7 +317,7 @@ export class EngineHost {
       const lost = last.plan.ports.map((port) => port.name).filter((name) => !isThere(name));
       if (lost.length > 0) this.parts.log.warn({ devices: lost }, 'netdevs are gone or were replaced; going on without them until control says what they are now');
       if (ports.length === 0) return;
-      await this.configure({ ports, vlans: last.plan.vlans.filter((vlan) => isThere(vlan.parent)), addresses: last.plan.addresses.filter((one) => devices.some((device) => device.name === one.device)) });
+      await this.configure({ ...last.plan, ports, vlans: last.plan.vlans.filter((vlan) => isThere(vlan.parent)), addresses: last.plan.addresses.filter((one) => devices.some((device) => device.name === one.device)) }, false);
       this.apply(last.snapshot, true);
     } catch (error) {
       this.parts.log.error({ err: error }, 'the last forwarding state could not be restored; waiting, closed, for control');
@@ -385,6 +404,7 @@ export class EngineHost {
       this.broadcast('log', { level: write, text: text.slice(0, 4096) });
       return;
     }
+    if (type === 'wireguard') return this.wireguard.onEvents();
     // One change of the machine is many netlink messages.
     if (this.changedTimer || this.stopped) return;
     this.changedTimer = setTimeout(() => {

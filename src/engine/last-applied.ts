@@ -3,7 +3,7 @@
 // the snapshot, SHA-256 of all before it. Whatever does not fit is treated as absent: the engine then waits, closed, for control.
 import { createHash } from 'node:crypto';
 import { readFileSync, rmSync } from 'node:fs';
-import { SL_PORTS_MAX } from './abi.generated.js';
+import { SL_PORTS_MAX, SL_WIREGUARD_PEERS_MAX, SL_WIREGUARDS_MAX } from './abi.generated.js';
 import { replaceFile } from '../supervisor/run-directory.js';
 import type { AddressPlan, VlanPlan } from './netdevs.js';
 import type { XdpMode } from './binding.js';
@@ -17,8 +17,24 @@ export interface PortPlan {
   partialChecksums: boolean;
 }
 
+/** A peer's keys are public ones, base64; the next one is answered to beside the first while the peer rotates its own. */
+export interface WireguardPeerPlan {
+  id: number; name: string;
+  publicKey: string; nextPublicKey?: string;
+  presharedKeyFile?: string;
+  endpoint?: { address: string; port: number };   // a literal address, or a host name
+  keepalive?: number;                             // seconds; 0 and absent: off
+}
+
+/** No private and no preshared key stands in it: the engine has them from files. */
+export interface WireguardPlan {
+  interface: string; id: number; listen: number; mtu: number;
+  privateKeyFile?: string;                        // instead of the key that the engine makes and keeps
+  peers: WireguardPeerPlan[];
+}
+
 /** What `configure` asks for. */
-export interface ConfigurePlan { ports: PortPlan[]; vlans: VlanPlan[]; addresses: AddressPlan[] }
+export interface ConfigurePlan { ports: PortPlan[]; vlans: VlanPlan[]; addresses: AddressPlan[]; wireguards?: WireguardPlan[] }
 
 export interface LastApplied { plan: ConfigurePlan; snapshot: Uint8Array }
 
@@ -68,5 +84,37 @@ export function parsePlan(value: unknown): ConfigurePlan {
     && plan.addresses.every((one) => isText(one.device) && /^[0-9a-fA-F.:]+$/.test(one.address) && Number.isInteger(one.prefixLength));
   if (valid && new Set(plan.ports!.map((port) => port.slot)).size !== plan.ports!.length) throw new TypeError('two ports of a plan have one slot');
   if (!valid) throw new TypeError('a plan has ports {name, ifindex, slot, queues, mode, allowGeneric, partialChecksums}, vlans {device, parent, vlanId} and addresses {device, address, prefixLength}');
+  if (plan.wireguards !== undefined) checkWireguards(plan.wireguards);
   return plan as ConfigurePlan;
+}
+
+const PUBLIC_KEY = /^[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=$/;
+const isId = (value: unknown): boolean => Number.isInteger(value) && Number(value) > 0 && Number(value) <= 0xffffffff;
+const isPort = (value: unknown): boolean => Number.isInteger(value) && Number(value) > 0 && Number(value) <= 0xffff;
+/** Also a file's name: control is less trusted than the engine that opens it. */
+const isInterfaceName = (value: unknown): boolean => typeof value === 'string' && /^[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}$/.test(value);
+const isPath = (value: unknown): boolean => value === undefined || (typeof value === 'string' && value.startsWith('/') && value.length <= 4096 && !value.includes('\0'));
+
+function checkWireguards(wireguards: unknown): void {
+  if (!Array.isArray(wireguards)) throw new TypeError('wireguards of a plan is a list');
+  const list = wireguards as WireguardPlan[];
+  for (const one of list) {
+    const where = `WireGuard interface '${String(one?.interface).slice(0, 63)}' of a plan`;
+    if (!isInterfaceName(one?.interface) || !isId(one.id) || !isPort(one.listen) || !Number.isInteger(one.mtu) || !isPath(one.privateKeyFile) || !Array.isArray(one.peers)) {
+      throw new TypeError(`${where} has interface, id, listen, mtu, peers and possibly privateKeyFile, an absolute path`);
+    }
+    for (const peer of one.peers) {
+      const valid = isId(peer?.id) && typeof peer.name === 'string' && PUBLIC_KEY.test(peer.publicKey) && (peer.nextPublicKey === undefined || PUBLIC_KEY.test(peer.nextPublicKey))
+        && isPath(peer.presharedKeyFile) && (peer.endpoint === undefined || (typeof peer.endpoint?.address === 'string' && /^[A-Za-z0-9.:_-]{1,255}$/.test(peer.endpoint.address) && isPort(peer.endpoint.port)))
+        && (peer.keepalive === undefined || (Number.isInteger(peer.keepalive) && peer.keepalive >= 0 && peer.keepalive <= 0xffff));
+      if (!valid) throw new TypeError(`a peer of ${where} has id, name, publicKey, and possibly nextPublicKey, presharedKeyFile, endpoint {address, port} and keepalive`);
+    }
+    const keys = one.peers.flatMap((peer) => [peer.publicKey, ...(peer.nextPublicKey === undefined ? [] : [peer.nextPublicKey])]);
+    if (new Set(keys).size !== keys.length) throw new TypeError(`two peers of ${where} have one public key`);
+  }
+  const peers = list.flatMap((one) => one.peers);
+  if (list.length > SL_WIREGUARDS_MAX || peers.length > SL_WIREGUARD_PEERS_MAX) throw new TypeError(`a plan has at most ${SL_WIREGUARDS_MAX} WireGuard interfaces and ${SL_WIREGUARD_PEERS_MAX} peers`);
+  for (const values of [list.map((one) => one.interface), list.map((one) => one.id), list.map((one) => one.listen), peers.map((peer) => peer.id)]) {
+    if (new Set<unknown>(values).size !== values.length) throw new TypeError('WireGuard interfaces of a plan differ in name, id and listen port, and all peers in id');
+  }
 }

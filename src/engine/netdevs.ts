@@ -1,6 +1,7 @@
 // Makes the machine's netdevs fit the configuration: VLAN devices, kernel forwarding off, LRO off, links up, addresses.
 // Who: src/engine/host.ts, before it attaches XDP, and again when the configuration or the machine changes. Each thing that is to be
 // taken away at the end goes into the clean-up journal before it is set. What was there already is left alone, also at the end.
+// The engine's TUN device is there already, made and set up by the addon; addresses of WireGuard interfaces stand on it.
 // Kernel forwarding goes off first and stays off: at no moment does the kernel forward between data interfaces.
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import type { CleanupEntry, CleanupJournal } from '../supervisor/cleanup.js';
@@ -25,7 +26,7 @@ export async function prepareNetdevs(
 ): Promise<string[]> {
   const warnings: string[] = [];
   const existing = new Map(present.map((device) => [device.name, device]));
-  for (const device of plan.devices) stopKernelForwarding(device);
+  for (const device of new Set([...plan.devices, ...plan.addresses.map((one) => one.device)])) stopKernelForwarding(device);
   for (const device of await devicesWithLro(plan.raise, execute)) {
     journal.add({ kind: 'offload', device, feature: 'lro' });
     await execute('ethtool', '-K', device, 'lro', 'off');

@@ -154,7 +154,10 @@ class Supervisor {
     this.watchStore();
   }
 
-  /** The state directory; in it, control's own parts, which it alone writes. Nothing there is followed: control may have put it there. */
+  /**
+   * The state directory; in it, control's own parts, which it alone writes. Nothing there is followed: control may have put it there.
+   * The rest stays root's, above all wireguard/, which the engine makes when it needs it.
+   */
   private makeState(): void {
     const { paths, user } = this;
     mkdirSync(paths.state, { recursive: true, mode: 0o711 });
@@ -330,7 +333,7 @@ class Supervisor {
     const files = [paths.apiSocket, paths.engineSocket, paths.runningConfig, paths.lastApplied];
     if (isClean) files.push(paths.cleanup, paths.engineLog, paths.controlLog);
     for (const file of [...files, paths.supervisorPid]) rmSync(file, { force: true });
-    for (const directory of [paths.configState, paths.auditState, paths.apiState, paths.logState, paths.state, ...(this.existed ? [] : [paths.dir])]) {
+    for (const directory of [paths.configState, paths.auditState, paths.apiState, paths.logState, paths.wireguardState, paths.state, ...(this.existed ? [] : [paths.dir])]) {
       if (existsSync(directory) && readdirSync(directory).length === 0) rmdirSync(directory);
     }
   }

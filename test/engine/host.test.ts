@@ -1,13 +1,16 @@
 // The engine process over an addon of plain JavaScript: order of changes, what survives a crash, bounded records.
-import { existsSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { describe, expect, onTestFinished, test } from 'vitest';
 import { DROP_RECORD_BYTES, FLOW_RECORD_BYTES, SNAPSHOT_HEADER_BYTES, SL_SNAPSHOT_MAGIC } from '../../src/engine/abi.generated.js';
 import { EngineHost } from '../../src/engine/host.js';
 import { connectIpc, type IpcConnection, type Message } from '../../src/engine/ipc.js';
 import type { ConfigurePlan } from '../../src/engine/last-applied.js';
 import type { NetdevPlan } from '../../src/engine/netdevs.js';
+import type { WireguardView } from '../../src/engine/wireguard.js';
 import type { RunDirectory } from '../../src/supervisor/run-directory.js';
 import { makeFacts, makeFakeAddon, makeRunDirectory, silentLog, type FakeAddon } from './fake-addon.js';
+import { freePort, MemoryNetwork, MemoryWorkers } from './memory-wireguard.js';
 
 const port = (name: string, ifindex: number, slot: number): ConfigurePlan['ports'][number] => ({ name, ifindex, slot, queues: 1, mode: 'native', allowGeneric: true, partialChecksums: true });
 const PLAN: ConfigurePlan = { ports: [port('eth1', 2, 0), port('eth2', 3, 1)], vlans: [], addresses: [] };
@@ -187,5 +190,102 @@ describe('records and events', () => {
     host.stop();
     expect(addon.calls.at(-1)).toBe('close');
     await expect.poll(() => existsSync(paths.engineSocket)).toBe(false);
+  });
+});
+
+describe('WireGuard', () => {
+  const PEER = { id: 7, name: 'east', publicKey: Buffer.alloc(32, 9).toString('base64'), endpoint: { address: '192.0.2.2', port: 51820 } };
+  const planOn = (listen: number): ConfigurePlan => ({ ...PLAN, wireguards: [{ interface: 'wg0', id: 1000, listen, mtu: 1420, peers: [PEER] }] });
+
+  /** An addon whose workers know the peers of `plan` from the first apply on. */
+  function makeWireguardAddon(plan: ConfigurePlan): { addon: FakeAddon; workers: MemoryWorkers } {
+    const addon = makeFakeAddon();
+    const workers = new MemoryWorkers(new MemoryNetwork(), '192.0.2.1');
+    const { apply } = addon;
+    for (const call of ['wireguardIndex', 'wireguardInstall', 'wireguardForget', 'wireguardEndpoint', 'wireguardSend', 'wireguardGate', 'wireguardEvents', 'wireguardPeers'] as const) {
+      Object.assign(addon, { [call]: (workers[call] as (...values: unknown[]) => unknown).bind(workers) });
+    }
+    addon.apply = (snapshot) => {
+      workers.apply(plan.wireguards ?? []);
+      return apply(snapshot);
+    };
+    workers.onEvent = () => addon.emit({ type: 'wireguard' });
+    return { addon, workers };
+  }
+
+  const show = async (connection: IpcConnection): Promise<WireguardView[]> => JSON.parse(Buffer.from((await connection.request('wireguard-show')).tail).toString()) as WireguardView[];
+
+  test('peers get what they need once a snapshot knows them; keys are made, shown and rotated over the socket', async () => {
+    const paths = makeRunDirectory();
+    const plan = planOn(await freePort());
+    const { addon, workers } = makeWireguardAddon(plan);
+    await startHost(paths, makeFacts(), addon);
+    const connection = await connect(paths);
+    expect(await show(connection)).toEqual([]);
+    await configure(connection, plan);
+    expect(workers.gates.size).toBe(0);
+    await connection.request('apply', {}, makeSnapshot(1));
+    expect([workers.gates.get(1000), workers.endpointOf(PEER.id)]).toEqual([1, '192.0.2.2:51820']);
+    const [shown] = await show(connection);
+    expect(shown).toMatchObject({ interface: 'wg0', listen: plan.wireguards![0]!.listen, rotation: 'none', faults: [], peers: [{ name: 'east', endpoint: '192.0.2.2:51820', state: 'none' }] });
+    const { head } = await connection.request('wireguard-rotate', { interface: 'wg0', phase: 'prepare' });
+    expect(head).toEqual({ publicKey: shown!.publicKey, nextPublicKey: expect.any(String) as string, rotation: 'prepared' });
+    expect(workers.gates.get(1000)).toBe(2);
+    await expect(connection.request('wireguard-rotate', { interface: 'wg0', phase: 'finish' })).rejects.toMatchObject({ code: 'SLUICE_WIREGUARD_ROTATION' });
+    await expect(connection.request('wireguard-rotate', { interface: 'wg0', phase: 'all' })).rejects.toMatchObject({ code: 'SLUICE_IPC_ARGUMENT' });
+    const secret = readFileSync(join(paths.wireguardState, 'wg0.key'), 'utf8').trim();
+    expect(JSON.stringify(await show(connection))).not.toContain(secret);
+  });
+
+  test('after a crash peers are called before anybody connects', async () => {
+    const paths = makeRunDirectory();
+    const plan = planOn(await freePort());
+    const first = makeWireguardAddon(plan);
+    const { host } = await startHost(paths, makeFacts(), first.addon);
+    const connection = await connect(paths);
+    await configure(connection, plan);
+    await connection.request('apply', {}, makeSnapshot(1));
+    const { publicKey } = (await show(connection))[0]!;
+    await connection.request('status'); // what was applied is on disk
+    host.stop();
+    const second = makeWireguardAddon(plan);
+    const { calls } = second.workers;
+    const send = second.addon.wireguardSend.bind(second.addon);
+    second.addon.wireguardSend = (interfaceId, peerId, message, endpoint) => {
+      calls.push(`send type ${message[0]} to ${peerId}`);
+      return send(interfaceId, peerId, message, endpoint);
+    };
+    await startHost(paths, makeFacts(), second.addon);
+    expect(calls).toEqual([`send type 1 to ${PEER.id}`]);
+    expect((await show(await connect(paths)))[0]).toMatchObject({ publicKey, peers: [{ state: 'handshake' }] });
+  });
+
+  test('a fault of an interface is a warning of the whole at a start, and an error of the commit that brings it', async () => {
+    const paths = makeRunDirectory();
+    const plan = planOn(await freePort());
+    plan.wireguards![0]!.privateKeyFile = join(paths.dir, 'missing');
+    const { addon } = makeWireguardAddon(plan);
+    const { host } = await startHost(paths, makeFacts(), addon);
+    const connection = await connect(paths);
+    const fault = `wg0: ${join(paths.dir, 'missing')} is not there`;
+    expect((await configure(connection, plan)).head['warnings']).toEqual([fault]);
+    await connection.request('apply', {}, makeSnapshot(1));
+    expect(host.status().warnings).toEqual([fault]);
+    await expect(configure(connection, { ...plan, wireguards: [{ ...plan.wireguards![0]!, privateKeyFile: join(paths.dir, 'lost') }] })).rejects.toMatchObject({ code: 'SLUICE_WIREGUARD' });
+  });
+
+  test('a flood of handshake messages does not keep requests from their answers', async () => {
+    const paths = makeRunDirectory();
+    const plan = planOn(await freePort());
+    const { addon, workers } = makeWireguardAddon(plan);
+    await startHost(paths, makeFacts(), addon);
+    const connection = await connect(paths);
+    await configure(connection, plan);
+    await connection.request('apply', {}, makeSnapshot(1));
+    workers.flood(5000, 1000, new Uint8Array(148).fill(1));
+    let answers = 0;
+    for (; workers.waitingEvents > 0; answers += 1) await connection.request('status');
+    expect(answers).toBeGreaterThan(10);
+    expect((await show(connection))[0]!.refused).toMatchObject({ malformed: 5000 });
   });
 });

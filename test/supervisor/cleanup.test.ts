@@ -133,6 +133,26 @@ describe.skipIf(process.getuid?.() !== 0)('netdevs in a namespace', () => {
     expect(exists()).toBe(false);
   });
 
+  test('addresses stand on the engine\'s own device, too, and the kernel does not forward there', () => {
+    const { cleanup } = makeRunDirectory();
+    ip('tuntap', 'add', 'dev', 'sluice0', 'mode', 'tun');
+    ip('link', 'set', 'dev', 'sluice0', 'up');
+    inside("import { writeFileSync } from 'node:fs'; writeFileSync('/proc/sys/net/ipv4/conf/sluice0/forwarding', '1');");
+    const own = (...list: string[]): object => ({ devices: [], raise: [], vlans: [], addresses: list.map((address) => ({ device: 'sluice0', address, prefixLength: address.includes(':') ? 64 : 24 })) });
+    expect(prepare(cleanup, own('10.9.0.1', 'fd00:9::1'))).toEqual([]);
+    expect(ip('address', 'show', 'dev', 'sluice0')).toMatch(/10\.9\.0\.1\/24[^]*fd00:9::1\/64/);
+    expect([setting('ipv4/conf/sluice0/forwarding'), setting('ipv6/conf/sluice0/forwarding')]).toEqual(['0', '0']);
+    prepare(cleanup, own('10.9.0.2'));
+    expect(ip('address', 'show', 'dev', 'sluice0')).not.toMatch(/10\.9\.0\.1|fd00:9/);
+    // The engine died and made it anew: its addresses are set again.
+    ip('link', 'delete', 'sluice0');
+    ip('tuntap', 'add', 'dev', 'sluice0', 'mode', 'tun');
+    prepare(cleanup, own('10.9.0.2'));
+    expect(ip('address', 'show', 'dev', 'sluice0')).toContain('10.9.0.2/24');
+    ip('link', 'delete', 'sluice0');
+    expect(undo(cleanup)).toEqual([]);
+  });
+
   test('a device that is gone at the end is no failure', () => {
     const { cleanup } = makeRunDirectory();
     ip('link', 'add', 'eth7', 'type', 'veth', 'peer', 'name', 'far7');
