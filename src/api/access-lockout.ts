@@ -13,7 +13,9 @@ import { Objects } from '../config/objects.js';
 import { ConfigError } from '../config/problem.js';
 import { asList } from '../config/schema-parts.js';
 import type { Config, FirewallRule, InterfaceConfig, ServiceItem } from '../config/schema.js';
+import type { WireguardConfig, WireguardPeerConfig } from '../config/schema-wireguard.js';
 import { TCP } from '../config/services.js';
+import { allowedPrefixes, listenPort } from '../config/wireguard.js';
 import { SL_PROTOCOL_ANY } from '../engine/abi.generated.js';
 import { parseListen } from './tls.js';
 import { roleOfCertificate } from './access-certificate.js';
@@ -113,15 +115,25 @@ function trafficCuts(caller: Caller, before: Config, after: Config): LockOut[] {
   }
 }
 
+/** An interface or tunnel: `wire` is what its packets come by, whatever it is called. */
+interface Link { zone: string; wire: string; pointer: string; prefixes: Prefix[]; tunnel?: WireguardConfig }
+
 /** Where packets of a configuration come and go. Interfaces without addresses of their own have their device's. */
 class Ways {
+  readonly links = new Map<string, Link>();
   private readonly subnets: { name: string; prefix: Prefix }[] = [];
 
   constructor(readonly config: Config) {
     for (const [name, one] of Object.entries(config.interfaces ?? {})) {
-      for (const prefix of addressesOf(one)) this.subnets.push({ name, prefix });
+      this.links.set(name, { zone: one.zone, wire: `${one.device} ${one.vlan ?? ''}`, pointer: `/interfaces/${name}`, prefixes: addressesOf(one) });
     }
+    for (const [name, one] of Object.entries(config.wireguard ?? {})) {
+      this.links.set(name, { zone: one.zone, wire: `tunnel ${name}`, pointer: `/wireguard/${name}`, prefixes: parsedAddresses(asList<string>(one.addresses)), tunnel: one });
+    }
+    for (const [name, { prefixes }] of this.links) for (const prefix of prefixes) this.subnets.push({ name, prefix });
   }
+
+  onWire(wire: string): Link | undefined { return [...this.links.values()].find((link) => link.wire === wire); }
 
   ownerOf(address: bigint): string | undefined { return this.subnets.find(({ prefix }) => prefix.address === address)?.name; }
 
@@ -133,6 +145,11 @@ class Ways {
       const prefix = parsePrefix(route.to);
       if (!holds(prefix, address) || prefix.length <= best.length) continue;
       best = { name: this.nextHop(route.via), length: prefix.length };
+    }
+    for (const [name, { tunnel }] of this.links) {
+      if (!tunnel || tunnel.routes === false) continue;
+      const found = peerTo(tunnel, address);
+      if (found && found.length > best.length) best = { name, length: found.length };
     }
     return best.name;
   }
@@ -152,7 +169,10 @@ const holds = (prefix: Prefix, address: bigint): boolean => prefixFamily(prefix)
 
 function addressesOf(one: InterfaceConfig): Prefix[] {
   const device = one.vlan === undefined ? one.device : vlanDeviceName(one.device, one.vlan);
-  const texts = one.addresses === undefined ? (networkInterfaces()[device] ?? []).flatMap(({ cidr }) => cidr ?? []) : asList<string>(one.addresses);
+  return parsedAddresses(one.addresses === undefined ? (networkInterfaces()[device] ?? []).flatMap(({ cidr }) => cidr ?? []) : asList<string>(one.addresses));
+}
+
+function parsedAddresses(texts: readonly string[]): Prefix[] {
   return texts.flatMap((text) => {
     try {
       return [parseInterfaceAddress(text)];
@@ -163,22 +183,44 @@ function addressesOf(one: InterfaceConfig): Prefix[] {
   });
 }
 
+/** The peer behind which an address is: by the longest of the allowed IPs that hold it. */
+function peerTo(tunnel: WireguardConfig, address: bigint): { peer: WireguardPeerConfig; length: number } | undefined {
+  let best: { peer: WireguardPeerConfig; length: number } | undefined;
+  for (const peer of tunnel.peers ?? []) {
+    for (const prefix of allowedPrefixes(peer)) if (holds(prefix, address) && prefix.length > (best?.length ?? -1)) best = { peer, length: prefix.length };
+  }
+  return best;
+}
+
 function interfaceCuts(old: Ways, now: Ways, ingress: string | undefined, owner: string | undefined, peer: bigint, local: bigint): LockOut[] {
   const cuts: LockOut[] = [];
-  const onSameWire = (a: InterfaceConfig, b: InterfaceConfig | undefined): boolean => a.device === b?.device && a.vlan === b.vlan;
   for (const name of new Set([owner, ingress])) {
     if (name === undefined) continue;
-    const one = old.config.interfaces![name]!;
-    const next = Object.values(now.config.interfaces ?? {}).find((other) => onSameWire(one, other));
-    if (!next) cuts.push({ pointer: `/interfaces/${name}`, reason: `interface ${name}, by which your packets come, would be gone` });
-    else if (name === owner && !addressesOf(next).some(({ address }) => address === local)) cuts.push({ pointer: `/interfaces/${name}/addresses`, reason: `interface ${name} would lose the address that you connect to` });
+    const one = old.links.get(name)!;
+    const next = now.onWire(one.wire);
+    if (!next) cuts.push({ pointer: one.pointer, reason: `interface ${name}, by which your packets come, would be gone` });
+    else if (name === owner && !next.prefixes.some(({ address }) => address === local)) cuts.push({ pointer: `${one.pointer}/addresses`, reason: `interface ${name} would lose the address that you connect to` });
+    else if (name === ingress && one.tunnel && next.tunnel) cuts.push(...tunnelCuts(one.pointer, one.tunnel, next.tunnel, peer));
   }
   if (cuts.length > 0 || ingress === undefined) return cuts;
   const way = now.interfaceTo(peer);
-  if (way === undefined || !onSameWire(old.config.interfaces![ingress]!, now.config.interfaces![way])) {
+  if (way === undefined || old.links.get(ingress)!.wire !== now.links.get(way)!.wire) {
     cuts.push({ pointer: '/routes', reason: way === undefined ? 'the way back to you would be gone' : `the way back to you would lead over ${way} instead of ${ingress}` });
   }
   return cuts;
+}
+
+/** Would the peer that the caller's packets come from still be known, and find us? */
+function tunnelCuts(pointer: string, old: WireguardConfig, now: WireguardConfig, address: bigint): LockOut[] {
+  const before = peerTo(old, address)?.peer;
+  if (before === undefined) return [];
+  const after = peerTo(now, address)?.peer;
+  const isKnown = after !== undefined && [after.publicKey, after.nextPublicKey].some((key) => key === before.publicKey || (key !== undefined && key === before.nextPublicKey));
+  if (!isKnown) return [{ pointer: `${pointer}/peers`, reason: `peer ${before.name}, through which your packets come, would be gone, or have another key` }];
+  const isFound = listenPort(old) === listenPort(now) || after.endpoint !== undefined;
+  if (!isFound) return [{ pointer: `${pointer}/listen`, reason: `peer ${before.name}, through which your packets come, would not find the tunnel's new port` }];
+  const isSameSecret = old.privateKeyFile === now.privateKeyFile && before.presharedKeyFile === after.presharedKeyFile;
+  return isSameSecret ? [] : [{ pointer: `${pointer}${old.privateKeyFile === now.privateKeyFile ? '/peers' : '/privateKeyFile'}`, reason: 'the tunnel through which your packets come would have another key' }];
 }
 
 /** A published port of an own address is not the host's any more. (1:1 translation of one is refused by check.ts.) */
@@ -198,11 +240,11 @@ function ruleCuts(old: Ways, now: Ways, peer: bigint, local: bigint, port: numbe
     const from = ways.interfaceTo(peer);
     const to = ways.interfaceTo(local);
     if (from === undefined || to === undefined || ways.ownerOf(local) !== undefined) return undefined;
-    const { interfaces, firewall } = ways.config;
+    const { firewall } = ways.config;
     const objects = new Objects(ways.config);
     const fits = (rule: FirewallRule): boolean => {
       const isSure = rule.action !== 'allow'; // what does not resolve stops, and never allows
-      return !rule.disabled && zoneFits(rule.from, interfaces![from]!.zone) && zoneFits(rule.to, interfaces![to]!.zone)
+      return !rule.disabled && zoneFits(rule.from, ways.links.get(from)!.zone) && zoneFits(rule.to, ways.links.get(to)!.zone)
         && listHolds(objects, rule.source, peer, isSure) && listHolds(objects, rule.destination, local, isSure) && serviceHolds(objects, rule.service, port, isSure);
     };
     const index = (firewall?.rules ?? []).findIndex(fits);

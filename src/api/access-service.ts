@@ -291,7 +291,7 @@ function openOidc(config: NonNullable<ApiConfig['oidc']>): Oidc {
 /** What clients may call the appliance: its host name, what the configuration adds, and the address they connect to. */
 function certificateNames(config: Config, hostname: string, { host }: ListenAddress): string[] {
   const isAny = host === '0.0.0.0' || host === '::';
-  const configured = Object.values(config.interfaces ?? {}).flatMap((one) => asList<string>(one.addresses)).map((address) => address.split('/')[0]!);
+  const configured = [...Object.values(config.interfaces ?? {}), ...Object.values(config.wireguard ?? {})].flatMap((one) => asList<string>(one.addresses)).map((address) => address.split('/')[0]!);
   const found = Object.values(networkInterfaces()).flatMap((addresses) => addresses ?? []).map(({ address }) => address);
   return [hostname, ...asList<string>(config.api?.names), ...(isAny ? [...configured, ...found] : [host])].filter((name) => !name.startsWith('fe80:'));
 }

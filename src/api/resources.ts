@@ -1,6 +1,7 @@
 // The configuration's parts as resources: where each stands in the configuration, what names its entries, and how a changed copy is made.
 // Who: src/api/routes/config-resources.ts and the audit of what they touch. Pure. Copies share everything that stays.
 // Schemas are the configuration's own (src/config/schema.ts), with the entry's key optional in a body: it stands in the path already.
+// A collection may stand in an entry of another one, like the peers of a tunnel.
 import { createHash } from 'node:crypto';
 import { Type, type TObject, type TSchema } from '@sinclair/typebox';
 import { asList } from '../config/schema-parts.js';
@@ -14,8 +15,10 @@ export interface Collection {
   readonly path: string;
   /** What a scope names. */
   readonly resource: string;
-  /** Keys from the configuration's root. */
+  /** Keys from the configuration's root; what starts with a colon is a parameter of the path. */
   readonly at: readonly string[];
+  /** That parameter: which entry of another collection these entries stand in. */
+  readonly within?: { readonly param: string; readonly keySchema: TSchema };
   /** A mapping by name, or a list whose entries have their key inside. */
   readonly form: 'map' | 'list';
   readonly key: string;
@@ -35,7 +38,7 @@ export interface Collection {
   readonly unwrap: (entry: Entry) => unknown;
 }
 
-const { firewall, nat, routes, interfaces, objects } = ConfigSchema.properties;
+const { firewall, nat, routes, interfaces, objects, wireguard } = ConfigSchema.properties;
 const namePattern = { minLength: 1, maxLength: 63, pattern: '^[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}$' };
 const nameKey = Type.String({ ...namePattern, description: 'a name of letters, digits, dash, dot and underscore' });
 const ruleKey = Type.String({ minLength: 1, maxLength: 64, pattern: '^[^\\u0000-\\u001f\\u007f]*$', description: 'the rule\'s name' });
@@ -53,6 +56,7 @@ const named = (properties: Record<string, TSchema>, required: string[]): TObject
   type: 'object', additionalProperties: false, properties: { name: nameKey, ...properties }, required: ['name', ...required],
 }) as unknown as TObject;
 const interfaceSchema = value(interfaces) as TObject;
+const tunnelSchema = value(wireguard) as TObject;
 
 const rules = (path: string, at: readonly string[], schema: TObject, resource: string, one: string, many: string, example: Entry): Collection =>
   ({ path, resource, at, form: 'list', key: 'name', keySchema: ruleKey, schema, ordered: true, one, many, example, changedBy: 'operator', wrap: identity, unwrap: whole });
@@ -74,6 +78,17 @@ export const COLLECTIONS: readonly Collection[] = [
     path: 'interfaces', resource: 'interfaces', at: ['interfaces'], form: 'map', key: 'name', keySchema: nameKey, ordered: false,
     schema: named(interfaceSchema.properties, interfaceSchema.required ?? []), one: 'Interface', many: 'Interfaces',
     example: { name: 'trust', device: 'eth2', zone: 'trust', addresses: ['10.0.1.4/24'] }, changedBy: 'administrator', wrap: withName, unwrap: withoutName,
+  },
+  {
+    path: 'wireguard', resource: 'wireguard', at: ['wireguard'], form: 'map', key: 'name', keySchema: nameKey, ordered: false,
+    schema: named(tunnelSchema.properties, tunnelSchema.required ?? []), one: 'WireguardInterface', many: 'WireguardInterfaces',
+    example: { name: 'wg0', zone: 'mesh', listen: 51820, addresses: ['10.99.0.1/24'] }, changedBy: 'administrator', wrap: withName, unwrap: withoutName,
+  },
+  {
+    path: 'wireguard/:interface/peers', resource: 'wireguard', at: ['wireguard', ':interface', 'peers'], within: { param: 'interface', keySchema: nameKey }, form: 'list', key: 'name', keySchema: ruleKey, ordered: false,
+    schema: item(tunnelSchema.properties['peers']), one: 'WireguardPeer', many: 'WireguardPeers',
+    example: { name: 'nva-2', publicKey: 'EjRWeJCrze8SNFZ4kKvN7xI0VniQq83vEjRWeJCrze8=', endpoint: '203.0.113.20:51820', allowedIPs: ['10.99.0.2/32', '10.2.0.0/16'] },
+    changedBy: 'administrator', wrap: identity, unwrap: whole,
   },
   {
     path: 'objects/addresses', resource: 'objects', at: ['objects', 'addresses'], form: 'map', key: 'name', keySchema: nameKey, ordered: false,
@@ -104,6 +119,17 @@ export const SINGLETONS: readonly Singleton[] = [
 /** The body of a PUT: the key may be left out. */
 export function bodySchema({ schema, key }: Collection): TObject {
   return { ...schema, required: (schema.required ?? []).filter((name) => name !== key) } as TObject;
+}
+
+/** The collection that a request means; undefined: there is nothing that its entries could stand in. */
+export function collectionOf(collection: Collection, params: Readonly<Record<string, string>>, config: Config): Collection | undefined {
+  const { within } = collection;
+  if (within === undefined) return collection;
+  const place = collection.at.indexOf(`:${within.param}`);
+  const name = params[within.param]!;
+  const at = collection.at.map((key, index) => (index === place ? name : key));
+  const holder = partAt(config, at.slice(0, place));
+  return holder !== undefined && Object.hasOwn(holder as object, name) ? { ...collection, at } : undefined;
 }
 
 export function keyOf(collection: Collection, text: string): string {

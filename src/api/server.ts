@@ -31,6 +31,7 @@ import { registerRestart } from './routes/restart.js';
 import { registerSessions } from './routes/sessions.js';
 import { registerSimulate } from './routes/simulate.js';
 import { registerStatus } from './routes/status.js';
+import { registerWireguard } from './routes/wireguard.js';
 import { validatorCompiler } from './validation.js';
 
 export const CONNECTIONS_MAX = 512;
@@ -78,7 +79,7 @@ export function buildApi(control: Control, paths: RunDirectory, log: Log, parts:
   });
   api.setNotFoundHandler((request) => { throw notFound(document, request.method, request.url); });
 
-  for (const register of [registerStatus, registerSessions, registerRecords, registerSimulate, registerObserve, registerCapture, registerConfig, registerBackup, registerConfigResources, registerReload, registerRestart, registerOperations]) register(api, context);
+  for (const register of [registerStatus, registerWireguard, registerSessions, registerRecords, registerSimulate, registerObserve, registerCapture, registerConfig, registerBackup, registerConfigResources, registerReload, registerRestart, registerOperations]) register(api, context);
   registerOwn(api, context, document);
   return api;
 }

@@ -22,6 +22,7 @@ const COMMANDS: Record<string, () => Promise<AddCommand>> = {
   rules: async () => (await import('./commands/rules.js')).addRulesCommand,
   restart: async () => (await import('./commands/restart.js')).addRestartCommand,
   config: async () => (await import('./commands/config.js')).addConfigCommand,
+  wireguard: async () => (await import('./commands/wireguard.js')).addWireguardCommand,
   token: async () => (await import('./commands/token.js')).addTokenCommand,
   audit: async () => (await import('./commands/audit.js')).addAuditCommand,
   backup: async () => (await import('./commands/backup.js')).addBackupCommand,

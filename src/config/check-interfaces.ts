@@ -7,7 +7,9 @@ import { quote, suggest, type Path } from './problem.js';
 import { asList } from './schema-parts.js';
 import type { RouteConfig } from './schema.js';
 import { plainAddress, plainPrefix } from './objects.js';
-import { connectedInterface, ownerOf, subnetEdge, type TopologyInterface } from './topology.js';
+import { checkEncrypt } from './check-wireguard.js';
+import { HOST_DEVICE } from './facts.js';
+import { connectedInterface, hasKnownAddresses, ownerOf, pathOf, subnetEdge, type TopologyInterface, type TopologyPort } from './topology.js';
 import type { CheckContext } from './check.js';
 
 const ETHERNET_BYTES = 14;
@@ -24,8 +26,11 @@ export function checkInterfaces(context: CheckContext): void {
   const takers = new Map<string, string>();
   const devices = new Set<string>();
   for (const one of topology.interfaces) {
-    const path: Path = ['interfaces', one.name];
-    const { device, vlan, zone } = one.config;
+    const path = pathOf(one);
+    if (one.config.zone === 'any') problems.error('SLUICE_CONFIG_VALUE', [...path, 'zone'], "'any' stands for each zone", 'choose another name');
+    checkAddresses(context, one, path);
+    if (one.kind !== 'port') continue;
+    const { device, vlan } = one.config;
     const frames = `${device}/${vlan ?? 'untagged'}`;
     const other = takers.get(frames);
     if (other !== undefined) {
@@ -36,10 +41,8 @@ export function checkInterfaces(context: CheckContext): void {
       problems.error('SLUICE_INTERFACE_DEVICE', [...path, 'device'], `more than ${SL_PORTS_MAX} devices`, 'use VLANs on fewer devices');
     }
     devices.add(device);
-    if (zone === 'any') problems.error('SLUICE_CONFIG_VALUE', [...path, 'zone'], "'any' stands for each zone", 'choose another name');
     checkMtu(context, one, path);
     checkDevice(context, one, path);
-    checkAddresses(context, one, path);
   }
   if (topology.zones.size > SL_ZONES_MAX) {
     problems.error('SLUICE_ZONES_TOO_MANY', ['interfaces'], `${topology.zones.size} zones, and ${SL_ZONES_MAX} fit`, 'give interfaces that are treated alike one zone');
@@ -47,7 +50,7 @@ export function checkInterfaces(context: CheckContext): void {
   checkOverlaps(context);
 }
 
-function checkMtu({ problems }: CheckContext, one: TopologyInterface, path: Path): void {
+function checkMtu({ problems }: CheckContext, one: TopologyPort, path: Path): void {
   const { mtu, vlan, device } = one.config;
   const max = mtuMax(vlan);
   if (mtu !== undefined && mtu > max) {
@@ -63,10 +66,14 @@ function checkMtu({ problems }: CheckContext, one: TopologyInterface, path: Path
   }
 }
 
-function checkDevice({ facts, problems }: CheckContext, one: TopologyInterface, path: Path): void {
+function checkDevice({ facts, problems }: CheckContext, one: TopologyPort, path: Path): void {
   const { device } = one.config;
   if (device === 'lo') {
     problems.error('SLUICE_INTERFACE_DEVICE', [...path, 'device'], 'the loopback device forwards nothing', 'name a network device, like eth1');
+    return;
+  }
+  if (device === HOST_DEVICE) {
+    problems.error('SLUICE_INTERFACE_DEVICE', [...path, 'device'], `${HOST_DEVICE} is the appliance's own device`, 'name a network device, like eth1');
     return;
   }
   if (facts === undefined) return;
@@ -129,8 +136,8 @@ function checkOverlaps({ topology, problems }: CheckContext): void {
 
 function addressPath(one: TopologyInterface, index: number | undefined): Path {
   const { addresses } = one.config;
-  if (addresses === undefined || index === undefined) return ['interfaces', one.name];
-  return Array.isArray(addresses) ? ['interfaces', one.name, 'addresses', index] : ['interfaces', one.name, 'addresses'];
+  if (addresses === undefined || index === undefined) return pathOf(one);
+  return Array.isArray(addresses) ? [...pathOf(one), 'addresses', index] : [...pathOf(one), 'addresses'];
 }
 
 export function checkRoutes(context: CheckContext): void {
@@ -155,6 +162,7 @@ export function checkRoutes(context: CheckContext): void {
       return;
     }
     if (route.via !== undefined) checkNextHops(context, route.via, to, [...path, 'via']);
+    if (route.encrypt !== undefined) checkEncrypt(context, route, path);
   });
 }
 
@@ -192,8 +200,7 @@ function checkNextHop({ topology, problems }: CheckContext, text: string, to: Pr
   const edge = subnetEdge(topology, hop);
   if (edge !== undefined) return fail(`${quote(text)} is the ${edge} address of its subnet`, 'write the address of a router');
   if (through !== undefined) {
-    const known = through.config.addresses !== undefined || through.device !== undefined;
-    if (known && !through.addresses.some(({ prefix }) => contains(prefix, hop))) fail(`${quote(text)} lies in no subnet of ${quote(through.name)}`, 'write a next hop on that interface');
+    if (hasKnownAddresses(through) && !through.addresses.some(({ prefix }) => contains(prefix, hop))) fail(`${quote(text)} lies in no subnet of ${quote(through.name)}`, 'write a next hop on that interface');
     return;
   }
   if (topology.complete && connectedInterface(topology, hop) === undefined) {

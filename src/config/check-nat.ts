@@ -12,7 +12,7 @@ import { sharedPortRange, splitPorts } from './nat-ports.js';
 import { asList } from './schema-parts.js';
 import type { DestinationNatRule, SourceNatRule, StaticNatRule } from './schema.js';
 import { hasPorts, parsePorts } from './services.js';
-import { connectedInterface, ownerOf, primaryAddress, subnetEdge, zoneBit } from './topology.js';
+import { connectedInterface, hasKnownAddresses, ownerOf, primaryAddress, subnetEdge, zoneBit } from './topology.js';
 
 const RESERVED: readonly { address: string; use: string }[] = [
   { address: '168.63.129.16', use: 'Azure\'s agent, DNS, DHCP and probes' },
@@ -50,9 +50,9 @@ function checkSource(context: CheckContext, rule: SourceNatRule, path: Path): vo
     if (to === undefined) return;
     for (const one of topology.interfaces) {
       if (!((to >> BigInt(zoneBit(topology, one.config.zone))) & 1n)) continue;
-      const known = one.config.addresses !== undefined;
+      const known = one.kind !== 'port' || one.config.addresses !== undefined;
       for (const family of families) {
-        if (primaryAddress(one, family) !== undefined || (!known && one.device === undefined)) continue;
+        if (primaryAddress(one, family) !== undefined || !hasKnownAddresses(one)) continue;
         const message = `interface ${quote(one.name)} of zone ${quote(one.config.zone)} has no ${family === 'ipv4' ? 'IPv4' : 'IPv6'} address to translate to`;
         const remedy = 'give it one, narrow to:, or use a pool';
         if (known && rule.to !== undefined) problems.error('SLUICE_NAT_TRANSLATE', [...path, 'translate'], message, remedy);

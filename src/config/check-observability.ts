@@ -112,7 +112,7 @@ function checkCriteria({ problems, config, topology }: CheckContext, written: Cr
     return;
   }
   if (type === 'audit' || type === 'system') return;
-  const interfaces = Object.keys(config.interfaces ?? {});
+  const interfaces = [...topology.byName.keys()];
   const rules = [...config.firewall?.rules ?? [], ...config.nat?.source ?? [], ...config.nat?.destination ?? [], ...config.nat?.static ?? []].map(({ name }) => name);
   const among = (member: 'rule' | 'zone' | 'interface' | 'from' | 'to', known: readonly string[], accepts: (value: string) => boolean = () => false): void => {
     criteria[member]?.forEach((value, index) => {

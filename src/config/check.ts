@@ -1,13 +1,14 @@
 // check: is this configuration one that the appliance can carry out? Each problem with its place and what would be right.
 //
 // Called by `sluice check`, by the supervisor before it starts anything, and by `control` before a commit. Never throws on
-// input. Order: shape (load.ts) → objects → interfaces → routes → rules → NAT → settings. With facts of the machine, devices,
+// input. Order: shape (load.ts) → objects → interfaces → routes → tunnels → rules → NAT → settings. With facts of the machine, devices,
 // MTUs and their own addresses are examined too; without, what they would tell is not guessed.
 import { checkFirewall, checkObjects } from './check-firewall.js';
 import { checkInterfaces, checkRoutes } from './check-interfaces.js';
 import { checkNat } from './check-nat.js';
 import { checkApi } from './check-api.js';
 import { checkObservability } from './check-observability.js';
+import { checkWireguard } from './check-wireguard.js';
 import { TIMERS } from './defaults.js';
 import { environmentOf, keepEnvironment, type Environment } from './environment.js';
 import type { Facts } from './facts.js';
@@ -65,6 +66,7 @@ export function checkConfig(config: Config, problems: Problems, facts?: Facts, i
   checkObjects(context);
   checkInterfaces(context);
   checkRoutes(context);
+  checkWireguard(context);
   checkFirewall(context);
   checkNat(context);
   checkSettings(context);

@@ -3,14 +3,15 @@
 // Called by `control` at start, at a commit, and when facts changed (an address by DHCP, a device that came back). Pure.
 // The configuration must have passed check.ts: what does not resolve here throws ConfigError and nothing is applied, so
 // the old snapshot stays in force. A route whose next hop is on no connected subnet now is left out and named in
-// `inactiveRoutes`. VLAN devices: until the host has made them (facts then list them), a tagged interface resolves
+// `inactiveRoutes`; one that wants encryption stays, and drops, when no WireGuard interface has its next hop (`unencryptedRoutes`). VLAN devices: until the host has made them (facts then list them), a tagged interface resolves
 // neighbours on the parent; compile again when facts changed.
-import { AntiSpoofing, InterfaceKind, NexthopKind, RuleAction, SL_LOCAL_ADDRESSES_MAX, SL_LOCAL_ENGINE, SL_LOG_END, SL_LOG_START, SL_NAT_SLOT_NONE, SL_PORTS_MAX, SL_RULE_NO_OFFLOAD, SL_RULES_MAX, SL_VLAN_NONE, type Nexthop, type Settings } from '../engine/abi.generated.js';
+import { AntiSpoofing, InterfaceKind, NexthopKind, RuleAction, SL_LOCAL_ADDRESSES_MAX, SL_LOCAL_ENGINE, SL_LOG_END, SL_LOG_START, SL_NAT_SLOT_NONE, SL_PORTS_MAX, SL_RULE_NO_OFFLOAD, SL_RULES_MAX, SL_VLAN_NONE, type Interface, type Nexthop, type Settings, type Span } from '../engine/abi.generated.js';
 import { bytesOf, formatAddress, formatPrefix, isIpv4, networkOf } from '../lib/address.js';
 import { compileNat, engineAddresses, slotsOf } from './compile-nat.js';
+import { allowedIpRoutes, compileWireguards, type WireguardPlan } from './compile-wireguard.js';
 import { LIMITS, timerSeconds } from './defaults.js';
 import { environmentOf } from './environment.js';
-import { vlanDeviceName, type Device, type Facts } from './facts.js';
+import { HOST_DEVICE, vlanDeviceName, type Device, type Facts } from './facts.js';
 import { isClaimedBy, natClaims, type NatClaim } from './nat-claims.js';
 import { IdTable, type NameKind, type Names } from './names.js';
 import { Objects, plainAddress, plainPrefix } from './objects.js';
@@ -18,7 +19,8 @@ import { ConfigError, quote } from './problem.js';
 import { asList } from './schema-parts.js';
 import type { Config, RouteConfig } from './schema.js';
 import { SnapshotWriter } from './snapshot-writer.js';
-import { buildTopology, connectedInterface, zoneBit, zoneMask, type Topology, type TopologyInterface } from './topology.js';
+import { buildTopology, connectedInterface, zoneBit, zoneMask, type Topology, type TopologyInterface, type TopologyPort } from './topology.js';
+import { allPeers, peerName, tunnelMtu } from './wireguard.js';
 
 /** A netdev that carries our XDP program: what addPort and the steering maps need. */
 export interface PortPlan {
@@ -48,6 +50,9 @@ export interface Compiled {
   addresses: AddressPlan[];
   /** Indexes into `routes` of the configuration that have no usable next hop now. */
   inactiveRoutes: number[];
+  /** Indexes of those that want encryption and have no next hop that encrypts: they drop. */
+  unencryptedRoutes: number[];
+  wireguards: WireguardPlan[];
 }
 
 /** What the parts of the compiler share. */
@@ -70,13 +75,14 @@ export function compileSnapshot(config: Config, facts: Facts, generation: number
   const ports = planPorts(topology, previousPorts);
   compileInterfaces(context);
   const addresses = compileAddresses(context);
-  const inactiveRoutes = compileRoutes(context);
+  const { inactiveRoutes, unencryptedRoutes } = compileRoutes(context);
   compileRules(context);
   compileNat(context);
+  const wireguards = compileWireguards(context);
   return {
     snapshot: context.writer.finish(settingsOf(config), BigInt(generation)),
     names: { ids: context.ids.ids, zones: topology.zoneNames, interfaces: topology.interfaces.map((one) => one.name) },
-    ports, addresses, inactiveRoutes,
+    ports, addresses, inactiveRoutes, unencryptedRoutes, wireguards,
   };
 }
 
@@ -92,6 +98,8 @@ function idsOf(config: Config): IdTable {
 
 function* allNames(config: Config): Generator<{ kind: NameKind; name: string }> {
   for (const name of Object.keys(config.interfaces ?? {})) yield { kind: 'interface', name };
+  for (const name of Object.keys(config.wireguard ?? {})) yield { kind: 'interface', name };
+  for (const { interfaceName, peer } of allPeers(config)) yield { kind: 'wireguard-peer', name: peerName(interfaceName, peer) };
   for (const { name } of config.firewall?.rules ?? []) yield { kind: 'rule', name };
   for (const { name } of config.nat?.source ?? []) yield { kind: 'nat-source', name };
   for (const { name } of config.nat?.destination ?? []) yield { kind: 'nat-destination', name };
@@ -101,6 +109,7 @@ function* allNames(config: Config): Generator<{ kind: NameKind; name: string }> 
 function planPorts(topology: Topology, previous: readonly PortPlan[]): PortPlan[] {
   const ports = new Map<string, PortPlan>();
   for (const one of topology.interfaces) {
+    if (one.kind !== 'port') continue;
     const device = deviceOf(one);
     let port = ports.get(device.name);
     if (port === undefined) {
@@ -125,13 +134,14 @@ function planPorts(topology: Topology, previous: readonly PortPlan[]): PortPlan[
   return [...ports.values()];
 }
 
-function deviceOf(one: TopologyInterface): Device {
+function deviceOf(one: TopologyPort): Device {
   if (one.device !== undefined) return one.device;
   throw new ConfigError('SLUICE_INTERFACE_DEVICE', `interface ${quote(one.name)}: there is no device ${quote(one.config.device)}`, 'name a device that is there');
 }
 
 /** The netdev that has the interface's addresses. */
 function addressDevice(one: TopologyInterface): string {
+  if (one.kind !== 'port') return HOST_DEVICE;
   if (one.config.vlan === undefined) return one.config.device;
   return one.vlanDevice?.name ?? vlanDeviceName(one.config.device, one.config.vlan);
 }
@@ -140,20 +150,22 @@ const ANTI_SPOOFING = { strict: AntiSpoofing.STRICT, loose: AntiSpoofing.LOOSE, 
 
 function compileInterfaces({ topology, ids, writer }: CompileContext): void {
   for (const one of topology.interfaces) {
-    const { vlan, zone, antiSpoofing, mssClamp, mtu } = one.config;
-    const device = deviceOf(one);
+    const { zone, antiSpoofing, mssClamp } = one.config;
     writer.interfaces.push({
       id: ids.id('interface', one.name),
-      ifindex: device.ifindex,
-      kernelIfindex: one.vlanDevice?.ifindex ?? device.ifindex,
-      vlanId: vlan ?? SL_VLAN_NONE,
       zone: zoneBit(topology, zone),
       antiSpoofing: ANTI_SPOOFING[antiSpoofing ?? 'strict'],
       mssClampBytes: typeof mssClamp === 'number' ? mssClamp : mssClamp ? 1 : 0,
-      mtuBytes: mtu ?? 0,
-      kind: InterfaceKind.PORT,
+      ...carrierOf(one),
     });
   }
+}
+
+/** What carries its packets, and how large they may be. */
+function carrierOf(one: TopologyInterface): Pick<Interface, 'kind' | 'ifindex' | 'kernelIfindex' | 'vlanId' | 'mtuBytes'> {
+  if (one.kind === 'wireguard') return { kind: InterfaceKind.WIREGUARD, ifindex: 0, kernelIfindex: 0, vlanId: SL_VLAN_NONE, mtuBytes: tunnelMtu(one.config) };
+  const device = deviceOf(one);
+  return { kind: InterfaceKind.PORT, ifindex: device.ifindex, kernelIfindex: one.vlanDevice?.ifindex ?? device.ifindex, vlanId: one.config.vlan ?? SL_VLAN_NONE, mtuBytes: one.config.mtu ?? 0 };
 }
 
 /** Interfaces' own addresses, then NAT's addresses on connected subnets. */
@@ -170,6 +182,7 @@ function compileAddresses(context: CompileContext): AddressPlan[] {
   }
   for (const { address, through } of engineAddresses(context)) {
     writer.addresses.push({ address: bytesOf(address), interface: through.index, prefixLength: 128, natSlot: SL_NAT_SLOT_NONE, flags: SL_LOCAL_ENGINE });
+    if (through.kind !== 'port') continue; // in a tunnel nobody asks for neighbours
     plan.push({ device: addressDevice(through), address: formatAddress(address), prefixLength: isIpv4(address) ? 32 : 128, purpose: 'nat' });
   }
   if (writer.addresses.length > SL_LOCAL_ADDRESSES_MAX) {
@@ -180,14 +193,15 @@ function compileAddresses(context: CompileContext): AddressPlan[] {
 
 const ON_LINK = new Uint8Array(16);
 
-function compileRoutes({ config, topology, writer }: CompileContext): number[] {
+function compileRoutes({ config, topology, writer }: CompileContext): Pick<Compiled, 'inactiveRoutes' | 'unencryptedRoutes'> {
   const connected = new Set<string>();
+  const onLink = (one: TopologyInterface): Span => writer.nexthops(`on-link ${one.index}`, () => [forward(one, ON_LINK)]);
   for (const one of topology.interfaces) {
     for (const { prefix, linkLocal } of one.addresses) {
       const network = networkOf(prefix);
       if (linkLocal || connected.has(formatPrefix(network))) continue;
       connected.add(formatPrefix(network));
-      writer.routes.push({ to: { address: bytesOf(network.address), length: network.length }, nexthops: writer.nexthops(`on-link ${one.index}`, () => [forward(one, ON_LINK)]) });
+      writer.routes.push({ to: { address: bytesOf(network.address), length: network.length }, nexthops: onLink(one) });
     }
   }
   const interfaceOf = new Map<string, TopologyInterface | undefined>();
@@ -195,15 +209,30 @@ function compileRoutes({ config, topology, writer }: CompileContext): number[] {
     if (!interfaceOf.has(hop)) interfaceOf.set(hop, connectedInterface(topology, plainAddress(hop)));
     return interfaceOf.get(hop);
   };
-  const inactive: number[] = [];
+  const inactiveRoutes: number[] = [];
+  const unencryptedRoutes: number[] = [];
   config.routes?.forEach((route, i) => {
     const to = plainPrefix(route.to);
-    const key = route.via === undefined ? `${route.blackhole ? 'blackhole' : 'reject'}` : JSON.stringify(route.via);
-    const nexthops = writer.nexthops(key, () => nextHopsOf(route, topology, through));
-    if (nexthops.count === 0) inactive.push(i);
-    else writer.routes.push({ to: { address: bytesOf(to.address), length: to.length }, nexthops });
+    const key = route.via === undefined ? `${route.blackhole ? 'blackhole' : 'reject'}` : `${route.encrypt ?? ''}${JSON.stringify(route.via)}`;
+    const nexthops = writer.nexthops(key, () => (route.encrypt ? encryptedHops(nextHopsOf(route, topology, through), topology) : nextHopsOf(route, topology, through)));
+    if (nexthops.count === 0 && !route.encrypt) {
+      inactiveRoutes.push(i);
+      return;
+    }
+    if (nexthops.count === 0) unencryptedRoutes.push(i);
+    writer.routes.push({ to: { address: bytesOf(to.address), length: to.length }, nexthops: nexthops.count === 0 ? writer.nexthops('unencrypted', () => [UNENCRYPTED]) : nexthops });
   });
-  return inactive;
+  for (const { tunnel, prefix, skipped } of allowedIpRoutes(config, topology)) {
+    if (skipped === undefined) writer.routes.push({ to: { address: bytesOf(prefix.address), length: prefix.length }, nexthops: onLink(tunnel) });
+  }
+  return { inactiveRoutes, unencryptedRoutes };
+}
+
+/** Never dropped from the table: a route that wants encryption must not leave its packets to a less specific one. */
+const UNENCRYPTED: Nexthop = { via: ON_LINK, interface: 0, kind: NexthopKind.UNENCRYPTED };
+
+function encryptedHops(hops: readonly Nexthop[], topology: Topology): Nexthop[] {
+  return hops.filter((hop) => hop.kind === NexthopKind.FORWARD && topology.interfaces[hop.interface]?.kind === 'wireguard');
 }
 
 function nextHopsOf(route: RouteConfig, topology: Topology, through: (hop: string) => TopologyInterface | undefined): Nexthop[] {

@@ -1,24 +1,25 @@
 // Emits a configuration as YAML text in the manner of config.example.yaml: sections as blocks, an entry of a list or of a named section a
 // line. Called by control's transactions for configurations that came as values (one changed rule over the API) and have no text yet.
 // Pure but for a cache: an entry that was emitted before is not emitted again. What it gives, load.ts reads back as the same value.
-const SECTIONS_OF_SECTIONS = new Set(['objects', 'firewall', 'nat', 'observability', 'api', 'bgp', 'ha']);
+/** How many levels below a section are blocks, too. */
+const BLOCKS_BELOW: Readonly<Record<string, number>> = { objects: 1, firewall: 1, nat: 1, observability: 1, api: 1, bgp: 1, ha: 1, wireguard: 2 };
 const INDENT = '  ';
 const NESTED_MAX = 64;
 
 export function emitConfig(config: object): string {
   const lines: string[] = [];
-  for (const [key, value] of Object.entries(config)) emitSection(lines, '', key, value, SECTIONS_OF_SECTIONS.has(key));
+  for (const [key, value] of Object.entries(config)) emitSection(lines, '', key, value, BLOCKS_BELOW[key] ?? 0);
   return `${lines.join('\n')}\n`;
 }
 
-function emitSection(lines: string[], indent: string, key: string, value: unknown, isDeep: boolean): void {
+function emitSection(lines: string[], indent: string, key: string, value: unknown, blocksBelow: number): void {
   if (Array.isArray(value) && value.length > 0 && value.every(isMapping)) {
     lines.push(`${indent}${scalar(key)}:`);
     for (const item of value) lines.push(`${indent}${INDENT}- ${entry(item as object)}`);
   } else if (isMapping(value) && Object.keys(value).length > 0) {
     lines.push(`${indent}${scalar(key)}:`);
     for (const [name, one] of Object.entries(value)) {
-      if (isDeep) emitSection(lines, indent + INDENT, name, one, false);
+      if (blocksBelow > 0) emitSection(lines, indent + INDENT, name, one, blocksBelow - 1);
       else lines.push(`${indent}${INDENT}${scalar(name)}: ${flow(one, 0)}`);
     }
   } else lines.push(`${indent}${scalar(key)}: ${flow(value, 0)}`);

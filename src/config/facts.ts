@@ -37,6 +37,9 @@ export interface Facts {
 
 export const LOCAL_PORT_RANGE_DEFAULT: readonly [number, number] = [32768, 60999];
 
+/** The engine's own TUN device: by it packets reach the host's stack; the addresses of tunnel interfaces stand on it. One in a network namespace. */
+export const HOST_DEVICE = 'sluice0';
+
 const IFNAME_CHARACTERS_MAX = 15;
 
 /** Name of the kernel's VLAN device, on which neighbours of a tagged interface are resolved. The host creates it. */

@@ -10,6 +10,7 @@ import { constructFromEvents, EVENT_ID, parseEvents, YAMLException, type Event }
 import { Places } from './places.js';
 import { Problems, printable, quote, suggest, type At, type Path, type Position, type Problem } from './problem.js';
 import { ConfigSchema, type Config } from './schema.js';
+import { SECRET_KEYS } from './schema-wireguard.js';
 import { rememberGood, withoutKnown } from './shape-cache.js';
 
 /** Room for SL_RULES_MAX rules of 512 bytes. */
@@ -189,6 +190,31 @@ export function checkShape(value: unknown, file: string, locate?: (path: Path, a
 
 export function hasShape(value: unknown): boolean { return validator()(value); }
 
+/** Keys of WireGuard that stand where only their file's path may: by themselves, for a text that need not have the schema's shape. */
+export function findSecrets(value: unknown, file: string, locate?: (path: Path, at: At) => Position): Problem[] {
+  const problems = new Problems(file, locate);
+  const search = (part: unknown, path: Path): void => {
+    if (typeof part !== 'object' || part === null || path.length > SECRET_DEPTH_MAX) return;
+    for (const [key, one] of Object.entries(part)) {
+      const at = [...path, Array.isArray(part) ? Number(key) : key];
+      if (path.length > 1 && isSecretKey(key)) reportSecret(problems, at); // the first level holds names
+      else search(one, at);
+    }
+  };
+  const { wireguard } = (value ?? {}) as { wireguard?: unknown };
+  search(wireguard, ['wireguard']);
+  return problems.sorted();
+}
+
+const SECRET_DEPTH_MAX = 5; // wireguard, interface, peers, peer, key
+
+function isSecretKey(key: string): boolean { return Object.hasOwn(SECRET_KEYS, key); }
+
+function reportSecret(problems: Problems, path: Path): void {
+  const key = String(path.at(-1));
+  problems.error('SLUICE_CONFIG_SECRET', path, `${key} is a secret, and secrets never stand in the configuration`, SECRET_KEYS[key] ?? '', 'key');
+}
+
 let compiledSchema: ValidateFunction<Config> | undefined;
 
 /** Compiled at its first use: commands that check nothing start without it. */
@@ -206,6 +232,10 @@ function reportSchemaError(error: ErrorObject, problems: Problems): void {
   switch (error.keyword) {
     case 'additionalProperties': {
       const key = (error.params as { additionalProperty: string }).additionalProperty;
+      if (path[0] === 'wireguard' && isSecretKey(key)) {
+        reportSecret(problems, [...path, key]);
+        return;
+      }
       const known = Object.keys((error.parentSchema as { properties?: object } | undefined)?.properties ?? {});
       problems.error('SLUICE_CONFIG_UNKNOWN_KEY', [...path, key], `unknown key ${quote(key)}`, suggest(key, known, 'key'), 'key');
       return;

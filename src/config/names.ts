@@ -1,10 +1,10 @@
-// Names: the stable 32-bit ids by which records speak of interfaces and rules, and the way back to what people wrote.
+// Names: the stable 32-bit ids by which records speak of interfaces, rules and tunnels' peers, and the way back to what people wrote.
 //
 // Called by compile.ts; the result goes to whoever shows records (API, CLI, metrics). An id is the FNV-1a hash of
 // "kind:name", so it survives reordering and restarts. Two names that collide get theirs in the order of their text, by
 // hashing on with a suffix: the outcome depends on the set of names alone, not on their order in the file.
 
-export type NameKind = 'interface' | 'rule' | 'nat-source' | 'nat-destination' | 'nat-static';
+export type NameKind = 'interface' | 'rule' | 'nat-source' | 'nat-destination' | 'nat-static' | 'wireguard-peer';
 
 export interface Names {
   /** Id in records → what it names. 0 is never an id. */
@@ -33,7 +33,7 @@ function hashBytes(bytes: Uint8Array): number {
 
 export class IdTable {
   readonly ids = new Map<number, { kind: NameKind; name: string }>();
-  readonly #idOf: Record<NameKind, Map<string, number>> = { interface: new Map(), rule: new Map(), 'nat-source': new Map(), 'nat-destination': new Map(), 'nat-static': new Map() };
+  readonly #idOf: Record<NameKind, Map<string, number>> = { interface: new Map(), rule: new Map(), 'nat-source': new Map(), 'nat-destination': new Map(), 'nat-static': new Map(), 'wireguard-peer': new Map() };
 
   /** `hash` is a parameter so that tests can make names collide. */
   constructor(names: Iterable<{ kind: NameKind; name: string }>, hash: (text: string) => number = fnv1a32) {

@@ -8,22 +8,6 @@ import { choice, flag, integer, named, port, ruleName, strictObject, text, textL
 const zone = text('the zone of this tunnel');
 const list = Type.Optional(textList('a value or a list of values'));
 
-export const WireguardSchema = named(strictObject({
-  zone,
-  listen: Type.Optional(port('a UDP port')),
-  privateKeyFile: Type.Optional(text('a path')),
-  addresses: Type.Optional(textList('addresses with their length, like 10.99.0.1/24')),
-  mtu: Type.Optional(integer(576, 65535, 'an MTU in bytes')),
-  peers: Type.Optional(Type.Array(strictObject({
-    name: ruleName,
-    publicKey: text('a base64 key'),
-    presharedKeyFile: Type.Optional(text('a path')),
-    endpoint: Type.Optional(text('address:port')),
-    allowedIPs: Type.Optional(textList('prefixes')),
-    keepalive: Type.Optional(integer(0, 65535, 'seconds; 0: off')),
-  }), { maxItems: 10000, description: 'a list of peers' })),
-}), 64, 'WireGuard interfaces by name');
-
 const vtep = strictObject({ port: Type.Optional(port('a UDP port')), vni: integer(0, 0xffffff, 'a VNI') });
 
 export const VxlanSchema = named(strictObject({

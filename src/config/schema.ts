@@ -5,9 +5,10 @@
 import { Type, type Static } from '@sinclair/typebox';
 import { SL_INTERFACES_MAX, SL_RULES_MAX } from '../engine/abi.generated.js';
 import { ApiSchema } from './schema-api.js';
-import { BgpSchema, HaSchema, L7Schema, VxlanSchema, WireguardSchema } from './schema-later.js';
+import { BgpSchema, HaSchema, L7Schema, VxlanSchema } from './schema-later.js';
 import { ObservabilitySchema } from './schema-observability.js';
 import { choice, flag, integer, LIST_ITEMS_MAX, named, ruleName, strictObject, text, TEXT_CHARACTERS_MAX, textList } from './schema-parts.js';
+import { WireguardSchema } from './schema-wireguard.js';
 
 export const ROUTES_MAX = 100_000;
 export const NAT_RULES_MAX = 16_384;
@@ -62,6 +63,7 @@ const RouteSchema = strictObject({
   })),
   blackhole: Type.Optional(Type.Literal(true, { description: 'true, or leave the key out' })),
   reject: Type.Optional(Type.Literal(true, { description: 'true, or leave the key out' })),
+  encrypt: Type.Optional(choice(['required'], 'must it leave through a tunnel')),
 });
 
 const RuleSchema = strictObject({
@@ -164,4 +166,4 @@ export type SourceNatRule = Static<typeof SourceNatSchema>;
 export type DestinationNatRule = Static<typeof DestinationNatSchema>;
 export type StaticNatRule = Static<typeof StaticNatSchema>;
 /** Sections that are accepted but have no effect yet. */
-export const INERT_SECTIONS = ['wireguard', 'vxlan', 'bgp', 'ha'] as const;
+export const INERT_SECTIONS = ['vxlan', 'bgp', 'ha'] as const;

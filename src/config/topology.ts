@@ -2,13 +2,15 @@
 //
 // Called by check.ts's parts and by compile.ts, so that both see one picture. Lenient: what does not parse is left out
 // here and reported by check-interfaces.ts. Addresses: the configured ones, else the device's own; the kernel's
-// link-local IPv6 addresses come along in either case, because neighbour discovery needs them.
+// link-local IPv6 addresses come along in either case, because neighbour discovery needs them. WireGuard interfaces
+// stand behind the others; they have no device, and the addresses of the configuration alone.
 import { AddressError, contains, isIpv4, isLinkLocalIpv6, maskOf, parseAddress, parseInterfaceAddress, specialUse, type Prefix } from '../lib/address.js';
 import { SL_ZONES_MAX } from '../engine/abi.generated.js';
 import { findVlanDevice, type Device, type Facts } from './facts.js';
-import { ConfigError, quote, suggest } from './problem.js';
+import { ConfigError, quote, suggest, type Path } from './problem.js';
 import { asList } from './schema-parts.js';
 import type { Config, InterfaceConfig } from './schema.js';
+import type { WireguardConfig } from './schema-wireguard.js';
 
 export interface TopologyAddress {
   /** Host bits kept. */
@@ -18,21 +20,33 @@ export interface TopologyAddress {
   readonly listIndex?: number;
 }
 
-export interface TopologyInterface {
+interface TopologyCommon {
   readonly index: number;
   readonly name: string;
-  readonly config: InterfaceConfig;
   readonly addresses: readonly TopologyAddress[];
+}
+
+/** The untagged frames of a netdev, or those of a VLAN on it. */
+export interface TopologyPort extends TopologyCommon {
+  readonly kind: 'port';
+  readonly config: InterfaceConfig;
   /** The netdev that carries XDP; absent without facts or when it is missing. */
   readonly device?: Device;
   /** The kernel's VLAN device of a tagged interface, when it exists. */
   readonly vlanDevice?: Device;
 }
 
+export interface TopologyTunnel extends TopologyCommon {
+  readonly kind: 'wireguard';
+  readonly config: WireguardConfig;
+}
+
+export type TopologyInterface = TopologyPort | TopologyTunnel;
+
 export interface Topology {
   readonly interfaces: readonly TopologyInterface[];
   readonly byName: ReadonlyMap<string, TopologyInterface>;
-  /** Zone → bit. In order of first use by interfaces, then by tunnels. */
+  /** Zone → bit. In order of first use by interfaces, then by other tunnels. */
   readonly zones: ReadonlyMap<string, number>;
   readonly zoneNames: readonly string[];
   /** Are all interfaces' addresses known? Without, subnets cannot be judged. */
@@ -52,17 +66,29 @@ export function buildTopology(config: Config, facts: Facts | undefined, isClaime
     const configured = asList<string>(one.addresses).flatMap(tryInterfaceAddress);
     const addresses = one.addresses === undefined ? own : [...configured, ...own.filter((address) => address.linkLocal && !configured.some((other) => other.prefix.address === address.prefix.address))];
     interfaces.push({
-      index: interfaces.length, name, config: one, addresses,
+      kind: 'port', index: interfaces.length, name, config: one, addresses,
       ...(device === undefined ? {} : { device }), ...(vlanDevice === undefined ? {} : { vlanDevice }),
     });
   }
+  for (const [name, one] of Object.entries(config.wireguard ?? {})) {
+    interfaces.push({ kind: 'wireguard', index: interfaces.length, name, config: one, addresses: asList<string>(one.addresses).flatMap(tryInterfaceAddress) });
+  }
   const zones = new Map<string, number>();
-  const tunnels = [...Object.values(config.wireguard ?? {}), ...Object.values(config.vxlan ?? {})];
-  for (const { zone } of [...interfaces.map((one) => one.config), ...tunnels]) if (!zones.has(zone)) zones.set(zone, zones.size);
+  for (const { zone } of [...interfaces.map((one) => one.config), ...Object.values(config.vxlan ?? {})]) if (!zones.has(zone)) zones.set(zone, zones.size);
   return {
     interfaces, byName: new Map(interfaces.map((one) => [one.name, one])), zones, zoneNames: [...zones.keys()],
-    complete: interfaces.every((one) => one.config.addresses !== undefined || one.device !== undefined),
+    complete: interfaces.every(hasKnownAddresses),
   };
+}
+
+/** Those of a device without configured addresses are known with the machine's facts alone. */
+export function hasKnownAddresses(one: TopologyInterface): boolean {
+  return one.kind === 'wireguard' || one.config.addresses !== undefined || one.device !== undefined;
+}
+
+/** Where it stands in the configuration. */
+export function pathOf(one: TopologyInterface): Path {
+  return [one.kind === 'port' ? 'interfaces' : 'wireguard', one.name];
 }
 
 function tryInterfaceAddress(text: string, listIndex: number): TopologyAddress[] {

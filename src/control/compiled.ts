@@ -2,23 +2,31 @@
 // and of `sluice simulate --config`. Who: src/control/control.ts, src/cli/commands/simulate.ts. Pure but for reading the file.
 import { checkFile } from '../config/check.js';
 import { compileSnapshot, type Compiled as CompiledConfig, type PortPlan as ConfiguredPort } from '../config/compile.js';
+import type { WireguardPlan } from '../config/compile-wireguard.js';
 import { engineOptions } from '../config/defaults.js';
-import { findVlanDevice, vlanDeviceName, type Facts } from '../config/facts.js';
+import { findVlanDevice, HOST_DEVICE, vlanDeviceName, type Facts } from '../config/facts.js';
 import type { NameKind, Names as ConfigNames } from '../config/names.js';
 import { ConfigError, type Problem } from '../config/problem.js';
+import { asList } from '../config/schema-parts.js';
 import type { Config } from '../config/schema.js';
+import { listenPort, tunnelMtu } from '../config/wireguard.js';
 import type { ConfigurePlan } from '../engine/last-applied.js';
 import type { Names } from '../engine/records.js';
 
-export interface InterfaceInfo { name: string; device: string; zone: string; vlanId: number | null; addresses: string[] }
+/** `device` of a tunnel: the one on which its addresses stand. */
+export interface InterfaceInfo { name: string; kind: 'port' | 'wireguard'; device: string; zone: string; vlanId: number | null; addresses: string[] }
+/** Of a WireGuard interface, what the engine's process does not know or need not say. */
+export interface TunnelInfo { name: string; zone: string; addresses: string[]; listen: number; mtuBytes: number; peers: ReadonlyMap<string, TunnelPeerInfo> }
+export interface TunnelPeerInfo { publicKey: string; nextPublicKey: string | null; presharedKey: boolean; endpoint: string | null; allowedIPs: string[]; keepalive: number | null }
 export interface RuleInfo { id: number; kind: 'firewall' | 'nat-source' | 'nat-destination' | 'nat-static'; name: string; action: string }
 
 export interface Compiled {
   hostname: string | null;
   snapshot: Uint8Array;
-  plan: ConfigurePlan;
+  plan: ConfigurePlan & { wireguards: WireguardPlan[] };
   names: Names;
   interfaces: InterfaceInfo[];
+  readonly tunnels: TunnelInfo[];   // made when somebody looks
   readonly rules: RuleInfo[];   // made when somebody looks
   ruleCount: number;
   warnings: string[];
@@ -51,20 +59,25 @@ export function compileChecked(config: Config, problems: Problem[], file: string
 
 function describe(config: Config, facts: Facts, result: CompiledConfig): Compiled {
   let rules: RuleInfo[] | undefined;
+  let tunnels: TunnelInfo[] | undefined;
   return {
     hostname: config.hostname ?? null, snapshot: result.snapshot, names: namesOf(result.names, config), observability: config.observability,
     plan: planOf(config, facts, result),
     interfaces: result.names.interfaces.map((name) => describeInterface(name, config, facts)),
+    get tunnels() { return (tunnels ??= describeTunnels(config)); },
     get rules() { return (rules ??= describeRules(config, result.names)); },
     ruleCount: countActive(config.firewall?.rules) + countActive(config.nat?.destination) + countActive(config.nat?.static) + countActive(config.nat?.source),
-    warnings: result.inactiveRoutes.map((index) => `route to ${config.routes?.[index]?.to ?? '?'} is inactive: no connected subnet holds its next hop now`),
+    warnings: [
+      ...result.inactiveRoutes.map((index) => `route to ${config.routes?.[index]?.to ?? '?'} is inactive: no connected subnet holds its next hop now`),
+      ...result.unencryptedRoutes.map((index) => `route to ${config.routes?.[index]?.to ?? '?'} drops: it wants encryption, and no WireGuard interface has its next hop now`),
+    ],
   };
 }
 
 // Kinds whose frames may come from programs on this machine, with layer-4 checksums that nobody completed.
 const PARTIAL_CHECKSUM_DRIVERS = new Set(['veth', 'tun', 'tap', 'bridge', 'virtio_net', 'macvlan', 'ipvlan']);
 
-function planOf(config: Config, facts: Facts, { ports, addresses }: CompiledConfig): ConfigurePlan {
+function planOf(config: Config, facts: Facts, { ports, addresses, wireguards }: CompiledConfig): Compiled['plan'] {
   const { mode } = engineOptions(config);
   return {
     ports: ports.map(({ device, ifindex, slot, queues }) => {
@@ -80,13 +93,14 @@ function planOf(config: Config, facts: Facts, { ports, addresses }: CompiledConf
       return { device: existing?.name ?? vlanDeviceName(port.device, vlanId), parent: port.device, vlanId };
     })),
     addresses: addresses.map(({ device, address, prefixLength, purpose }) => ({ device, address, prefixLength, purpose })),
+    wireguards,
   };
 }
 
 function namesOf({ ids, zones, interfaces }: ConfigNames, config: Config): Names {
   const zoneOf = (id: number): string | null => {
     const found = ids.get(id);
-    return found?.kind === 'interface' ? config.interfaces?.[found.name]?.zone ?? null : null;
+    return found?.kind === 'interface' ? (config.interfaces?.[found.name] ?? config.wireguard?.[found.name])?.zone ?? null : null;
   };
   const named = (id: number, ...kinds: NameKind[]): string | null => {
     if (id === 0) return null;
@@ -104,11 +118,20 @@ function namesOf({ ids, zones, interfaces }: ConfigNames, config: Config): Names
 }
 
 function describeInterface(name: string, config: Config, facts: Facts): InterfaceInfo {
+  const tunnel = config.wireguard?.[name];
+  if (tunnel !== undefined) return { name, kind: 'wireguard', device: HOST_DEVICE, zone: tunnel.zone, vlanId: null, addresses: [...asList<string>(tunnel.addresses)] };
   const one = config.interfaces![name]!;
   const parent = facts.devices.find((device) => device.name === one.device);
   const device = parent && one.vlan !== undefined ? findVlanDevice(facts, parent, one.vlan) : parent;
   const own = device?.addresses.map(({ address, prefixLength }) => `${address}/${prefixLength}`) ?? [];
-  return { name, device: one.device, zone: one.zone, vlanId: one.vlan ?? null, addresses: one.addresses === undefined ? own : [one.addresses].flat() };
+  return { name, kind: 'port', device: one.device, zone: one.zone, vlanId: one.vlan ?? null, addresses: one.addresses === undefined ? own : [one.addresses].flat() };
+}
+
+function describeTunnels(config: Config): TunnelInfo[] {
+  return Object.entries(config.wireguard ?? {}).map(([name, one]) => ({
+    name, zone: one.zone, addresses: [...asList<string>(one.addresses)], listen: listenPort(one), mtuBytes: tunnelMtu(one),
+    peers: new Map((one.peers ?? []).map((peer) => [peer.name, { publicKey: peer.publicKey, nextPublicKey: peer.nextPublicKey ?? null, presharedKey: peer.presharedKeyFile !== undefined, endpoint: peer.endpoint ?? null, allowedIPs: [...asList<string>(peer.allowedIPs)], keepalive: peer.keepalive ? peer.keepalive : null }])),
+  }));
 }
 
 function countActive(list: readonly { disabled?: boolean }[] | undefined): number {

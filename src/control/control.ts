@@ -20,6 +20,7 @@ import { EngineCaptures } from './capture-source.js';
 import { EngineClient } from './engine-client.js';
 import { passFaultPoint } from './fault-points.js';
 import { RecordRing } from './record-ring.js';
+import type { EngineWireguard } from './wireguard.js';
 
 const FLOW_RECORDS_MAX = 10_000;
 const DROP_RECORDS_MAX = 10_000;
@@ -301,6 +302,11 @@ export class Control {
     const bytes = await this.engine.neighbours();
     const view = viewOf(bytes);
     return Array.from({ length: Math.floor(bytes.length / NEIGHBOUR_RECORD_BYTES) }, (_, index) => decodeNeighbour(view, index * NEIGHBOUR_RECORD_BYTES, this.names));
+  }
+
+  /** What the engine's process knows of tunnels; without any it is not asked. */
+  wireguards(): Promise<EngineWireguard[]> {
+    return Promise.resolve([]); // the engine's process does not tell yet
   }
 
   async simulate(question: SimulateQuestion): Promise<SimulateAnswer> {

@@ -9,13 +9,14 @@ import { packageVersion, type RunDirectory } from '../supervisor/run-directory.j
 import type { Device } from '../config/facts.js';
 import type { Problem } from '../config/problem.js';
 import type { Control, Failure } from './control.js';
+import { tunnelStatus, wireguardViews, type TunnelStatus } from './wireguard.js';
 
 export interface ProcessView { role: string; pid: number | null; state: 'running' | 'away'; uptimeSeconds: number | null }
 
 export type LinkState = 'up' | 'down' | 'no-carrier' | 'missing';
 
 export interface InterfaceView {
-  name: string; device: string; zone: string; vlanId: number | null; addresses: string[];
+  name: string; kind: 'port' | 'wireguard'; device: string; zone: string; vlanId: number | null; addresses: string[];
   mtuBytes: number | null; link: LinkState; driver: string | null; queues: number | null;
   xdpMode: 'native' | 'generic' | null;
   steering: { toEngine: number; toHost: number; dropped: number } | null;   // of the device: VLANs on it share them
@@ -27,6 +28,7 @@ export interface StatusView {
   generation: number | null; appliedAt: string | null; applyMicroseconds: number | null; uptimeSeconds: number;
   processes: ProcessView[];
   interfaces: InterfaceView[];
+  tunnels: TunnelStatus[];
   rules: number;
   sessions: { total: number; max: number; byState: Record<string, number> } | null;
   natMappings: number | null; fragments: number | null;
@@ -109,6 +111,7 @@ export async function countersView(control: Control): Promise<CountersView> {
 
 export async function statusView(control: Control, paths: RunDirectory): Promise<StatusView> {
   const counters = control.engine.isConnected ? await control.counters().catch(() => undefined) : undefined;
+  const tunnels = await control.wireguards().catch(() => undefined);
   const engine = control.engineStatus;
   const missing = findMissing(control, paths);
   const named = counters && byName(COUNTERS, counters.counters);
@@ -119,6 +122,7 @@ export async function statusView(control: Control, paths: RunDirectory): Promise
     uptimeSeconds: secondsSince(control.startedAt),
     processes: processViews(control, paths),
     interfaces: interfaceViews(control, counters),
+    tunnels: tunnelStatus(wireguardViews(control, tunnels)),
     rules: control.applied?.compiled.rules.length ?? 0,
     sessions: counters ? { total: counters.gauges.sessions, max: counters.gauges.sessionsMax, byState: byName(SESSION_STATES, counters.sessionStates) } : null,
     natMappings: counters?.gauges.natMappings ?? null, fragments: counters?.gauges.fragments ?? null,
@@ -155,8 +159,8 @@ function interfaceViews(control: Control, counters: Counters | undefined): Inter
     const port = control.engineStatus?.ports.find((other) => other.name === one.device);
     const steer = port && counters ? counters.steer(port.slot) : undefined;
     return {
-      name: one.name, device: one.device, zone: one.zone, vlanId: one.vlanId, addresses: one.addresses,
-      mtuBytes: device?.mtu ?? null, link: linkOf(device, control.facts?.carriers ?? []), driver: device?.driver ?? null, queues: port?.queues ?? null,
+      name: one.name, kind: one.kind, device: one.device, zone: one.zone, vlanId: one.vlanId, addresses: one.addresses,
+      mtuBytes: control.applied?.compiled.tunnels.find(({ name }) => name === one.name)?.mtuBytes ?? device?.mtu ?? null, link: linkOf(device, control.facts?.carriers ?? []), driver: device?.driver ?? null, queues: port?.queues ?? null,
       xdpMode: port?.mode ?? null,
       steering: steer ? {
         toEngine: steer[SL_STEER_BASE] ?? 0, toHost: steer[SL_STEER_BASE + 1] ?? 0,

@@ -9,7 +9,7 @@ import { checkConfig } from '../config/check.js';
 import { engineOptions } from '../config/defaults.js';
 import { emitConfig } from '../config/emit.js';
 import type { Facts } from '../config/facts.js';
-import { checkShape, parseText } from '../config/load.js';
+import { checkShape, findSecrets, parseText } from '../config/load.js';
 import { Problems, type At, type Path, type Position, type Problem } from '../config/problem.js';
 import type { Config } from '../config/schema.js';
 import { shareWith } from '../config/share.js';
@@ -181,8 +181,10 @@ export class Transactions {
   /** Text that is not committed yet; it must be YAML, and need not be right. */
   setCandidate(text: string, by: Author, base?: string): Promise<Candidate> {
     return this.inTurn(async () => {
-      const { problems } = parseText(text, 'candidate');
+      const { value, problems, locate } = parseText(text, 'candidate');
       if (problems.length > 0) throw invalid(problems);
+      const secrets = findSecrets(value, 'candidate', locate);
+      if (secrets.length > 0) throw invalid(secrets); // it would stand on disk, for all who may read candidates
       const head = { etag: etagOf(text), base: base ?? this.candidate?.base ?? this.version?.etag ?? '', by, at: new Date().toISOString() };
       await this.durably(() => this.store.setCandidate(head, text));
       return { ...head, text };

@@ -6,6 +6,7 @@ import { COUNTERS, DROP_REASONS, SESSION_PROTOCOLS, SESSION_STATES, SL_STEER_BAS
 import type { Counters } from '../engine/binding.js';
 import { decodeInterfaces, decodeNatPools, decodeRings } from '../engine/levels.js';
 import type { Control } from '../control/control.js';
+import type { EngineWireguard } from '../control/wireguard.js';
 import { dropsOf, healthOf } from '../control/status.js';
 import type { CommitOutcome } from '../control/transactions.js';
 import { SERIES_MAX_DEFAULT } from '../config/schema-observability.js';
@@ -70,6 +71,7 @@ export class Metrics {
     const hits = counters && await control.ruleHits().catch(() => undefined);
     const engine = counters && await control.engine.status().catch(() => undefined);
     const levels = counters && await readLevels(control).catch(() => undefined);
+    const tunnels = await control.wireguards().catch(() => []);
     for (const metric of this.shown.values()) metric.reset();
     this.batchSeconds.reset();
     fill.set('engineUp', counters ? 1 : 0);
@@ -88,6 +90,7 @@ export class Metrics {
       fillNatPools(fill, levels.pools);
     }
     if (engine?.applyMicroseconds !== null && engine?.applyMicroseconds !== undefined) fill.set('applySeconds', engine.applyMicroseconds / 1e6);
+    fillTunnels(fill, tunnels);
     fillFlows(fill, control);
     if (hits) fillRules(fill, control, hits);
     if (levels) fillRings(fill, control, levels.rings);
@@ -183,6 +186,22 @@ function fillInterfaces(fill: Filling, { names }: Control, interfaces: Levels['i
     fill.set('interfacePackets', txPackets, { ...labels, direction: 'sent' });
     fill.set('interfaceBytes', rxBytes, { ...labels, direction: 'received' });
     fill.set('interfaceBytes', txBytes, { ...labels, direction: 'sent' });
+  }
+}
+
+/** Tunnels' own figures come first, then a peer's: which are thousands, in the order of the configuration. */
+function fillTunnels(fill: Filling, tunnels: readonly EngineWireguard[]): void {
+  for (const { interface: name, refused } of tunnels) for (const [reason, count] of Object.entries(refused ?? {})) fill.set('wireguardRefused', count, { interface: name, reason });
+  for (const { interface: name, peers } of tunnels) {
+    for (const { name: peer, state, latestHandshake, rxPackets, txPackets, rxBytes, txBytes } of peers) {
+      const labels = { interface: name, peer };
+      fill.set('wireguardUp', state === 'established' ? 1 : 0, labels);
+      fill.set('wireguardHandshake', latestHandshake === null ? 0 : new Date(latestHandshake).getTime() / 1000, labels);
+      fill.set('wireguardPackets', rxPackets, { ...labels, direction: 'received' });
+      fill.set('wireguardPackets', txPackets, { ...labels, direction: 'sent' });
+      fill.set('wireguardBytes', rxBytes, { ...labels, direction: 'received' });
+      fill.set('wireguardBytes', txBytes, { ...labels, direction: 'sent' });
+    }
   }
 }
 

@@ -6,6 +6,7 @@ import { engineOptions } from '../config/defaults.js';
 import type { Facts } from '../config/facts.js';
 import { formatProblem, type Problem } from '../config/problem.js';
 import type { Config } from '../config/schema.js';
+import { listenPort } from '../config/wireguard.js';
 import { addonPath, bpfObjectPath } from '../engine/binding.js';
 import { findObstacles } from '../engine/conflicts.js';
 import { readFacts, type HostFacts } from '../engine/facts.js';
@@ -50,6 +51,9 @@ export function describeConfig(config: Config, facts: Facts): string[] {
     const addresses = one.addresses === undefined ? own : [one.addresses].flat();
     return `  ${name.padEnd(nameWidth)}  ${deviceOf(one).padEnd(deviceWidth)}  zone ${one.zone.padEnd(zoneWidth)}  ${addresses.join(', ')}`;
   });
+  for (const [name, one] of Object.entries(config.wireguard ?? {})) {
+    lines.push(`  ${name.padEnd(nameWidth)}  ${`WireGuard, UDP ${listenPort(one)}`.padEnd(deviceWidth)}  zone ${one.zone.padEnd(zoneWidth)}  ${[one.addresses ?? []].flat().join(', ')}`);
+  }
   const nat = (config.nat?.source?.length ?? 0) + (config.nat?.destination?.length ?? 0) + (config.nat?.static?.length ?? 0);
   const { workers } = engineOptions(config);
   lines.push(`  ${'rules'.padEnd(nameWidth)}  ${config.firewall?.rules?.length ?? 0} firewall, ${nat} NAT; default ${config.firewall?.default ?? 'deny'}; workers ${workers}`);

@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { ApiClient } from '../api/client.js';
 import { engineOptions, type EngineOptions } from '../config/defaults.js';
+import { HOST_DEVICE } from '../config/facts.js';
 import type { ControlArguments } from '../control/process.js';
 import { chooseControlUser, type ControlUser } from '../control/privileges.js';
 import type { StatusView } from '../control/status.js';
@@ -32,7 +33,6 @@ const XDP_DETACH_MS_MAX = 2000;  // the kernel releases links from a work queue
 const WATCH_DEBOUNCE_MS = 50;
 /** A configuration of 100,000 rules is millions of short-lived values: with Node's default a third of its commit is garbage collection. */
 const CONTROL_SEMI_SPACE_MIB = 64;
-const HOST_DEVICE = 'sluice0';
 const SCRIPTS = { supervisor: 'sluice', engine: 'src/engine/main.js', control: 'src/control/main.js' } as const;
 /** What the engine needs beside being uid 0: netdevs and netlink, raw sockets, BPF, and locked packet memory. */
 const ENGINE_CAPABILITIES = ['net_admin', 'net_raw', 'bpf', 'perfmon', 'ipc_lock'];

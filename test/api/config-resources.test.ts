@@ -156,8 +156,10 @@ describe('what cannot be is refused, says where, and changes nothing', () => {
 });
 
 describe('every resource', () => {
-  test.each(COLLECTIONS.map((collection) => [collection.path, collection] as const))('%s: create, read, list, replace, remove', async (path, collection) => {
+  test.each(COLLECTIONS.map((collection) => [collection.path, collection] as const))('%s: create, read, list, replace, remove', async (written, collection) => {
     const bench = await startApi();
+    const path = written.replace(':interface', 'wg9');
+    if (path !== written) expect((await bench.ask('PUT', 'config/wireguard/wg9', { body: { zone: 'mesh', addresses: ['10.99.0.1/24'] } })).status).toBe(201);
     // An interface needs a device of its own.
     const example = path === 'interfaces' ? { name: 'spare', device: 'eth2', vlan: 7, zone: 'trust', addresses: ['10.77.0.1/24'] } : path === 'nat/static' ? { name: 'mail', outside: '203.0.113.9', inside: '10.0.1.25' } : collection.example;
     const key = path === 'interfaces' || path === 'nat/static' ? String(example[collection.key]) : path === 'routes' ? '172.20.0.0/16' : 'example';
@@ -199,6 +201,39 @@ describe('every resource', () => {
     expect(first).toMatchObject({ items: [{ name: 'outbound' }], total: 2, cursor: expect.any(String) as string });
     expect((await bench.ask('GET', `config/firewall/rules?limit=1&cursor=${first.cursor}`)).body).toMatchObject({ items: [{ name: 'telnet' }], cursor: null });
     expect(await bench.ask('GET', `sessions?cursor=${first.cursor}`)).toMatchObject({ status: 400, body: { pointer: '/cursor' } });
+  });
+
+  test('peers stand in a tunnel: it must be there, goes with them, and keeps what stands beside them', async () => {
+    const bench = await startApi();
+    const peer = { publicKey: Buffer.alloc(32, 1).toString('base64'), allowedIPs: ['10.99.0.2/32'] };
+    expect(await bench.ask('PUT', 'config/wireguard/wg0/peers/nva-2', { body: peer })).toMatchObject({ status: 404, body: { code: 'SLUICE_API_NOT_FOUND', pointer: '/interface' } });
+    for (const name of ['wireguard', 'peers']) { // what the path itself is made of is a name like others
+      expect((await bench.ask('PUT', `config/wireguard/${name}`, { body: { zone: 'mesh', listen: name.length } })).status).toBe(201);
+      const body = { ...peer, allowedIPs: [`10.99.${name.length}.2/32`] };
+      expect((await bench.ask('PUT', `config/wireguard/${name}/peers/nva-2`, { body })).status).toBe(201);
+      expect(bench.config().wireguard?.[name]).toEqual({ zone: 'mesh', listen: name.length, peers: [{ name: 'nva-2', ...body }] });
+    }
+    const { headers } = await bench.ask('GET', 'config/wireguard/peers');
+    expect((await bench.ask('PUT', 'config/wireguard/peers/peers/nva-3', { body: { ...peer, publicKey: Buffer.alloc(32, 2).toString('base64'), allowedIPs: ['10.99.0.3/32'] } })).status).toBe(201);
+    expect((await bench.ask('DELETE', 'config/wireguard/peers', { headers: { 'if-match': headers['etag'] as string } })).status).toBe(412); // it has another peer by now
+    expect(await bench.ask('PUT', 'config/wireguard/peers/peers/nva-3', { body: { ...peer, allowedIPs: ['10.99.0.3/32'] }, headers: { 'if-match': '*' } })).toMatchObject({ status: 422, body: { code: 'SLUICE_CONFIG_INVALID', pointer: '/publicKey' } });
+    expect((await bench.ask('DELETE', 'config/wireguard/peers/peers/nva-2', { headers: { 'if-match': '*' } })).status).toBe(200);
+    expect((bench.config() as Config).wireguard?.['peers']?.peers?.map(({ name }) => name)).toEqual(['nva-3']);
+    for (const name of ['__proto__', 'constructor']) expect((await bench.ask('GET', `config/wireguard/${name}/peers`)).status).toBe(404);
+  });
+
+  test('no secret gets in, and none comes back in what is said about it', async () => {
+    const bench = await startApi();
+    const secret = Buffer.alloc(32, 77).toString('base64');
+    const yaml = `version: 1\nwireguard: { wg0: { zone: mesh, privateKey: "${secret}" } }\n`;
+    const answers = [
+      await bench.ask('PUT', 'config/wireguard/wg0', { body: { zone: 'mesh', privateKey: secret } }),
+      await bench.ask('POST', 'config/commit', { body: { text: yaml } }),
+      await bench.ask('PUT', 'config/candidate', { body: { text: yaml } }),
+    ];
+    expect(answers.map(({ status }) => status)).toEqual([400, 422, 422]);
+    expect(JSON.stringify(answers.map(({ body }) => body))).not.toContain(secret);
+    expect(bench.transactions.candidate).toBeUndefined();
   });
 
   test('zones are what interfaces say', async () => {

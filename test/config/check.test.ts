@@ -98,7 +98,7 @@ test('the example: two rules that cannot be enforced, and sections without effec
   expect(problems.filter(({ severity }) => severity === 'error').map(({ path, code }) => `${path} ${code}`)).toEqual([
     'firewall.rules[2].destination[0] SLUICE_FQDN_UNSUPPORTED', 'firewall.rules[3].l7 SLUICE_L7_UNSUPPORTED',
   ]);
-  expect(problems.filter(({ severity }) => severity === 'warning').map(({ path }) => path)).toEqual(['wireguard', 'vxlan', 'bgp', 'ha']);
+  expect(problems.filter(({ severity }) => severity === 'warning').map(({ path }) => path)).toEqual(['vxlan', 'bgp', 'ha']);
   const without = example.replace(/name: updates,/, 'name: updates, disabled: true,').replace(/name: inventory,/, 'name: inventory, disabled: true,');
   expect(check(without, facts).config).toBeDefined();
 });

@@ -12,7 +12,7 @@ import { decodeCursor, encodeCursor, isPlace } from '../cursor.js';
 import type { EditOptions, EditOutcome } from '../edits.js';
 import { ApiError } from '../errors.js';
 import {
-  bodySchema, canonical, COLLECTIONS, entriesOf, etagOf, findEntry, keyOf, PlaceError, readSingleton, SINGLETONS, withEntry, withoutEntry, withSingleton,
+  bodySchema, canonical, collectionOf, COLLECTIONS, entriesOf, etagOf, findEntry, keyOf, PlaceError, readSingleton, SINGLETONS, withEntry, withoutEntry, withSingleton,
   type Collection, type Entry, type Place, type Singleton,
 } from '../resources.js';
 import { answer, CommitSchema, count, cursor, nextCursor, nullable, OperationSchema, oneOf, question } from '../schemas.js';
@@ -54,16 +54,22 @@ export function registerConfigResources(api: FastifyInstance, context: ApiContex
 
 function registerCollection(api: FastifyInstance, context: ApiContext, collection: Collection): void {
   const { edits, operations } = context;
-  const { path, resource, one, many, key: keyName } = collection;
+  const { path, resource, one, many, key: keyName, within } = collection;
   const url = `${PREFIX}/${path}`;
   const item = { ...collection.schema, title: one, examples: [collection.example] };
-  const Key = question({ [keyName]: collection.keySchema });
+  const holderKey = within === undefined ? {} : { [within.param]: within.keySchema };
+  const Key = question({ ...holderKey, [keyName]: collection.keySchema });
   const read = { role: 'viewer', resource } as const;
   const write = { role: collection.changedBy, resource } as const;
   const commit = nullable(CommitSchema);
   const written = { 200: answer(`${one}Written`, { value: item as never, commit }), 202: OperationSchema };
   const removed = { 200: answer(`${one}Removed`, { value: Type.Null(), commit }), 202: OperationSchema };
   const keyFrom = (request: FastifyRequest): string => keyOf(collection, (request.params as Record<string, string>)[keyName]!);
+  const meant = (request: FastifyRequest, config: Config): Collection => {
+    const found = collectionOf(collection, request.params as Record<string, string>, config);
+    if (found !== undefined) return found;
+    throw new ApiError(404, 'SLUICE_API_NOT_FOUND', `there is no ${nameIn(request, within!.param).slice(0, 80)} that could have ${many}`, `/${within!.param}`);
+  };
   const missing = (key: string): never => {
     throw new ApiError(404, 'SLUICE_API_NOT_FOUND', `there is no ${key.slice(0, 80)} in ${path}`, `/${keyName}`);
   };
@@ -71,14 +77,14 @@ function registerCollection(api: FastifyInstance, context: ApiContext, collectio
   api.get<{ Querystring: Static<typeof ListQuery> }>(url, {
     config: { ...read, heavy: true },
     schema: {
-      operationId: `list${many}`, summary: `${many} of the running configuration, in their order`, tags: TAG, querystring: ListQuery, headers: ifNoneMatch,
+      operationId: `list${many}`, summary: `${many} of the running configuration, in their order`, tags: TAG, ...(within === undefined ? {} : { params: question(holderKey) }), querystring: ListQuery, headers: ifNoneMatch,
       response: { 200: Type.Object({ items: Type.Array(item as never), total: count(), cursor: nextCursor }), 304: Type.Null() },
     },
   }, (request, reply) => {
     const { limit, cursor: text } = request.query;
     const { config, etag } = edits.running;
     if (isKnown(request, reply, quoted(etag))) return reply.status(304).send();
-    const all = entriesOf(collection, config);
+    const all = entriesOf(meant(request, config), config);
     const first = text === undefined ? 0 : decodeCursor(path, text, isPlace);
     const next = first + limit;
     return { items: all.slice(first, next).map(({ key, stored }) => collection.wrap(key, stored)), total: all.length, cursor: next < all.length ? encodeCursor(path, next) : null };
@@ -88,7 +94,8 @@ function registerCollection(api: FastifyInstance, context: ApiContext, collectio
     config: read,
     schema: { operationId: `get${one}`, summary: `One of the ${many}`, tags: TAG, params: Key, headers: ifNoneMatch, response: { 200: item, 304: Type.Null() } },
   }, (request, reply) => {
-    const found = findEntry(collection, edits.running.config, keyFrom(request)) ?? missing(keyFrom(request));
+    const { config } = edits.running;
+    const found = findEntry(meant(request, config), config, keyFrom(request)) ?? missing(keyFrom(request));
     return isKnown(request, reply, etagOf(found.entry)) ? reply.status(304).send() : found.entry;
   });
 
@@ -109,13 +116,14 @@ function registerCollection(api: FastifyInstance, context: ApiContext, collectio
     const place = placeOf(request.query, key);
     const entry = collection.wrap(key, collection.unwrap({ [keyName]: given ?? nameIn(request, keyName), ...request.body }));
     return operations.answer(request, reply, `put ${path}`, () => edits.make(optionsOf(request), (config) => {
-      const old = findEntry(collection, config, key);
-      const next = inPlace(() => withEntry(collection, config, key, entry, place));
-      const isSame = old !== undefined && sameJson(old.entry, entry) && (place === undefined || findEntry(collection, next, key)!.index === old.index);
+      const inside = meant(request, config);
+      const old = findEntry(inside, config, key);
+      const next = inPlace(() => withEntry(inside, config, key, entry, place));
+      const isSame = old !== undefined && sameJson(old.entry, entry) && (place === undefined || findEntry(inside, next, key)!.index === old.index);
       requirePrecondition(request, old?.entry, isSame);
-      const index = findEntry(collection, next, key)!.index;
+      const index = findEntry(inside, next, key)!.index;
       return {
-        config: isSame ? config : next, at: [...collection.at, collection.form === 'list' ? index : key], within: collection.member === undefined ? '' : `/${collection.member}`,
+        config: isSame ? config : next, at: [...inside.at, collection.form === 'list' ? index : key], within: collection.member === undefined ? '' : `/${collection.member}`,
         result: { value: entry, created: old === undefined },
       };
     }), (outcome: EditOutcome<{ value: Entry; created: boolean }>) => finish(reply, outcome.result.value, outcome, outcome.result.created));
@@ -127,9 +135,10 @@ function registerCollection(api: FastifyInstance, context: ApiContext, collectio
   }, (request, reply) => {
     const key = keyFrom(request);
     return operations.answer(request, reply, `delete ${path}`, () => edits.make(optionsOf(request), (config) => {
-      const old = findEntry(collection, config, key) ?? missing(key);
+      const inside = meant(request, config);
+      const old = findEntry(inside, config, key) ?? missing(key);
       requirePrecondition(request, old.entry, false);
-      return { config: withoutEntry(collection, config, key), result: undefined };
+      return { config: withoutEntry(inside, config, key), result: undefined };
     }), (outcome) => finish(reply, null, outcome, false));
   });
 
@@ -185,7 +194,7 @@ function registerZones(api: FastifyInstance, { edits }: ApiContext): void {
   const Zone = answer('Zone', { name: Type.String(), interfaces: Type.Array(Type.String()) });
   const zonesOf = (config: Config): { name: string; interfaces: string[] }[] => {
     const zones = new Map<string, string[]>();
-    for (const [interfaceName, { zone }] of Object.entries(config.interfaces ?? {})) zones.set(zone, [...zones.get(zone) ?? [], interfaceName]);
+    for (const [interfaceName, { zone }] of [...Object.entries(config.interfaces ?? {}), ...Object.entries(config.wireguard ?? {})]) zones.set(zone, [...zones.get(zone) ?? [], interfaceName]);
     return [...zones].map(([zone, interfaces]) => ({ name: zone, interfaces }));
   };
   api.get(`${PREFIX}/zones`, {

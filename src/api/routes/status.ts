@@ -13,15 +13,19 @@ const maybeCount = nullable(Type.Integer({ minimum: 0 }));
 
 const Process = answer('Process', { role: oneOf(['supervisor', 'engine', 'control']), pid: maybeCount, state: oneOf(['running', 'away']), uptimeSeconds: nullable(Type.Number()) });
 const InterfaceStatus = answer('InterfaceStatus', {
-  name: text, device: text, zone: text, vlanId: maybeCount, addresses: Type.Array(text), mtuBytes: maybeCount,
+  name: text, kind: oneOf(['port', 'wireguard']), device: text, zone: text, vlanId: maybeCount, addresses: Type.Array(text), mtuBytes: maybeCount,
   link: oneOf(['up', 'down', 'no-carrier', 'missing']), driver: maybeText, queues: maybeCount, xdpMode: nullable(oneOf(['native', 'generic'])),
   steering: nullable(Type.Object({ toEngine: count(), toHost: count(), dropped: count() }, { description: 'of the device: VLANs on it share them' })),
+});
+const Tunnel = answer('TunnelStatus', {
+  interface: text, zone: text, listen: Type.Integer({ description: 'UDP port' }), publicKey: maybeText, peers: count(), established: count('peers with a session now'),
+  latestHandshake: nullable(time()), rxBytes: count(), txBytes: count(),
 });
 export const StatusSchema = answer('Status', {
   version: text, hostname: maybeText, directory: text,
   ready: Type.Boolean({ description: 'the data plane forwards by the configuration' }), missing: Type.Array(text, { description: 'what is not there yet, in words' }),
   generation: maybeCount, appliedAt: nullable(time()), applyMicroseconds: maybeCount, uptimeSeconds: Type.Number(),
-  processes: Type.Array(Process), interfaces: Type.Array(InterfaceStatus), rules: count(),
+  processes: Type.Array(Process), interfaces: Type.Array(InterfaceStatus), tunnels: Type.Array(Tunnel), rules: count(),
   sessions: nullable(Type.Object({ total: count(), max: count(), byState: counts('sessions by state') })),
   natMappings: maybeCount, fragments: maybeCount, buffers: nullable(Type.Object({ free: count(), total: count() })), workers: maybeCount,
   packets: nullable(Type.Object({ received: count(), sent: count(), toHost: count() })), bytes: nullable(Type.Object({ received: count(), sent: count() })),
@@ -41,7 +45,7 @@ const CountersSchema = answer('Counters', {
   steering: Type.Unsafe<Record<string, unknown>>({ type: 'object', description: 'by device', additionalProperties: Type.Object({ counters: counts('packets by way'), drops: counts('packets by reason') }) }),
 });
 const Neighbour = answer('Neighbour', { address: text, interface: maybeText, mac: maybeText, resolved: Type.Boolean(), waiting: count('packets that wait for it') });
-const Route = answer('Route', { to: text, nexthops: Type.Array(Type.Object({ via: maybeText, interface: maybeText, kind: oneOf(['forward', 'blackhole', 'reject']) })) });
+const Route = answer('Route', { to: text, nexthops: Type.Array(Type.Object({ via: maybeText, interface: maybeText, kind: oneOf(['forward', 'blackhole', 'reject', 'unencrypted']) })) });
 const Rule = answer('Rule', {
   kind: oneOf(['firewall', 'nat-source', 'nat-destination', 'nat-static']), name: text, action: text,
   sessions: nullable(Type.Integer({ minimum: 0, description: 'sessions that it allowed or stopped, since the engine started; null: not counted' })),

@@ -4,6 +4,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { Command } from 'commander';
 import { ApiClient, ClientError } from '../../api/client.js';
 import type { InterfaceView, StatusView } from '../../control/status.js';
+import type { TunnelStatus } from '../../control/wireguard.js';
 import { DROP_REASONS } from '../../engine/abi.generated.js';
 import { addCommon, clientOf, seconds, type CommonOptions } from '../options.js';
 import { CliError, formatBytes, formatCount, formatDuration, formatTable, print, printJson, type Column } from '../output.js';
@@ -59,6 +60,16 @@ const INTERFACE_COLUMNS: readonly Column<InterfaceView>[] = [
   { title: 'ADDRESSES', of: (one) => one.addresses.join(', ') },
 ];
 
+const TUNNEL_COLUMNS: readonly Column<TunnelStatus>[] = [
+  { title: 'TUNNEL', of: (one) => one.interface },
+  { title: 'ZONE', of: (one) => one.zone },
+  { title: 'UDP PORT', of: (one) => String(one.listen), right: true },
+  { title: 'PEERS UP', of: (one) => `${one.established} of ${one.peers}`, right: true },
+  { title: 'LATEST HANDSHAKE', of: (one) => (one.latestHandshake === null ? 'never' : one.latestHandshake.slice(0, 19).replace('T', ' ')) },
+  { title: 'RECEIVED', of: (one) => formatBytes(one.rxBytes), right: true },
+  { title: 'SENT', of: (one) => formatBytes(one.txBytes), right: true },
+];
+
 export function formatStatus(status: StatusView): string {
   const lines: [string, string][] = [
     ['appliance', `${status.hostname ?? 'unnamed'}, Sluice ${status.version}, ${status.directory}`],
@@ -78,6 +89,7 @@ export function formatStatus(status: StatusView): string {
   }
   const text = [lines.map(([name, value]) => `${name.padEnd(11)} ${value}\n`).join('')];
   if (status.interfaces.length > 0) text.push(formatTable(INTERFACE_COLUMNS, status.interfaces));
+  if (status.tunnels.length > 0) text.push(formatTable(TUNNEL_COLUMNS, status.tunnels));
   const drops = DROP_REASONS.filter(({ name }) => (status.drops[name] ?? 0) > 0);
   if (drops.length > 0) {
     text.push(formatTable([

@@ -8,7 +8,7 @@ export type ValueKind =
   | { kind: 'words'; words: readonly string[] }
   | { kind: 'names'; of: NameKind };
 
-export const NAME_KINDS = ['interfaces', 'zones', 'places', 'rules', 'revisions', 'sessions'] as const;
+export const NAME_KINDS = ['interfaces', 'zones', 'places', 'rules', 'revisions', 'sessions', 'tunnels', 'peers'] as const;
 export type NameKind = typeof NAME_KINDS[number];
 
 export interface OptionModel { names: string[]; help: string; value?: ValueKind; repeats: boolean }

@@ -2,6 +2,7 @@
 // call at a press of TAB: so it says nothing when there is no appliance, and ends within TIME_LIMIT_MS. Bounds: NAMES_MAX names.
 import type { ApiClient } from '../../api/client.js';
 import type { StatusView } from '../../control/status.js';
+import type { WireguardView } from '../../control/wireguard.js';
 import type { NameKind } from './model.js';
 
 export const TIME_LIMIT_MS = 3000;
@@ -23,5 +24,7 @@ const READERS: Record<NameKind, (client: ApiClient) => Promise<string[]>> = {
   places: async (client) => (await client.get<StatusView>('/api/v1/status')).interfaces.flatMap((one) => [one.name, one.zone]),
   rules: async (client) => (await client.get<{ rules: { name: string }[] }>('/api/v1/rules')).rules.map((one) => one.name),
   revisions: async (client) => (await client.get<{ revisions: { revision: number }[] }>('/api/v1/config/history', { limit: REVISIONS_MAX })).revisions.map((one) => String(one.revision)),
+  tunnels: async (client) => (await client.get<StatusView>('/api/v1/status')).tunnels.map((one) => one.interface),
+  peers: async (client) => (await client.get<{ interfaces: WireguardView[] }>('/api/v1/wireguard')).interfaces.flatMap((one) => one.peers.map(({ name }) => name)),
   sessions: async (client) => (await client.get<{ sessions: { sessionId: string }[] }>('/api/v1/sessions', { limit: SESSIONS_MAX })).sessions.map((one) => one.sessionId),
 };

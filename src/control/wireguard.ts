@@ -1,0 +1,61 @@
+// Tunnels as people see them: what the engine's process knows (keys, sessions, traffic) joined with what the configuration says (zone, addresses,
+// allowed IPs). Who: /api/v1/wireguard, status, metrics. No secret key passes here: the engine tells public ones alone.
+import type { Control } from './control.js';
+
+/** What the engine's process answers to `wireguard-show`: an entry an interface. */
+export interface EngineWireguard {
+  interface: string; listen: number;
+  /** Null: there is no usable key; faults say why. */
+  publicKey: string | null;
+  nextPublicKey: string | null;
+  /** Of the static key. */
+  rotation: string;
+  faults: string[];
+  /** Handshake messages that were not answered, by reason; null: not counted. */
+  refused: Record<string, number> | null;
+  peers: EngineWireguardPeer[];
+}
+export interface EngineWireguardPeer {
+  name: string; publicKey: string; nextPublicKey: string | null; endpoint: string | null;
+  /** ISO 8601; null: never. */
+  latestHandshake: string | null;
+  /** UDP payload, as `wg show` counts. */
+  rxBytes: number; txBytes: number; rxPackets: number; txPackets: number;
+  /** Seconds; null: none. */
+  keepalive: number | null;
+  state: 'none' | 'handshake' | 'established';
+}
+
+export interface WireguardPeerView extends EngineWireguardPeer { presharedKey: boolean; allowedIPs: string[] }
+export interface WireguardView extends Omit<EngineWireguard, 'peers'> { zone: string; addresses: string[]; mtuBytes: number; peers: WireguardPeerView[] }
+
+/** All tunnels of the configuration in force, in its order. `engine`: absent while it does not answer; then nothing is known of sessions. */
+export function wireguardViews(control: Control, engine: readonly EngineWireguard[] | undefined): WireguardView[] {
+  const known = new Map((engine ?? []).map((one) => [one.interface, one]));
+  return (control.applied?.compiled.tunnels ?? []).map(({ name, zone, addresses, listen, mtuBytes, peers }): WireguardView => {
+    const live = known.get(name);
+    const livePeers = new Map((live?.peers ?? []).map((one) => [one.name, one]));
+    return {
+      interface: name, zone, addresses, mtuBytes, listen, publicKey: live?.publicKey ?? null, nextPublicKey: live?.nextPublicKey ?? null,
+      rotation: live?.rotation ?? 'none', faults: live?.faults ?? [], refused: live?.refused ?? null,
+      peers: [...peers].map(([peer, { publicKey, nextPublicKey, presharedKey, endpoint, allowedIPs, keepalive }]): WireguardPeerView => {
+        const one = livePeers.get(peer);
+        return {
+          name: peer, publicKey, nextPublicKey, presharedKey, allowedIPs, endpoint: one?.endpoint ?? endpoint, latestHandshake: one?.latestHandshake ?? null,
+          rxBytes: one?.rxBytes ?? 0, txBytes: one?.txBytes ?? 0, rxPackets: one?.rxPackets ?? 0, txPackets: one?.txPackets ?? 0, keepalive, state: one?.state ?? 'none',
+        };
+      }),
+    };
+  });
+}
+
+export interface TunnelStatus { interface: string; zone: string; listen: number; publicKey: string | null; peers: number; established: number; latestHandshake: string | null; rxBytes: number; txBytes: number }
+
+/** A line a tunnel, for status. */
+export function tunnelStatus(views: readonly WireguardView[]): TunnelStatus[] {
+  return views.map(({ interface: name, zone, listen, publicKey, peers }) => ({
+    interface: name, zone, listen, publicKey, peers: peers.length, established: peers.filter(({ state }) => state === 'established').length,
+    latestHandshake: peers.reduce<string | null>((latest, one) => (one.latestHandshake !== null && (latest === null || one.latestHandshake > latest) ? one.latestHandshake : latest), null),
+    rxBytes: peers.reduce((sum, one) => sum + one.rxBytes, 0), txBytes: peers.reduce((sum, one) => sum + one.txBytes, 0),
+  }));
+}
