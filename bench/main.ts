@@ -37,6 +37,14 @@ const benches: Record<string, { question: string; load: () => Promise<{ main(arg
     question: "how much does a WireGuard tunnel between two gateways carry, and at what price, against wireguard-go?",
     load: () => import("./wireguard.js"),
   },
+  "wireguard-flood": {
+    question: "what does a flood of handshakes from spoofed addresses do to a tunnel that is up?",
+    load: () => import("./wireguard-flood.js"),
+  },
+  "wireguard-soak": {
+    question: "does a tunnel lose or reorder anything while its session keys and static keys change?",
+    load: () => import("./wireguard-soak.js"),
+  },
   integrity: {
     question: "does every byte of parallel TCP connections through SNAT arrive right?",
     load: () => import("./integrity.js"),

@@ -121,18 +121,20 @@ export class Lane {
     }
   }
 
-  async measure(): Promise<Measurement> {
-    const { result, offeredPps } = await this.underLoad(async (take) => {
+  /** At another rate than the lane's, when one is given. */
+  async measure(rate = this.#traffic.rate): Promise<Measurement> {
+    const window = async (take: () => Promise<Reading>) => {
       const before = await take();
       await pause(this.#traffic.milliseconds);
       return [before, await take()] as const;
-    });
+    };
+    const { result, offeredPps } = await this.underLoad(window, this.#traffic.milliseconds / 1000, rate);
     return compare(...result, offeredPps);
   }
 
   /** Runs the generator, and the work once it is at full speed. */
-  async underLoad<T>(work: (take: () => Promise<Reading>) => Promise<T>, secondsMax = this.#traffic.milliseconds / 1000): Promise<{ result: T; offeredPps: number }> {
-    const { rate, stamped } = this.#traffic;
+  async underLoad<T>(work: (take: () => Promise<Reading>) => Promise<T>, secondsMax = this.#traffic.milliseconds / 1000, rate = this.#traffic.rate): Promise<{ result: T; offeredPps: number }> {
+    const { stamped } = this.#traffic;
     const seconds = Math.ceil(WARM_UP_MS / 1000 + secondsMax) + GENERATOR_SECONDS_SPARE;
     const settings = [...(rate ? ["--rate", String(rate)] : []), ...(stamped ? ["--stamp", "--even"] : [])];
     const generator = this.#bench.lab.start("gen", this.#generator("--seconds", String(seconds), ...settings));
