@@ -215,7 +215,7 @@ function tunnelCuts(pointer: string, old: WireguardConfig, now: WireguardConfig,
   const before = peerTo(old, address)?.peer;
   if (before === undefined) return [];
   const after = peerTo(now, address)?.peer;
-  const isKnown = after !== undefined && [after.publicKey, after.nextPublicKey].some((key) => key === before.publicKey || (key !== undefined && key === before.nextPublicKey));
+  const isKnown = after !== undefined && after.node === before.node && [after.publicKey, after.nextPublicKey].some((key) => key === before.publicKey || (key !== undefined && key === before.nextPublicKey));
   if (!isKnown) return [{ pointer: `${pointer}/peers`, reason: `peer ${before.name}, through which your packets come, would be gone, or have another key` }];
   const isFound = listenPort(old) === listenPort(now) || after.endpoint !== undefined;
   if (!isFound) return [{ pointer: `${pointer}/listen`, reason: `peer ${before.name}, through which your packets come, would not find the tunnel's new port` }];

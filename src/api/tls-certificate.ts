@@ -91,9 +91,15 @@ export function namesOf(certificate: X509Certificate): string[] {
 /** As people write it: OpenSSL prints IPv6 addresses with all their parts. */
 function plainName(name: string): string { return isIP(name) === 6 ? new URL(`https://[${name}]/`).hostname.slice(1, -1) : name; }
 
-interface Order { commonName: string; days: number; extensions: readonly string[]; ca?: CertificateFiles }
+/** A certificate that a key signs for itself, for who trusts the key and not the certificate. Throws TlsError. */
+export async function certificateOfKey(directory: string, commonName: string, key: string, days: number): Promise<string> {
+  return (await makeCertificate(directory, { commonName, days, key, extensions: ['basicConstraints=critical,CA:false', 'subjectKeyIdentifier=hash'] })).certificate;
+}
 
-async function makeCertificate(directory: string, { commonName, days, extensions, ca }: Order): Promise<CertificateFiles> {
+/** `key`: the one that it is for; left out, one is made. */
+interface Order { commonName: string; days: number; extensions: readonly string[]; ca?: CertificateFiles; key?: string }
+
+async function makeCertificate(directory: string, { commonName, days, extensions, ca, key }: Order): Promise<CertificateFiles> {
   const work = mkdtempSync(join(directory, 'making-'));
   const at = (name: string): string => join(work, name);
   try {
@@ -102,9 +108,10 @@ async function makeCertificate(directory: string, { commonName, days, extensions
       writeFileSync(at('ca.pem'), ca.certificate, { mode: 0o600 });
       writeFileSync(at('ca.key'), ca.key, { mode: 0o600 });
     }
+    if (key !== undefined) writeFileSync(at('key'), key, { mode: 0o600 });
     await runOpenssl('openssl', [
-      'req', '-x509', '-new', '-sha256', '-days', String(days), '-config', at('order'), '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes',
-      '-keyout', at('key'), '-out', at('certificate'), ...(ca ? ['-CA', at('ca.pem'), '-CAkey', at('ca.key')] : []),
+      'req', '-x509', '-new', '-days', String(days), '-config', at('order'),
+      ...(key === undefined ? ['-sha256', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-keyout', at('key')] : ['-key', at('key')]), '-out', at('certificate'), ...(ca ? ['-CA', at('ca.pem'), '-CAkey', at('ca.key')] : []),
     ], { timeout: OPENSSL_MS, env: { PATH: '/usr/sbin:/usr/bin:/sbin:/bin', RANDFILE: at('seed') } });
     return { certificate: readFileSync(at('certificate'), 'utf8'), key: readFileSync(at('key'), 'utf8') };
   } catch (error) {

@@ -7,6 +7,7 @@ import { checkFirewall, checkObjects } from './check-firewall.js';
 import { checkInterfaces, checkRoutes } from './check-interfaces.js';
 import { checkNat } from './check-nat.js';
 import { checkApi } from './check-api.js';
+import { checkNodes } from './check-nodes.js';
 import { checkObservability } from './check-observability.js';
 import { checkWireguard } from './check-wireguard.js';
 import { TIMERS } from './defaults.js';
@@ -67,6 +68,7 @@ export function checkConfig(config: Config, problems: Problems, facts?: Facts, i
   checkInterfaces(context);
   checkRoutes(context);
   checkWireguard(context);
+  checkNodes(context);
   checkFirewall(context);
   checkNat(context);
   checkSettings(context);

@@ -52,19 +52,20 @@ export function compileWireguards({ topology, ids, writer }: CompileContext): Wi
     plans.push({
       interface: one.name, id: ids.id('interface', one.name), listen: listenPort(one.config), mtu: tunnelMtu(one.config),
       ...(one.config.privateKeyFile === undefined ? {} : { privateKeyFile: one.config.privateKeyFile }),
-      peers: peers.map((peer) => {
+      // One whose node has not told its key yet has no session: what is for it is dropped.
+      peers: peers.flatMap((peer) => {
         const id = ids.id('wireguard-peer', peerName(one.name, peer));
         const set = setOf(peer);
         // Of rules, an empty span means any; of a peer it means nothing, which is what an empty list says.
         writer.wireguardPeers.push({ id, allowedIps: set.prefixes.length === 0 ? { first: 0, count: 0 } : writer.prefixes(set) });
-        return planPeer(id, peer);
+        return peer.publicKey === undefined ? [] : [planPeer(id, peer, peer.publicKey)];
       }),
     });
   }
   return plans;
 }
 
-function planPeer(id: number, { name, publicKey, nextPublicKey, presharedKeyFile, endpoint, keepalive }: WireguardPeerConfig): WireguardPeerPlan {
+function planPeer(id: number, { name, nextPublicKey, presharedKeyFile, endpoint, keepalive }: WireguardPeerConfig, publicKey: string): WireguardPeerPlan {
   const parsed = endpoint === undefined ? undefined : parseEndpoint(endpoint);
   return {
     id, name, publicKey,

@@ -2,7 +2,7 @@
 // line. Called by control's transactions for configurations that came as values (one changed rule over the API) and have no text yet.
 // Pure but for a cache: an entry that was emitted before is not emitted again. What it gives, load.ts reads back as the same value.
 /** How many levels below a section are blocks, too. */
-const BLOCKS_BELOW: Readonly<Record<string, number>> = { objects: 1, firewall: 1, nat: 1, observability: 1, api: 1, bgp: 1, ha: 1, wireguard: 2 };
+const BLOCKS_BELOW: Readonly<Record<string, number>> = { objects: 1, firewall: 1, nat: 1, observability: 1, api: 1, bgp: 1, ha: 1, wireguard: 2, nodes: 1 };
 const INDENT = '  ';
 const NESTED_MAX = 64;
 

@@ -19,7 +19,8 @@ const path = (description: string) => text(description, '^/[^\\u0000-\\u001f]*$'
 
 const PeerSchema = strictObject({
   name: ruleName,
-  publicKey: key('the peer\'s public key: 44 characters of base64, as its `wg show` or `sluice wireguard show` prints it'),
+  publicKey: Type.Optional(key('the peer\'s public key: 44 characters of base64, as its `wg show` or `sluice wireguard show` prints it')),
+  node: Type.Optional(text('instead of publicKey, the name of a node of nodes.peers, or NAME/INTERFACE where it has several tunnels: its keys come from its record', '^[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}(/[A-Za-z0-9_][A-Za-z0-9_.-]{0,62})?$')),
   nextPublicKey: Type.Optional(key('the public key that the peer will change to: it is accepted beside the other one')),
   presharedKeyFile: Type.Optional(path('the path of a file that holds the preshared key, like /etc/sluice/nva-2.psk')),
   endpoint: Type.Optional(text('where the peer is, like 203.0.113.20:51820, "[2001:db8::20]:51820" or vpn.example.net:51820', '^(\\[[0-9A-Fa-f:.]{2,45}\\]|[A-Za-z0-9_]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?\\.?):[0-9]{1,5}$')),

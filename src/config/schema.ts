@@ -6,6 +6,7 @@ import { Type, type Static } from '@sinclair/typebox';
 import { SL_INTERFACES_MAX, SL_RULES_MAX } from '../engine/abi.generated.js';
 import { ApiSchema } from './schema-api.js';
 import { BgpSchema, HaSchema, L7Schema, VxlanSchema } from './schema-later.js';
+import { NodesSchema } from './schema-nodes.js';
 import { ObservabilitySchema } from './schema-observability.js';
 import { choice, flag, integer, LIST_ITEMS_MAX, named, ruleName, strictObject, text, TEXT_CHARACTERS_MAX, textList } from './schema-parts.js';
 import { WireguardSchema } from './schema-wireguard.js';
@@ -154,7 +155,7 @@ export const ConfigSchema = strictObject({
     txBudget: Type.Optional(integer(1, 4096, 'frames a transmit call may send, from 1 to 4,096')),
     mode: Type.Optional(choice(['auto', 'native', 'generic'], 'how XDP is attached')),
   })),
-  wireguard: Type.Optional(WireguardSchema), vxlan: Type.Optional(VxlanSchema), bgp: Type.Optional(BgpSchema),
+  wireguard: Type.Optional(WireguardSchema), nodes: Type.Optional(NodesSchema), vxlan: Type.Optional(VxlanSchema), bgp: Type.Optional(BgpSchema),
   ha: Type.Optional(HaSchema), observability: Type.Optional(ObservabilitySchema), api: Type.Optional(ApiSchema),
 });
 

@@ -191,7 +191,7 @@ export function formatWgFile(name: string, config: WireguardConfig, { hostname, 
     ...listLine('Address', config.addresses), ...(config.mtu === undefined ? [] : [`MTU = ${config.mtu}`]), ...(config.routes === false ? ['Table = off'] : []),
   ];
   for (const peer of config.peers ?? []) {
-    lines.push('', '[Peer]', `# Name = ${peer.name}`, `PublicKey = ${peer.publicKey}`,
+    lines.push('', '[Peer]', `# Name = ${peer.name}`, peer.publicKey === undefined ? `# PublicKey = what node ${peer.node} tells` : `PublicKey = ${peer.publicKey}`,
       ...(peer.presharedKeyFile === undefined ? [] : [`# PresharedKey is not exported: it is in ${printable(peer.presharedKeyFile)}`]),
       ...listLine('AllowedIPs', peer.allowedIPs), ...(peer.endpoint === undefined ? [] : [`Endpoint = ${peer.endpoint}`]), ...(peer.keepalive ? [`PersistentKeepalive = ${peer.keepalive}`] : []));
   }
@@ -208,7 +208,7 @@ export function formatPeerFile(name: string, config: WireguardConfig, peer: Wire
   });
   const lines = [
     '[Interface]', `# ${peer.name}, peer of ${name}${hostname === undefined ? '' : ` of ${hostname}`}`,
-    '# PrivateKey = the key that belongs to', `# PublicKey = ${peer.publicKey}`,
+    ...(peer.publicKey === undefined ? ['# PrivateKey = a key of its own, which rotates'] : ['# PrivateKey = the key that belongs to', `# PublicKey = ${peer.publicKey}`]),
     ...(inside.length > 0 ? [`Address = ${inside.map((text) => (text.includes('/') ? text : `${text}/${isIpv4(parseAddress(text)) ? 32 : 128}`)).join(', ')}`] : ['# Address = its address in the tunnel']),
     ...(peer.endpoint === undefined ? [] : [`ListenPort = ${parseEndpoint(peer.endpoint).port}`]), ...(config.mtu === undefined ? [] : [`MTU = ${config.mtu}`]),
     '', '[Peer]', `# Name = ${hostname ?? name}`, publicKey === undefined ? '# PublicKey = what `sluice wireguard show` prints' : `PublicKey = ${publicKey}`,

@@ -17,7 +17,8 @@ import type { Names } from '../engine/records.js';
 export interface InterfaceInfo { name: string; kind: 'port' | 'wireguard'; device: string; zone: string; vlanId: number | null; addresses: string[] }
 /** Of a WireGuard interface, what the engine's process does not know or need not say. */
 export interface TunnelInfo { name: string; zone: string; addresses: string[]; listen: number; mtuBytes: number; peers: ReadonlyMap<string, TunnelPeerInfo> }
-export interface TunnelPeerInfo { publicKey: string; nextPublicKey: string | null; presharedKey: boolean; endpoint: string | null; allowedIPs: string[]; keepalive: number | null }
+/** `publicKey`: null while the node that it belongs to has not told it. */
+export interface TunnelPeerInfo { node: string | null; publicKey: string | null; nextPublicKey: string | null; presharedKey: boolean; endpoint: string | null; allowedIPs: string[]; keepalive: number | null }
 export interface RuleInfo { id: number; kind: 'firewall' | 'nat-source' | 'nat-destination' | 'nat-static'; name: string; action: string }
 
 export interface Compiled {
@@ -130,7 +131,7 @@ function describeInterface(name: string, config: Config, facts: Facts): Interfac
 function describeTunnels(config: Config): TunnelInfo[] {
   return Object.entries(config.wireguard ?? {}).map(([name, one]) => ({
     name, zone: one.zone, addresses: [...asList<string>(one.addresses)], listen: listenPort(one), mtuBytes: tunnelMtu(one),
-    peers: new Map((one.peers ?? []).map((peer) => [peer.name, { publicKey: peer.publicKey, nextPublicKey: peer.nextPublicKey ?? null, presharedKey: peer.presharedKeyFile !== undefined, endpoint: peer.endpoint ?? null, allowedIPs: [...asList<string>(peer.allowedIPs)], keepalive: peer.keepalive ? peer.keepalive : null }])),
+    peers: new Map((one.peers ?? []).map((peer) => [peer.name, { node: peer.node ?? null, publicKey: peer.publicKey ?? null, nextPublicKey: peer.nextPublicKey ?? null, presharedKey: peer.presharedKeyFile !== undefined, endpoint: peer.endpoint ?? null, allowedIPs: [...asList<string>(peer.allowedIPs)], keepalive: peer.keepalive ? peer.keepalive : null }])),
   }));
 }
 

@@ -26,7 +26,8 @@ export interface EngineWireguardPeer {
   state: 'none' | 'handshake' | 'established';
 }
 
-export interface WireguardPeerView extends EngineWireguardPeer { presharedKey: boolean; allowedIPs: string[] }
+/** `publicKey`: null while the node that it belongs to has not told it. */
+export interface WireguardPeerView extends Omit<EngineWireguardPeer, 'publicKey'> { publicKey: string | null; node: string | null; presharedKey: boolean; allowedIPs: string[] }
 export interface WireguardView extends Omit<EngineWireguard, 'peers'> { zone: string; addresses: string[]; mtuBytes: number; peers: WireguardPeerView[] }
 
 /** All tunnels of the configuration in force, in its order. `engine`: absent while it does not answer; then nothing is known of sessions. */
@@ -38,10 +39,10 @@ export function wireguardViews(control: Control, engine: readonly EngineWireguar
     return {
       interface: name, zone, addresses, mtuBytes, listen, publicKey: live?.publicKey ?? null, nextPublicKey: live?.nextPublicKey ?? null,
       rotation: live?.rotation ?? 'none', faults: live?.faults ?? [], refused: live?.refused ?? null,
-      peers: [...peers].map(([peer, { publicKey, nextPublicKey, presharedKey, endpoint, allowedIPs, keepalive }]): WireguardPeerView => {
+      peers: [...peers].map(([peer, { node, publicKey, nextPublicKey, presharedKey, endpoint, allowedIPs, keepalive }]): WireguardPeerView => {
         const one = livePeers.get(peer);
         return {
-          name: peer, publicKey, nextPublicKey, presharedKey, allowedIPs, endpoint: one?.endpoint ?? endpoint, latestHandshake: one?.latestHandshake ?? null,
+          name: peer, node, publicKey, nextPublicKey, presharedKey, allowedIPs, endpoint: one?.endpoint ?? endpoint, latestHandshake: one?.latestHandshake ?? null,
           rxBytes: one?.rxBytes ?? 0, txBytes: one?.txBytes ?? 0, rxPackets: one?.rxPackets ?? 0, txPackets: one?.txPackets ?? 0, keepalive, state: one?.state ?? 'none',
         };
       }),

@@ -11,7 +11,8 @@ const text = Type.String();
 const maybeText = nullable(text);
 
 const Peer = answer('WireguardPeerState', {
-  name: text, publicKey: text, nextPublicKey: nullable(Type.String({ description: 'the key that the peer changes to; null: none' })), presharedKey: Type.Boolean({ description: 'there is one' }),
+  name: text, node: nullable(Type.String({ description: 'the node whose record says its keys; null: the configuration does' })),
+  publicKey: nullable(Type.String({ description: 'null: its node has not told it yet' })), nextPublicKey: nullable(Type.String({ description: 'the key that the peer changes to; null: none' })), presharedKey: Type.Boolean({ description: 'there is one' }),
   endpoint: nullable(Type.String({ description: 'where it was heard of last, else where the configuration says; null: not known' })), allowedIPs: Type.Array(text),
   latestHandshake: nullable(time()), rxBytes: count('of UDP payload'), txBytes: count('of UDP payload'), rxPackets: count(), txPackets: count(), keepalive: nullable(Type.Integer({ minimum: 1, description: 'seconds; null: none' })),
   state: oneOf(['none', 'handshake', 'established'], 'none: no session; handshake: one is under way'),

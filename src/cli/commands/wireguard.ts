@@ -70,7 +70,7 @@ export function formatInterface(one: WireguardView, nowMs: number): string {
 
 function formatPeer(peer: WireguardPeerView, nowMs: number): string {
   const lines = [
-    '', `peer: ${peer.publicKey}`, `  name: ${peer.name}`,
+    '', `peer: ${peer.publicKey ?? '(none)'}`, `  name: ${peer.name}`, ...(peer.node === null ? [] : [`  node: ${peer.node}${peer.publicKey === null ? ', which has not told its key yet' : ''}`]),
     ...(peer.nextPublicKey === null ? [] : [`  next public key: ${peer.nextPublicKey}`]), ...(peer.presharedKey ? ['  preshared key: (hidden)'] : []),
     ...(peer.endpoint === null ? [] : [`  endpoint: ${peer.endpoint}`]),
     `  allowed ips: ${peer.allowedIPs.length === 0 ? '(none)' : peer.allowedIPs.join(', ')}`,
