@@ -7,7 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # One package a line: what the build, the appliance, the lab and the tests run. docs/DEPENDENCIES.md says why.
 PACKAGES=(
   g++ clang llvm libclang-rt-14-dev cmake ninja-build pkg-config
-  libbpf-dev libxdp-dev libmnl-dev libelf-dev linux-libc-dev doctest-dev
+  libbpf-dev libxdp-dev libmnl-dev libssl-dev libipsec-mb-dev libelf-dev linux-libc-dev doctest-dev
   bpftool iproute2 nftables ethtool procps openssl
   curl iperf3 iputils-ping netcat-openbsd tcpdump traceroute zsh
   rsyslog nfdump

@@ -168,6 +168,8 @@ class wireguard_table {
   wireguard_table(const wireguard_table&) = delete;
 
   unsigned main_worker() const { return workers_; }
+  // A snapshot's peers can all be others than those of the one before; the slots of the one before that may still rest.
+  static constexpr uint32_t slots_max = 3 * SL_WIREGUARD_PEERS_MAX;
 
   // ---- main thread
   // Binds a compiled snapshot before it is published: peers that it names for the first time get a slot, those that it does not name end,
@@ -183,7 +185,8 @@ class wireguard_table {
   bool set_endpoint(uint32_t peer_id, const sl_wireguard_endpoint& endpoint);
   // Static keys that an interface answers to, at most two; `key` of an event is the place in this list. None: every handshake message is dropped.
   bool set_gate(uint32_t interface_id, std::span<const sl_wireguard_gate_key> keys, std::string* error);
-  // Whole sl_wireguard_event_record into `into`; returns bytes. Each worker's in their order.
+  // Whole sl_wireguard_event_record with their messages into `into`; returns bytes. Call again until it returns 0. A worker's notices come before
+  // its messages, each in their order.
   size_t events(uint8_t* into, size_t bytes);
   std::vector<sl_wireguard_peer_record> records();
   uint32_t slot_of(uint32_t peer_id) const;  // wireguard_peer_none: unknown
@@ -192,7 +195,7 @@ class wireguard_table {
   std::function<void()> on_event;
 
   // ---- workers, and the main thread as main_worker()
-  wireguard_peer* peer(uint32_t slot) const { return slot < SL_WIREGUARD_PEERS_MAX ? peers_[slot].load(std::memory_order_acquire) : nullptr; }
+  wireguard_peer* peer(uint32_t slot) const { return slot < slots_max ? peers_[slot].load(std::memory_order_acquire) : nullptr; }
   // Encrypts in the order given; items of one session that follow one another are cheapest. Counts, and notes the times.
   void seal(unsigned worker, std::span<seal_item> items, uint64_t now_ns);
   // Decrypts in the order given.
@@ -204,10 +207,12 @@ class wireguard_table {
   void wanted(unsigned worker, wireguard_peer& peer, uint64_t now_ns);
 
  private:
-  struct event { sl_wireguard_event_record record; uint8_t message[(wireguard_handshake_bytes_max + 7) / 8 * 8]; };
-  static constexpr uint32_t event_ring_records = 1024;  // a worker; TypeScript does some 300 handshakes a second, the gate passes fewer
-  using event_ring = record_ring<event, event_ring_records>;
   struct worker_part;
+  // Two rings a worker, so that no flood of messages takes the room of what is told about peers. TypeScript does some hundred handshakes a second.
+  static constexpr uint32_t ring_records = 1024;
+  struct message_event { sl_wireguard_event_record record; uint8_t message[(wireguard_handshake_bytes_max + 7) / 8 * 8]; };
+  using message_ring = record_ring<message_event, ring_records>;
+  using notice_ring = record_ring<sl_wireguard_event_record, ring_records>;
 
   // The low bits of an index say where its session stands, the others make it a new one each time.
   static constexpr uint32_t index_bits = 17;
@@ -216,26 +221,38 @@ class wireguard_table {
   struct index_place {
     std::atomic<wireguard_session*> session{nullptr};
     std::atomic<uint32_t> out{0};  // given out by index(), not installed yet
+    uint32_t last = 0;             // the index that stood here last; main thread
   };
   struct issued { uint32_t index; uint64_t until_ns; };
   struct retired { wireguard_session* session; wireguard_peer* peer; uint64_t epoch; };
 
+  static constexpr uint64_t installed_ahead_ns = 1'000'000'000;  // clocks are read at different moments
+  static constexpr unsigned gate_keys_max = 2;
+
   wireguard_table(unsigned workers, epochs* epochs);
+  uint32_t place_peer(uint32_t id, uint32_t interface_id);
+  void remove_peer(uint32_t slot);
+  wireguard_peer* peer_of(uint32_t peer_id) const;
   wireguard_session* session_of(uint32_t index) const;
   bool index_is_out(uint32_t index) const;
-  void confirm(wireguard_session& s);
+  bool confirm(wireguard_session& s);
   void displace(wireguard_peer& peer, wireguard_session* s);
-  void retire(wireguard_session* s);
   void end_sessions(wireguard_peer& peer);
+  void retire(wireguard_session* s);
+  void retire(wireguard_peer* p);
   void reclaim();
-  void push_event(unsigned worker, sl_wireguard_event what, uint32_t peer_id, uint32_t interface_id, uint64_t now_ns,
-                  const sl_wireguard_endpoint& from, uint8_t key, const uint8_t* message, uint32_t bytes);
+  void free_retired(const retired& r);
+  void tell();
+  void notice(unsigned worker, sl_wireguard_event what, const wireguard_peer& peer, const sl_wireguard_endpoint& from, uint64_t now_ns);
+  void seal_run(aead& cipher, wireguard_session& s, std::span<seal_item> items, uint64_t now_ns);
+  void open_batch(unsigned worker, std::span<open_item> items, uint64_t now_ns);
 
   const unsigned workers_;
   epochs* const epochs_;
   std::unique_ptr<std::atomic<wireguard_peer*>[]> peers_;  // by slot
   std::unique_ptr<index_place[]> places_;
-  std::vector<std::unique_ptr<worker_part>> parts_;        // a worker's AEAD, gate and events; the last one is the main thread's
+  std::unique_ptr<handshake_gate> gate_;
+  std::vector<std::unique_ptr<worker_part>> parts_;        // a worker's cipher and events; the last one is the main thread's
   std::atomic<bool> told_{false};                          // on_event was called, events() was not yet
 
   // Main thread alone.
@@ -243,6 +260,7 @@ class wireguard_table {
   std::vector<uint32_t> free_slots_;
   struct limbo { uint32_t slot; uint64_t epoch; };         // epoch 0: the snapshot that named it may still be in force
   std::vector<limbo> limbo_slots_;
+  size_t events_first_ = 0;                                // the worker whose events are taken first
   uint32_t next_slot_ = 0;
   std::deque<uint32_t> free_places_;
   std::deque<issued> issued_;
