@@ -4,6 +4,7 @@
 // leaves and for the source of one that came. They are routes to the interface too, unless the interface says routes: false, or a
 // connected subnet or a configured route has the very prefix already: then that one decides.
 import { networkOf, type Prefix } from '../lib/address.js';
+import type { WireguardPeerPlan, WireguardPlan } from '../engine/last-applied.js';
 import type { CompileContext } from './compile.js';
 import type { AddressSet } from './objects.js';
 import { plainPrefix } from './objects.js';
@@ -11,28 +12,6 @@ import type { Config } from './schema.js';
 import type { WireguardPeerConfig } from './schema-wireguard.js';
 import type { Topology, TopologyTunnel } from './topology.js';
 import { allowedPrefixes, listenPort, parseEndpoint, peerName, prefixKey, tunnelMtu } from './wireguard.js';
-
-export interface WireguardPeerPlan {
-  id: number;
-  name: string;
-  publicKey: string;
-  nextPublicKey?: string;
-  presharedKeyFile?: string;
-  /** A literal address or a host name. */
-  endpoint?: { address: string; port: number };
-  /** Seconds; absent: none. */
-  keepalive?: number;
-}
-
-/** What the engine's process is told of an interface. Keys are base64 and public. */
-export interface WireguardPlan {
-  interface: string;
-  id: number;
-  listen: number;
-  mtu: number;
-  privateKeyFile?: string;
-  peers: WireguardPeerPlan[];
-}
 
 // Kept as long as the peer stays the same object: the pools know a set by its identity.
 const sets = new WeakMap<WireguardPeerConfig, AddressSet>();

@@ -6,9 +6,10 @@
 // `inactiveRoutes`; one that wants encryption stays, and drops, when no WireGuard interface has its next hop (`unencryptedRoutes`). VLAN devices: until the host has made them (facts then list them), a tagged interface resolves
 // neighbours on the parent; compile again when facts changed.
 import { AntiSpoofing, InterfaceKind, NexthopKind, RuleAction, SL_LOCAL_ADDRESSES_MAX, SL_LOCAL_ENGINE, SL_LOG_END, SL_LOG_START, SL_NAT_SLOT_NONE, SL_PORTS_MAX, SL_RULE_NO_OFFLOAD, SL_RULES_MAX, SL_VLAN_NONE, type Interface, type Nexthop, type Settings, type Span } from '../engine/abi.generated.js';
+import type { WireguardPlan } from '../engine/last-applied.js';
 import { bytesOf, formatAddress, formatPrefix, isIpv4, networkOf } from '../lib/address.js';
 import { compileNat, engineAddresses, slotsOf } from './compile-nat.js';
-import { allowedIpRoutes, compileWireguards, type WireguardPlan } from './compile-wireguard.js';
+import { allowedIpRoutes, compileWireguards } from './compile-wireguard.js';
 import { LIMITS, timerSeconds } from './defaults.js';
 import { environmentOf } from './environment.js';
 import { HOST_DEVICE, vlanDeviceName, type Device, type Facts } from './facts.js';

@@ -2,7 +2,6 @@
 // and of `sluice simulate --config`. Who: src/control/control.ts, src/cli/commands/simulate.ts. Pure but for reading the file.
 import { checkFile } from '../config/check.js';
 import { compileSnapshot, type Compiled as CompiledConfig, type PortPlan as ConfiguredPort } from '../config/compile.js';
-import type { WireguardPlan } from '../config/compile-wireguard.js';
 import { engineOptions } from '../config/defaults.js';
 import { findVlanDevice, HOST_DEVICE, vlanDeviceName, type Facts } from '../config/facts.js';
 import type { NameKind, Names as ConfigNames } from '../config/names.js';
@@ -10,7 +9,7 @@ import { ConfigError, type Problem } from '../config/problem.js';
 import { asList } from '../config/schema-parts.js';
 import type { Config } from '../config/schema.js';
 import { listenPort, tunnelMtu } from '../config/wireguard.js';
-import type { ConfigurePlan } from '../engine/last-applied.js';
+import type { ConfigurePlan, WireguardPlan } from '../engine/last-applied.js';
 import type { Names } from '../engine/records.js';
 
 /** `device` of a tunnel: the one on which its addresses stand. */

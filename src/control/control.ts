@@ -10,6 +10,7 @@ import { readCounters, type Counters } from '../engine/binding.js';
 import { findObstacles, type Obstacle } from '../engine/conflicts.js';
 import type { HostFacts } from '../engine/facts.js';
 import type { EngineStatus } from '../engine/host.js';
+import type { WireguardView as EngineWireguard } from '../engine/wireguard.js';
 import { errorCode, errorMessage, IpcError } from '../engine/ipc.js';
 import { decodeNeighbour, decodeSimulate, encodeSimulate, viewOf, type NeighbourView, type SimulateAnswer, type SimulateQuestion } from '../engine/records.js';
 import type { Problem } from '../config/problem.js';
@@ -20,7 +21,6 @@ import { EngineCaptures } from './capture-source.js';
 import { EngineClient } from './engine-client.js';
 import { passFaultPoint } from './fault-points.js';
 import { RecordRing } from './record-ring.js';
-import type { EngineWireguard } from './wireguard.js';
 
 const FLOW_RECORDS_MAX = 10_000;
 const DROP_RECORDS_MAX = 10_000;
@@ -305,8 +305,8 @@ export class Control {
   }
 
   /** What the engine's process knows of tunnels; without any it is not asked. */
-  wireguards(): Promise<EngineWireguard[]> {
-    return Promise.resolve([]); // the engine's process does not tell yet
+  async wireguards(): Promise<EngineWireguard[]> {
+    return this.applied?.compiled.plan.wireguards.length ? this.engine.wireguardShow() : [];
   }
 
   async simulate(question: SimulateQuestion): Promise<SimulateAnswer> {

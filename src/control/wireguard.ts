@@ -1,33 +1,10 @@
 // Tunnels as people see them: what the engine's process knows (keys, sessions, traffic) joined with what the configuration says (zone, addresses,
 // allowed IPs). Who: /api/v1/wireguard, status, metrics. No secret key passes here: the engine tells public ones alone.
+import type { WireguardPeerView as EnginePeer, WireguardView as EngineWireguard } from '../engine/wireguard.js';
 import type { Control } from './control.js';
 
-/** What the engine's process answers to `wireguard-show`: an entry an interface. */
-export interface EngineWireguard {
-  interface: string; listen: number;
-  /** Null: there is no usable key; faults say why. */
-  publicKey: string | null;
-  nextPublicKey: string | null;
-  /** Of the static key. */
-  rotation: string;
-  faults: string[];
-  /** Handshake messages that were not answered, by reason; null: not counted. */
-  refused: Record<string, number> | null;
-  peers: EngineWireguardPeer[];
-}
-export interface EngineWireguardPeer {
-  name: string; publicKey: string; nextPublicKey: string | null; endpoint: string | null;
-  /** ISO 8601; null: never. */
-  latestHandshake: string | null;
-  /** UDP payload, as `wg show` counts. */
-  rxBytes: number; txBytes: number; rxPackets: number; txPackets: number;
-  /** Seconds; null: none. */
-  keepalive: number | null;
-  state: 'none' | 'handshake' | 'established';
-}
-
 /** `publicKey`: null while the node that it belongs to has not told it. */
-export interface WireguardPeerView extends Omit<EngineWireguardPeer, 'publicKey'> { publicKey: string | null; node: string | null; presharedKey: boolean; allowedIPs: string[] }
+export interface WireguardPeerView extends Omit<EnginePeer, 'publicKey'> { publicKey: string | null; node: string | null; presharedKey: boolean; allowedIPs: string[] }
 export interface WireguardView extends Omit<EngineWireguard, 'peers'> { zone: string; addresses: string[]; mtuBytes: number; peers: WireguardPeerView[] }
 
 /** All tunnels of the configuration in force, in its order. `engine`: absent while it does not answer; then nothing is known of sessions. */

@@ -5,8 +5,8 @@ import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom
 import { COUNTERS, DROP_REASONS, SESSION_PROTOCOLS, SESSION_STATES, SL_STEER_BASE, STEER_COUNTERS } from '../engine/abi.generated.js';
 import type { Counters } from '../engine/binding.js';
 import { decodeInterfaces, decodeNatPools, decodeRings } from '../engine/levels.js';
+import type { WireguardView } from '../engine/wireguard.js';
 import type { Control } from '../control/control.js';
-import type { EngineWireguard } from '../control/wireguard.js';
 import { dropsOf, healthOf } from '../control/status.js';
 import type { CommitOutcome } from '../control/transactions.js';
 import { SERIES_MAX_DEFAULT } from '../config/schema-observability.js';
@@ -190,7 +190,7 @@ function fillInterfaces(fill: Filling, { names }: Control, interfaces: Levels['i
 }
 
 /** Tunnels' own figures come first, then a peer's: which are thousands, in the order of the configuration. */
-function fillTunnels(fill: Filling, tunnels: readonly EngineWireguard[]): void {
+function fillTunnels(fill: Filling, tunnels: readonly WireguardView[]): void {
   for (const { interface: name, refused } of tunnels) for (const [reason, count] of Object.entries(refused ?? {})) fill.set('wireguardRefused', count, { interface: name, reason });
   for (const { interface: name, peers } of tunnels) {
     for (const { name: peer, state, latestHandshake, rxPackets, txPackets, rxBytes, txBytes } of peers) {

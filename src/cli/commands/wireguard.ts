@@ -17,7 +17,7 @@ interface ExportOptions extends CommonOptions { peer?: string; endpoint?: string
 
 export function addWireguardCommand(program: Command): void {
   const wireguard = program.command('wireguard').description('tunnels: state, keys, files in the style of wg');
-  addCommon(wireguard.command('show').description('interfaces and peers: keys, endpoints, latest handshakes, transfer').argument('[INTERFACE]', 'only this one'))
+  addCommon(wireguard.command('show').description('interfaces and peers: keys, endpoints, latest handshakes, transfer').argument('[TUNNEL]', 'only this one'))
     .action((name: string | undefined, options: CommonOptions) => show(name, options));
   addCommon(wireguard.command('genkey').description('print a new private key; the appliance makes its own by itself'))
     .action((options: CommonOptions) => genkey(options));
@@ -29,8 +29,8 @@ export function addWireguardCommand(program: Command): void {
     .option('--zone <NAME>', 'the zone of the tunnel', 'mesh')
     .option('--keys <DIR>', 'where to put the private key and preshared keys', KEYS_DIRECTORY)
     .action((file: string, options: ImportOptions) => importFile(file, options));
-  addCommon(wireguard.command('export').description('print a tunnel in the style of wg-quick, without its secrets').argument('<INTERFACE>', 'the tunnel'))
-    .option('--peer <NAME>', 'print what this peer needs at its end instead')
+  addCommon(wireguard.command('export').description('print a tunnel in the style of wg-quick, without its secrets').argument('<TUNNEL>', 'its name'))
+    .option('--peer <PEER>', 'print what this peer needs at its end instead')
     .option('--endpoint <HOST:PORT>', 'with --peer: where it reaches us')
     .action((name: string, options: ExportOptions) => exportFile(name, options));
 }

@@ -20,7 +20,7 @@ const PROTOCOLS = ['tcp', 'udp', 'icmp', 'icmpv6'];
 /** By the placeholder in <> first, then by the option's own name: `<NAME>` alone says little. */
 const BY_PLACEHOLDER: Record<string, ValueKind> = {
   FILE: { kind: 'file' }, DIR: { kind: 'directory' }, INTERFACE: { kind: 'names', of: 'interfaces' }, ZONE: { kind: 'names', of: 'zones' },
-  RULE: { kind: 'names', of: 'rules' }, REVISION: { kind: 'names', of: 'revisions' }, A: { kind: 'names', of: 'revisions' }, B: { kind: 'names', of: 'revisions' }, SESSION: { kind: 'names', of: 'sessions' },
+  RULE: { kind: 'names', of: 'rules' }, REVISION: { kind: 'names', of: 'revisions' }, A: { kind: 'names', of: 'revisions' }, B: { kind: 'names', of: 'revisions' }, SESSION: { kind: 'names', of: 'sessions' }, TUNNEL: { kind: 'names', of: 'tunnels' }, PEER: { kind: 'names', of: 'peers' },
 };
 const BY_OPTION: Record<string, ValueKind> = {
   '--rule': { kind: 'names', of: 'rules' }, '--interface': { kind: 'names', of: 'interfaces' }, '--zone': { kind: 'names', of: 'zones' },
