@@ -495,9 +495,10 @@ void engine::refresh_offload() {
   std::lock_guard guard(mutex_);
   for (unsigned slot = 0; features_ && slot < SL_PORTS_MAX; ++slot) {
     if (!ports_[slot].in_use) continue;
-    bool takes = features_->takes_redirects(ports_[slot].options.ifindex);
+    std::optional<bool> takes = features_->takes_redirects(ports_[slot].options.ifindex);
+    if (!takes) continue;  // nobody knows now: as it was
     for (unsigned i = 0; i < interface_slots; ++i)
-      if (shared_->interfaces[i].port_slot.load() == slot) shared_->interfaces[i].offload = takes;
+      if (shared_->interfaces[i].port_slot.load() == slot) shared_->interfaces[i].offload = *takes;
   }
 }
 
