@@ -15,7 +15,6 @@ namespace {
 constexpr uint16_t ethertype_ipv4 = 0x0800, ethertype_ipv6 = 0x86dd, ethertype_vlan = 0x8100;
 constexpr uint32_t revalidate_budget = 256;    // sessions between two batches: some 0.3 ms with a large policy
 constexpr uint64_t revalidation_ns_max = 80'000'000;  // then the program stops trusting what was not reached yet
-constexpr uint32_t sweep_budget = 65536;  // deadlines looked at in one housekeeping call: 256 KiB of memory
 
 // Frames of a batch that came in on one interface, one after the other: mostly all of it, which then costs one count.
 struct received_on_one {
@@ -559,7 +558,7 @@ bool pipeline::revalidate_some(uint64_t now_ns) {
   return true;
 }
 
-void pipeline::housekeeping(uint64_t now_ns) {
+void pipeline::housekeeping(uint64_t now_ns, uint32_t sweep_budget) {
   now_ns_ = now_ns;
   now_ticks_ = ticks_of_ns(now_ns);
   snap_ = shared_.current.load(std::memory_order_acquire);

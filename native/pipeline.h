@@ -26,6 +26,9 @@ inline constexpr unsigned held_packets_max = 256;      // waiting for next hops,
 inline constexpr unsigned held_per_neighbour_max = 16; // kernel: unres_qlen_bytes holds about 100; a first burst fits
 inline constexpr uint64_t held_ns_max = 3'000'000'000; // the kernel gives up after three solicitations, one a second
 inline constexpr uint32_t drop_records_per_second_max = 5000;
+// Deadlines of sessions looked at, and sessions ended at most, in 100 ms: 256 KiB of memory; a million are gone through in 1.6 s.
+inline constexpr uint32_t sweep_budget_max = 65536;
+inline constexpr uint64_t sweep_ns = 100'000'000;
 
 struct tx_item { uint64_t address; uint32_t length; uint8_t port_slot; };
 
@@ -54,8 +57,9 @@ class pipeline {
   void process(const rx_frame* frames, unsigned count, unsigned port_slot, bool partial_checksums, uint64_t now_ns);
   // Frames to send, in order. The caller sends them (or puts them back) and clears the list.
   std::vector<tx_item>& output() { return output_; }
-  // Timers: sessions, fragments, held packets. Call about every 100 ms, or whenever a next hop changed; bounded work.
-  void housekeeping(uint64_t now_ns);
+  // Timers: sessions, fragments, held packets. Call at least every 100 ms, with the part of the sweep that the time since the last call
+  // is of sweep_ns, or whenever a next hop changed; bounded work.
+  void housekeeping(uint64_t now_ns, uint32_t sweep_budget = sweep_budget_max);
   bool holds_packets() const { return !held_.empty(); }
   // A part of the walk over the sessions that follows a commit; true when there is more to do. Bounded work.
   bool revalidate_some(uint64_t now_ns);

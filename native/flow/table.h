@@ -9,6 +9,7 @@
 // Sessions and index stand in flow memory (flow/memory.h), which the XDP program reads too and which outlives the engine.
 // Bounds: capacity is fixed at open(); memory: 192 (session) + 4 (deadline) + 32..64 (index) bytes a session.
 #pragma once
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -176,7 +177,7 @@ bool session_table::sweep(unsigned worker, uint32_t now, uint32_t budget, Visit&
     if (at >= end) { mine.sweep_at = 0; return true; }
     uint32_t run_end = ((at >> share_shift) + 1) << share_shift;
     if ((at >> share_shift) % workers_ != worker) { at = run_end; continue; }
-    if (run_end > end) run_end = end;
+    run_end = std::min({run_end, end, at + (budget - looked)});
     for (; at < run_end; ++at, ++looked) {
       uint32_t when = __atomic_load_n(&deadlines_[at], __ATOMIC_RELAXED);
       if (when != 0 && when <= now) visit(at);
