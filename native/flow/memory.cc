@@ -22,6 +22,10 @@ flow_sizes flow_sizes::of(uint32_t sessions) {
   return {sessions, static_cast<uint32_t>(buckets)};
 }
 
+size_t flow_sizes::bytes() const {
+  return size_t{buckets} * sizeof(sl_flow_bucket) + size_t{sessions} * (sizeof(session) + sizeof(mapping));
+}
+
 std::unique_ptr<flow_memory> flow_memory::anonymous(uint32_t sessions, std::string* error) {
   if (sessions == 0 || sessions > (1u << 28)) { *error = "limits.sessions must be between 1 and 2^28"; return nullptr; }
   const flow_sizes sizes = flow_sizes::of(sessions);

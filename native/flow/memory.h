@@ -20,6 +20,7 @@ namespace sluice {
 struct flow_sizes {
   uint32_t sessions, buckets;
   static flow_sizes of(uint32_t sessions);
+  size_t bytes() const;  // of the parts that grow with them
 };
 
 class flow_memory {

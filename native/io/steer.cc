@@ -63,8 +63,11 @@ std::unique_ptr<steering> steering::open(const std::string& object_path, const s
   for (auto [name, entries] : sized)
     if (bpf_map* map = bpf_object__find_map_by_name(s->object_, name)) bpf_map__set_max_entries(map, entries);
   s->inherited_ = s->reuse_pinned_maps(sizes);
-  if (int result = bpf_object__load(s->object_); result != 0) {
-    *error = "the kernel refused the steering program (" + errno_text(result) + "); root or CAP_BPF and CAP_NET_ADMIN are needed, and Linux 5.15 or later; memory for limits.sessions must be free";
+  if (int result = bpf_object__load(s->object_); result == -ENOMEM) {
+    *error = "no memory for the maps of " + std::to_string(sessions) + " sessions: they need " + std::to_string(sizes.bytes() >> 20) + " MiB of the kernel's; lower limits.sessions, or give the machine or the service's control group more";
+    return nullptr;
+  } else if (result != 0) {
+    *error = "the kernel refused the steering program (" + errno_text(result) + "); root or CAP_BPF and CAP_NET_ADMIN are needed, and Linux 5.15 or later";
     return nullptr;
   }
   bpf_program* program = bpf_object__find_program_by_name(s->object_, "sluice_steer");
