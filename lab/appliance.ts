@@ -24,6 +24,8 @@ export interface ApplianceOptions {
   directory?: string;
   /** How the namespace is entered: `ip netns exec` also hides the system's /sys. */
   enter?: 'nsenter' | 'ip-netns';
+  /** Further variables of its environment. */
+  env?: NodeJS.ProcessEnv;
 }
 
 export class Appliance {
@@ -33,11 +35,13 @@ export class Appliance {
   readonly #lab: Lab;
   readonly #node: string;
   readonly #enter: 'nsenter' | 'ip-netns';
+  readonly #env: NodeJS.ProcessEnv;
 
   constructor(lab: Lab, options: ApplianceOptions = {}) {
     this.#lab = lab;
     this.#node = options.node ?? 'nva';
     this.#enter = options.enter ?? 'nsenter';
+    this.#env = options.env ?? {};
     this.directory = options.directory ?? join(lab.directory, this.#node);
     this.config = options.config ?? CONFIG;
     if (options.configText !== undefined) {
@@ -53,7 +57,7 @@ export class Appliance {
     const argv = [...SLUICE, 'up', '--config', this.config, '--dir', this.directory];
     this.program =
       this.#enter === 'nsenter'
-        ? this.#lab.start(this.#node, argv, { parentDeathSignal: 'TERM' })
+        ? this.#lab.start(this.#node, argv, { parentDeathSignal: 'TERM', env: this.#env })
         : this.#lab.startRaw('sluice up', [
             'ip',
             'netns',

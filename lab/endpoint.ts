@@ -126,8 +126,8 @@ function stream(host: string, port: number, intervalMs: number): void {
   socket.on('close', () => end('closed'));
 }
 
-/** Lock step: the next datagram leaves when the last one's echo is back; a lost one is sent again, at most five times. */
-async function udpExchange(host: string, port: number, count: number, size: number, bind: string | undefined): Promise<void> {
+/** Lock step: the next datagram leaves when the last one's echo is back; a lost one is sent again, at most five times. Sizes take turns. */
+async function udpExchange(host: string, port: number, count: number, sizes: readonly number[], bind: string | undefined): Promise<void> {
   const socket = createSocket(host.includes(':') ? 'udp6' : 'udp4');
   await new Promise<void>((resolve) => socket.bind({ address: bind }, resolve));
   const errors = new Set<string>();
@@ -146,7 +146,7 @@ async function udpExchange(host: string, port: number, count: number, size: numb
   let damaged = 0;
   let lost = 0;
   for (let n = 0; n < count; n++) {
-    const message = Buffer.alloc(size, `${n} `);
+    const message = Buffer.alloc(sizes[n % sizes.length]!, `${n} `);
     let same: boolean | undefined;
     for (let attempt = 0; attempt < 5 && same === undefined; attempt++) {
       same = await exchange(message);
@@ -205,7 +205,7 @@ switch (command) {
     stream(host, Number(port), Number(values.interval));
     break;
   case 'udp':
-    await udpExchange(host, Number(port), Number(values.count), Number(values.size), values.bind);
+    await udpExchange(host, Number(port), Number(values.count), portList(values.size), values.bind);
     break;
   case 'knock':
     knock(host, Number(port), Number(values.interval));

@@ -44,12 +44,40 @@ int open_device(const char* device) {
   setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &receive_bytes, sizeof receive_bytes);
   int one = 1;
   setsockopt(fd, SOL_PACKET, PACKET_IGNORE_OUTGOING, &one, sizeof one);
+  setsockopt(fd, SOL_PACKET, PACKET_AUXDATA, &one, sizeof one);
   sockaddr_ll at{};
   at.sll_family = AF_PACKET;
   at.sll_protocol = htons(ETH_P_ALL);
   at.sll_ifindex = static_cast<int>(if_nametoindex(device));
   if (!at.sll_ifindex || bind(fd, reinterpret_cast<sockaddr*>(&at), sizeof at) != 0) fail(device);
   return fd;
+}
+
+// A frame as it was on the wire: the kernel takes a VLAN tag out before a packet socket sees the frame, and tells it beside. Room for it
+// must be in `into`. Below 0: there is none.
+ssize_t receive(int fd, uint8_t* into, size_t room) {
+  constexpr size_t tag_bytes = 4, addresses_bytes = 12;
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(tpacket_auxdata))];
+  iovec part{into, room - tag_bytes};
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  message.msg_control = control;
+  message.msg_controllen = sizeof control;
+  const ssize_t n = recvmsg(fd, &message, MSG_DONTWAIT);
+  if (n < static_cast<ssize_t>(addresses_bytes)) return n;
+  for (cmsghdr* c = CMSG_FIRSTHDR(&message); c; c = CMSG_NXTHDR(&message, c)) {
+    if (c->cmsg_level != SOL_PACKET || c->cmsg_type != PACKET_AUXDATA) continue;
+    tpacket_auxdata aux;
+    std::memcpy(&aux, CMSG_DATA(c), sizeof aux);
+    if (!(aux.tp_status & TP_STATUS_VLAN_VALID)) continue;
+    std::memmove(into + addresses_bytes + tag_bytes, into + addresses_bytes, static_cast<size_t>(n) - addresses_bytes);
+    const uint16_t tpid = aux.tp_status & TP_STATUS_VLAN_TPID_VALID ? aux.tp_vlan_tpid : ETH_P_8021Q;
+    const uint8_t tag[tag_bytes] = {static_cast<uint8_t>(tpid >> 8), static_cast<uint8_t>(tpid), static_cast<uint8_t>(aux.tp_vlan_tci >> 8), static_cast<uint8_t>(aux.tp_vlan_tci)};
+    std::memcpy(into + addresses_bytes, tag, sizeof tag);
+    return n + static_cast<ssize_t>(tag_bytes);
+  }
+  return n;
 }
 
 bytes from_hex(const std::string& text) {
@@ -132,7 +160,7 @@ void count(int fd, unsigned port) {
   for (;;) {
     pollfd wait{fd, POLLIN, 0};
     poll(&wait, 1, 20);
-    for (ssize_t n; (n = recv(fd, f, sizeof f, MSG_DONTWAIT)) > 0;) {
+    for (ssize_t n; (n = receive(fd, f, sizeof f)) > 0;) {
       udp_place at;
       if (!find_udp(f, static_cast<size_t>(n), &at) || at.bytes < 16 || static_cast<unsigned>(f[at.udp + 2] << 8 | f[at.udp + 3]) != port) continue;
       uint64_t value = 0;
@@ -164,7 +192,7 @@ void exchange(int fd, const std::vector<unsigned>& ignored) {
     pollfd wait[2] = {{fd, POLLIN, 0}, {0, POLLIN, 0}};
     poll(wait, 2, -1);
     if (wait[0].revents & POLLIN) {
-      ssize_t n = recv(fd, f, sizeof f, MSG_DONTWAIT);
+      ssize_t n = receive(fd, f, sizeof f);
       udp_place at;
       bool wanted = n > 0;
       if (wanted && find_udp(f, static_cast<size_t>(n), &at))

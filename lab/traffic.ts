@@ -87,10 +87,11 @@ export async function udpExchange(
   lab: Lab,
   node: string,
   address: string,
-  options: { port?: number; count?: number; size?: number; bind?: string } = {},
+  /** Of several sizes each datagram takes the next. */
+  options: { port?: number; count?: number; size?: number | readonly number[]; bind?: string } = {},
 ): Promise<UdpExchange> {
   const { port = 7, count = 20, size = 64, bind } = options;
-  const argv = endpoint('udp', address, port, '--count', count, '--size', size, ...(bind ? ['--bind', bind] : []));
+  const argv = endpoint('udp', address, port, '--count', count, '--size', [size].flat().join(','), ...(bind ? ['--bind', bind] : []));
   return JSON.parse(await lab.must(node, argv, { deadlineMs: 60_000 })) as UdpExchange;
 }
 

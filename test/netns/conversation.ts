@@ -67,7 +67,7 @@ export function macOf(lab: Bench['lab'], node: string, device: string): string {
 export type Path = 'no NAT' | 'source NAT' | 'destination NAT' | 'static NAT';
 export const PATHS: readonly Path[] = ['no NAT', 'source NAT', 'destination NAT', 'static NAT'];
 
-interface Ends {
+export interface Ends {
   from: Node;
   to: Node;
   /** As the originator sends, and as the responder sees it. */
@@ -77,6 +77,8 @@ interface Ends {
   seenDst: string;
   dstPort: number;
   seenDstPort: number;
+  /** Tags of the originator's and of the responder's side; without one: untagged. */
+  vlans?: [number?, number?];
 }
 
 function endsOf(path: Path, family: Family): Ends {
@@ -134,9 +136,9 @@ export class Conversation {
     readonly family: Family,
     readonly protocol: L4,
     readonly path: Path,
-    options: { dstPort?: number; srcPort?: number } = {},
+    options: { dstPort?: number; srcPort?: number; ends?: Partial<Ends> } = {},
   ) {
-    this.ends = endsOf(path, family);
+    this.ends = { ...endsOf(path, family), ...options.ends };
     if (options.dstPort !== undefined) this.ends = { ...this.ends, dstPort: options.dstPort, seenDstPort: options.dstPort };
     this.srcPort = options.srcPort ?? nextPort++;
     this.#seq = [this.srcPort * 65_536, (4_000_000_000 + this.srcPort * 65_536) >>> 0]; // one wraps for some of them
@@ -155,7 +157,8 @@ export class Conversation {
       ? { src: ends.src, dst: ends.dst, srcPort: this.srcPort, dstPort: echo ? this.srcPort : ends.dstPort }
       : { src: ends.seenDst, dst: ends.seenSrc, srcPort: echo ? this.seenSrcPort : ends.seenDstPort, dstPort: this.seenSrcPort };
     const tcp = this.protocol === 'tcp' ? { seq: this.#seq[direction], ack: this.#seq[direction === 0 ? 1 : 0], flags: TCP.ACK, window: WINDOW } : {};
-    return { srcMac: own, dstMac: nva, protocol: this.protocol, reply: direction === 1, ...addresses, ...tcp, payload: `token ${nextToken++}`, ...more };
+    const vlan = ends.vlans?.[direction];
+    return { srcMac: own, dstMac: nva, ...(vlan === undefined ? {} : { vlan }), protocol: this.protocol, reply: direction === 1, ...addresses, ...tcp, payload: `token ${nextToken++}`, ...more };
   }
 
   /** Sends, and says nothing of what becomes of it; a TCP segment moves the sender's sequence unless `seq` was given. */
@@ -194,6 +197,7 @@ export class Conversation {
     const wanted = direction === 0
       ? { src: ends.seenSrc, dst: ends.seenDst, srcPort: this.seenSrcPort, dstPort: echo ? this.seenSrcPort : ends.seenDstPort }
       : { src: ends.dst, dst: ends.src, srcPort: echo ? this.srcPort : ends.dstPort, dstPort: this.srcPort };
+    expect(frame.vlan).toBe(ends.vlans?.[direction === 0 ? 1 : 0]);
     expect(frame).toMatchObject({ ...wanted, srcMac: to.nva, dstMac: to.own, ttl: (fields.ttl ?? 64) - 1, headerChecksumRight: true, checksumRight: true });
     if (this.path !== 'source NAT') expect(this.seenSrcPort).toBe(this.srcPort);
   }

@@ -19,7 +19,7 @@ export interface Bench {
 }
 
 export interface FixtureOptions extends TopologyOptions {
-  appliance?: ApplianceOptions;
+  appliance?: ApplianceOptions | ((lab: Lab) => ApplianceOptions);
   /** Do not start the appliance: the tests do. */
   idle?: boolean;
 }
@@ -32,7 +32,7 @@ export function useLab(options: FixtureOptions = {}): Bench {
     bench.lab = lab;
     buildTopology(lab, options);
     bench.servers = await startServers(lab);
-    bench.appliance = new Appliance(lab, options.appliance);
+    bench.appliance = new Appliance(lab, typeof options.appliance === 'function' ? options.appliance(lab) : options.appliance);
     if (!options.idle) await bench.appliance.start();
   });
   afterEach(({ task }) => {
