@@ -1,21 +1,28 @@
 // The command line `sluice`. Who: bin/sluice. Exit codes: 0 done, 1 refused or failed, 2 wrong usage. Commands talk to control over
 // DIR/api.sock; only `up`, `check`, `doctor`, `completion` and `simulate --config` work without one. Which commands there are: program.ts.
+// Whatever fails says so on stderr: as text, or with --json as one line, a problem.
 import { CommanderError } from 'commander';
 import { chosenDirectory } from '../supervisor/run-directory.js';
-import { describeError, ExitCode } from './output.js';
+import { ExitCode, failureJson, failureOf, failureText, usageFailure } from './output.js';
 import { buildProgram } from './program.js';
 
 /** Runs one command line and answers its exit code. */
 export async function main(argv: readonly string[]): Promise<number> {
+  const words = argv.includes('--') ? argv.slice(0, argv.indexOf('--')) : argv;
+  const asJson = words.includes('--json');
   try {
-    const program = await buildProgram(argv[0]);
+    const program = await buildProgram(argv[0], { isQuiet: asJson });
     await program.parseAsync(argv as string[], { from: 'user' });
     return Number(process.exitCode ?? ExitCode.DONE);
   } catch (error) {
-    if (error instanceof CommanderError) return error.exitCode === 0 ? ExitCode.DONE : ExitCode.USAGE;
-    const { text, exitCode } = describeError(error, chosenDirectory(directoryIn(argv)));
-    process.stderr.write(text);
-    return exitCode;
+    if (error instanceof CommanderError) {
+      if (error.exitCode === 0) return ExitCode.DONE;
+      if (asJson) process.stderr.write(failureJson(usageFailure(error.code === 'commander.help' ? 'a command is missing' : error.message)));
+      return ExitCode.USAGE;
+    }
+    const failure = failureOf(error, chosenDirectory(directoryIn(argv)));
+    process.stderr.write(asJson ? failureJson(failure) : failureText(failure));
+    return failure.exitCode;
   }
 }
 

@@ -3,9 +3,9 @@ import { ClientError } from '../api/client.js';
 
 export const ExitCode = { DONE: 0, REFUSED: 1, USAGE: 2 } as const;
 
-/** Ends a command with a code and a text for stderr. */
+/** Ends a command with a code and a text for stderr. `members`: what a program that asked for JSON is told besides. */
 export class CliError extends Error {
-  constructor(message: string, readonly remedy?: string, readonly exitCode: number = ExitCode.REFUSED) { super(message); }
+  constructor(message: string, readonly remedy?: string, readonly exitCode: number = ExitCode.REFUSED, readonly members: Readonly<Record<string, unknown>> = {}) { super(message); }
 }
 
 export function print(text: string): void { process.stdout.write(text.endsWith('\n') ? text : `${text}\n`); }
@@ -57,15 +57,48 @@ export function endpoint(address: string, port: number): string {
   return address.includes(':') ? `[${address}]:${port}` : `${address}:${port}`;
 }
 
-/** What a command failed with, as text for stderr and an exit code. */
-export function describeError(error: unknown, dir: string): { text: string; exitCode: number } {
-  const say = (message: string, remedy?: string): string => `error: ${message}\n${remedy ? `    ${remedy}\n` : ''}`;
-  if (error instanceof CliError) return { text: say(error.message, error.remedy), exitCode: error.exitCode };
-  if (error instanceof ClientError) {
-    if (error.code === 'NOT_RUNNING') return { text: say(`no appliance runs in ${dir}`, `start one with \`sluice up --config FILE --dir ${dir}\`, or name its directory with --dir`), exitCode: ExitCode.REFUSED };
-    if (error.code === 'NOT_PERMITTED') return { text: say(error.message, 'run this as root, or as a member of the group that control runs in'), exitCode: ExitCode.REFUSED };
-    const place = error.problem?.pointer ? ` (${error.problem.pointer})` : '';
-    return { text: say(`${error.message}${place}`), exitCode: error.problem?.status === 400 ? ExitCode.USAGE : ExitCode.REFUSED };
-  }
-  return { text: say(error instanceof Error ? error.message : String(error)), exitCode: ExitCode.REFUSED };
+/** What a command failed with, and its exit code. */
+export interface Failure { problem: CliProblem; exitCode: number }
+
+/** Problem details (RFC 9457) as the API sends them, or the command line's own: these have no `status`, and say what to do in `remedy`. */
+export interface CliProblem { type: string; title: string; status?: number; code: string; detail: string; pointer?: string; remedy?: string; [member: string]: unknown }
+
+const TITLES = {
+  SLUICE_CLI_USAGE: 'The command line is wrong',
+  SLUICE_CLI_FAILED: 'The command failed',
+  SLUICE_CLI_NOT_RUNNING: 'No appliance runs there',
+  SLUICE_CLI_NOT_PERMITTED: 'This user may not ask the appliance',
+  SLUICE_CLIENT_ANSWER: 'The appliance gave no answer that can be used',
+  SLUICE_CLIENT_CONNECTION: 'The connection to the appliance failed',
+  SLUICE_CLIENT_TIMEOUT: 'The appliance did not answer in time',
+} as const;
+
+function problem(code: string, detail: string, remedy?: string, members: Readonly<Record<string, unknown>> = {}): CliProblem {
+  return { type: `about:blank#${code}`, title: (TITLES as Record<string, string>)[code] ?? TITLES.SLUICE_CLI_FAILED, code, detail, ...(remedy === undefined ? {} : { remedy }), ...members };
 }
+
+/** Wrong usage, as the parser of command lines words it. */
+export function usageFailure(message: string): Failure {
+  return { problem: problem('SLUICE_CLI_USAGE', message.replace(/^error: /, ''), '--help explains'), exitCode: ExitCode.USAGE };
+}
+
+export function failureOf(error: unknown, dir: string): Failure {
+  if (error instanceof CliError) {
+    const { message, remedy, exitCode, members } = error;
+    return { problem: problem(exitCode === ExitCode.USAGE ? 'SLUICE_CLI_USAGE' : 'SLUICE_CLI_FAILED', message, remedy, members), exitCode };
+  }
+  if (error instanceof ClientError) {
+    if (error.code === 'NOT_RUNNING') return { problem: problem('SLUICE_CLI_NOT_RUNNING', `no appliance runs in ${dir}`, `start one with \`sluice up --config FILE --dir ${dir}\`, or name its directory with --dir`), exitCode: ExitCode.REFUSED };
+    if (error.code === 'NOT_PERMITTED') return { problem: problem('SLUICE_CLI_NOT_PERMITTED', error.message, 'run this as root, or as a member of the group that control runs in'), exitCode: ExitCode.REFUSED };
+    return { problem: { ...problem(error.code, error.message), ...error.problem }, exitCode: error.problem?.status === 400 ? ExitCode.USAGE : ExitCode.REFUSED };
+  }
+  return { problem: problem('SLUICE_CLI_FAILED', error instanceof Error ? error.message : String(error)), exitCode: ExitCode.REFUSED };
+}
+
+/** For people, on stderr. */
+export function failureText({ problem: { detail, pointer, remedy } }: Failure): string {
+  return `error: ${detail}${pointer ? ` (${pointer})` : ''}\n${remedy ? `    ${remedy}\n` : ''}`;
+}
+
+/** For programs that asked with --json: the last line of stderr. */
+export function failureJson({ problem: said, exitCode }: Failure): string { return `${JSON.stringify({ ...said, exitCode })}\n`; }

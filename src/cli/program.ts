@@ -33,8 +33,8 @@ const COMMANDS: Record<string, () => Promise<AddCommand>> = {
 
 export const COMMAND_NAMES: readonly string[] = Object.keys(COMMANDS);
 
-/** `only`: the one command that is needed; left out or unknown: all of them. */
-export async function buildProgram(only?: string): Promise<Command> {
+/** `only`: the one command that is needed; left out or unknown: all of them. `isQuiet`: wrong usage is only thrown, not printed. */
+export async function buildProgram(only?: string, { isQuiet = false } = {}): Promise<Command> {
   const program = new Command('sluice')
     .description('Sluice: a firewall, NAT and router in user space, steered by XDP')
     .version(packageVersion(), '--version', 'print the version')
@@ -42,6 +42,7 @@ export async function buildProgram(only?: string): Promise<Command> {
     .helpCommand('help [COMMAND]', 'explain a command')
     .showHelpAfterError('(--help explains)')
     .configureHelp({ showGlobalOptions: true })
+    .configureOutput(isQuiet ? { writeErr: () => undefined } : {})
     .exitOverride();
   const wanted = only !== undefined && Object.hasOwn(COMMANDS, only) ? [COMMANDS[only]!] : Object.values(COMMANDS);
   for (const add of await Promise.all(wanted.map((load) => load()))) add(program);

@@ -44,27 +44,42 @@ export async function up(options: UpOptions): Promise<number> {
   const orphans = findOrphans(paths);
   const isOwn = (device: string): boolean => orphans.length > 0 || existsSync(join(paths.bpf, `link-${device}`));
   let start = chooseStart(options.config, paths.configState);
-  for (const damage of start.damage) process.stderr.write(`warning: configuration store: ${damage}\n`);
+  const say = sayer(options.logJson);
+  for (const damage of start.damage) say('warn', `configuration store: ${damage}`);
   let checked = await preflight(start.name, isOwn, start.text);
-  process.stderr.write(describePreflight(checked));
+  showPreflight(checked, options.logJson);
   const last = start.revision === undefined ? lastStart(paths.configState) : undefined;
   if (checked.config === undefined && checked.facts !== undefined && last !== undefined) {
-    process.stderr.write(`warning: ${options.config} is refused; revision ${last.revision}, which ran last, runs instead\n    repair the file and reload, or commit another configuration\n`);
+    say('warn', `${options.config} is refused; revision ${last.revision}, which ran last, runs instead`, 'repair the file and reload, or commit another configuration');
     start = last;
     checked = await preflight(start.name, isOwn, start.text);
-    process.stderr.write(describePreflight(checked));
+    showPreflight(checked, options.logJson);
   }
   if (isRefused(checked)) {
-    if (start.revision !== undefined) process.stderr.write(`    this is the configuration that ran last; to start with another one, change ${options.config}: a file that differs from the one last taken over is taken\n`);
+    if (start.revision !== undefined) say('warn', 'this is the configuration that ran last', `to start with another one, change ${options.config}: a file that differs from the one last taken over is taken`);
     return 1;
   }
   const stranger = orphans.find((orphan) => readNetworkNamespace(orphan.pid) !== readNetworkNamespace('self'));
   if (stranger) {
-    process.stderr.write(`error: ${paths.dir} belongs to an appliance in another network namespace (${stranger.role} process ${stranger.pid})\n    choose another --dir, or enter that namespace\n`);
+    say('error', `${paths.dir} belongs to an appliance in another network namespace (${stranger.role} process ${stranger.pid})`, 'choose another --dir, or enter that namespace');
     return 1;
   }
   const supervisor = new Supervisor(options, paths, checked, start);
   return supervisor.run();
+}
+
+/** What there is to say outside the log: text for people, or a line of the log for who reads JSON. */
+function sayer(asJson: boolean): (level: 'warn' | 'error', message: string, remedy?: string) => void {
+  if (!asJson) return (level, message, remedy) => void process.stderr.write(`${level === 'warn' ? 'warning' : level}: ${message}\n${remedy === undefined ? '' : `    ${remedy}\n`}`);
+  const log = createLog('supervisor', createLogWriter(true));
+  return (level, message, remedy) => log[level]({ remedy }, message);
+}
+
+function showPreflight(checked: Preflight, asJson: boolean): void {
+  if (!asJson) return void process.stderr.write(describePreflight(checked));
+  const log = createLog('supervisor', createLogWriter(true));
+  for (const { severity, message, ...place } of checked.problems) log[severity === 'error' ? 'error' : 'warn'](place, message);
+  for (const [message, remedy] of checked.refusals.map((text) => text.split(/\n */, 2))) log.error({ remedy }, message!);
 }
 
 function findOrphans(paths: RunDirectory): ProcessIdentity[] {
@@ -106,7 +121,7 @@ class Supervisor {
     mkdirSync(this.paths.dir, { recursive: true, mode: 0o755 });
     const holder = takeLock(this.paths.supervisorPid, identify(process.pid, 'supervisor', SCRIPTS.supervisor)!);
     if (holder) {
-      process.stderr.write(`error: another sluice runs in ${this.paths.dir} (process ${holder.pid})\n    stop it first, or choose another --dir\n`);
+      sayer(this.options.logJson)('error', `another sluice runs in ${this.paths.dir} (process ${holder.pid})`, 'stop it first, or choose another --dir');
       return 1;
     }
     process.title = 'sluice: supervisor';
@@ -279,7 +294,7 @@ class Supervisor {
     if (this.hasten) return;
     this.log.info(`reading ${this.options.config} again`);
     const checked = await preflight(this.options.config, () => true);
-    process.stderr.write(describePreflight(checked));
+    showPreflight(checked, this.options.logJson);
     if (isRefused(checked)) {
       this.log.error('the configuration is refused; the one in force stays');
       return;

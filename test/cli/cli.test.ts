@@ -5,7 +5,8 @@ import { join } from 'node:path';
 import { beforeAll, describe, expect, onTestFinished, test } from 'vitest';
 import { Counter, DropReason, SL_COUNTER_COUNT } from '../../src/engine/abi.generated.js';
 import { mergeFlows } from '../../src/cli/commands/records.js';
-import { describeError, formatBytes, formatDuration, formatTable } from '../../src/cli/output.js';
+import { ExitCode, CliError, failureJson, failureOf, failureText, formatBytes, formatDuration, formatTable } from '../../src/cli/output.js';
+import { COMMAND_NAMES } from '../../src/cli/program.js';
 import { identify, writePidFile } from '../../src/supervisor/pid-file.js';
 import { findMissing } from '../../src/control/status.js';
 import type { FlowRecordView } from '../../src/engine/records.js';
@@ -76,6 +77,50 @@ describe('usage', () => {
     const { code, stdout, stderr } = await sluice(...args);
     expect({ code, stdout }).toEqual({ code: 2, stdout: '' });
     expect(stderr).not.toBe('');
+  });
+});
+
+describe('failures under --json', () => {
+  const nowhere = ['--dir', '/tmp/sluice-nobody-is-here', '--json'];
+  const problemOf = (stderr: string): Record<string, unknown> => JSON.parse(stderr.trimEnd().split('\n').at(-1)!) as Record<string, unknown>;
+
+  /** Each command, so that it fails: with what it is asked, and the code that it ends with. Of a group, one of its commands. */
+  const FAILING: Record<string, [args: string[], code: string]> = {
+    up: [['--config', '/nothing/here.yaml'], 'log'], check: [[], 'SLUICE_CLI_USAGE'], doctor: [['--colour'], 'SLUICE_CLI_USAGE'], status: [[], 'SLUICE_CLI_NOT_RUNNING'], top: [['--once'], 'SLUICE_CLI_NOT_RUNNING'],
+    flows: [[], 'SLUICE_CLI_NOT_RUNNING'], drops: [[], 'SLUICE_CLI_NOT_RUNNING'], observe: [[], 'SLUICE_CLI_NOT_RUNNING'], capture: [[], 'SLUICE_CLI_NOT_RUNNING'],
+    simulate: [['--from', 'trust', '--source', '10.0.1.10', '--destination', '198.51.100.7', '--protocol', 'tcp'], 'SLUICE_CLI_NOT_RUNNING'], rules: [[], 'SLUICE_CLI_NOT_RUNNING'], restart: [['engine'], 'SLUICE_CLI_NOT_RUNNING'],
+    config: [['history'], 'SLUICE_CLI_NOT_RUNNING'], token: [['list'], 'SLUICE_CLI_NOT_RUNNING'], audit: [['show'], 'SLUICE_CLI_NOT_RUNNING'],
+    backup: [['/tmp/sluice-nobody-is-here.backup', '--passphrase-file', '/nothing/here'], 'SLUICE_CLI_FAILED'], restore: [['/nothing/here'], 'SLUICE_CLI_FAILED'], completion: [['fish'], 'SLUICE_CLI_USAGE'], 'completion-names': [['planets'], 'SLUICE_CLI_USAGE'],
+  };
+
+  test('no command is missing here', () => expect(COMMAND_NAMES.filter((name) => !(name in FAILING))).toEqual([]));
+
+  test.each(Object.entries(FAILING))('%s: a problem on the last line of stderr, nothing on stdout', async (command, [args, code]) => {
+    const outcome = await sluice(command, ...args, ...nowhere);
+    expect(outcome.stdout).toBe('');
+    const problem = problemOf(outcome.stderr);
+    if (code === 'log') return expect(problem).toMatchObject({ level: 'error' }); // the appliance's own log
+    expect(problem).toMatchObject({ type: `about:blank#${code}`, code, title: expect.any(String) as string, detail: expect.any(String) as string, exitCode: outcome.code });
+    expect(outcome.code).toBe(code === 'SLUICE_CLI_USAGE' ? 2 : 1);
+  });
+
+  test.each([[['--json']], [['fly', '--json']], [['status', '--wait', 'soon', '--json']]])('%j is wrong usage', async (args) => {
+    const { code, stderr } = await sluice(...args);
+    expect(code).toBe(2);
+    expect(JSON.parse(stderr)).toMatchObject({ code: 'SLUICE_CLI_USAGE', exitCode: 2 });
+  });
+
+  test('what the API refuses is the API\'s own problem, places in the configuration included', async () => {
+    const bench = await startListening();
+    const bad = join(bench.paths.dir, 'bad.yaml');
+    writeFileSync(bad, CONFIG.replace('hostname', 'hostnam'));
+    const refused = await sluice('config', 'commit', bad, '--json', '--dir', bench.paths.dir);
+    expect(refused).toMatchObject({ code: 1, stdout: '' });
+    expect(JSON.parse(refused.stderr)).toMatchObject({ status: 422, code: 'SLUICE_CONFIG_INVALID', exitCode: 1, problems: [{ code: 'SLUICE_CONFIG_UNKNOWN_KEY', pointer: '/hostnam', line: 2 }] });
+    const question = ['simulate', '--from', 'mars', '--source', '10.0.1.10', '--destination', '198.51.100.7', '--protocol', 'tcp', '--port', '443', '--json', '--dir', bench.paths.dir];
+    const wrong = await sluice(...question);
+    expect(wrong).toMatchObject({ code: 2, stdout: '' });
+    expect(JSON.parse(wrong.stderr)).toMatchObject({ status: 400, code: 'SLUICE_API_ARGUMENT', pointer: '/from', exitCode: 2 });
   });
 });
 
@@ -191,7 +236,14 @@ describe('words', () => {
   });
   test.each([[999, '999 B'], [1000, '1.0 KB'], [12_345_678, '12.3 MB']])('%i bytes', (value, text) => expect(formatBytes(value)).toBe(text));
   test.each([[5, '5 s'], [65, '1 min 5 s'], [3700, '1 h 1 min'], [90_000, '1 d 1 h'], [null, '']])('%j seconds', (value, text) => expect(formatDuration(value)).toBe(text));
-  test('an error of any kind has a text', () => expect(describeError('odd', '/run/sluice')).toEqual({ text: 'error: odd\n', exitCode: 1 }));
+  test('an error of any kind has a text', () => expect(failureText(failureOf('odd', '/run/sluice'))).toBe('error: odd\n'));
+  test('and a problem, on one line', () => {
+    const failure = failureOf(new CliError('not so', 'but so', ExitCode.REFUSED, { problems: [1] }), '/run/sluice');
+    expect(failureText(failure)).toBe('error: not so\n    but so\n');
+    const json = failureJson(failure);
+    expect(json.indexOf('\n')).toBe(json.length - 1);
+    expect(JSON.parse(json)).toEqual({ type: 'about:blank#SLUICE_CLI_FAILED', title: 'The command failed', code: 'SLUICE_CLI_FAILED', detail: 'not so', remedy: 'but so', problems: [1], exitCode: 1 });
+  });
   test('an end stands for its session, else the live one, else its start', () => {
     const record = (sessionId: string, event: string, time: string): FlowRecordView => ({ sessionId, event, time }) as FlowRecordView;
     expect(mergeFlows([record('1', 'update', '3')], [record('1', 'start', '1'), record('2', 'start', '1'), record('2', 'end', '2'), record('3', 'start', '0')]).map(({ sessionId, event }) => [sessionId, event])).toEqual([['3', 'start'], ['2', 'end'], ['1', 'update']]);

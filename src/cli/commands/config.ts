@@ -216,10 +216,7 @@ function showCommit(result: CommitResult, options: CommitOptions): void {
 
 /** Conflicts with what others changed, faults with file and line. */
 function showRefusal(error: unknown, name: string, options: CommonOptions): never {
-  if (!(error instanceof ClientError) || options.json) {
-    if (error instanceof ClientError && error.problem) printJson(error.problem);
-    throw error;
-  }
+  if (!(error instanceof ClientError) || options.json) throw error;
   const { problem } = error;
   if (typeof problem?.['difference'] === 'string') process.stderr.write(`changed since by others:\n${problem['difference']}`);
   for (const { line, column, severity, pointer, message, remedy } of problem?.problems ?? []) {

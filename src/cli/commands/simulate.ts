@@ -47,7 +47,7 @@ async function simulateOffline(file: string, body: SimulateBody): Promise<Simula
   const { problems, compiled } = compileFile(file, facts, 1, []);
   if (!compiled) {
     const errors = problems.filter((problem) => problem.severity === 'error');
-    throw new CliError(`${file} cannot be used:\n${errors.map(formatProblem).join('\n')}`);
+    throw new CliError(`${file} cannot be used:\n${errors.map(formatProblem).join('\n')}`, undefined, ExitCode.REFUSED, { problems: errors });
   }
   let question;
   try {
