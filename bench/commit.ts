@@ -5,13 +5,15 @@ import { ceilingContender, laneCommand, objectionsTo, prepareLanes, trafficOf, t
 import { parseCount } from "./options.js";
 import { compare, Lane, type Measurement } from "./packets.js";
 import { peers } from "./peers.js";
-import { atLeast, count, finish, newReport, table } from "./report.js";
+import { atLeast, atMost, count, finish, newReport, table } from "./report.js";
 import { spreadOf } from "./statistics.js";
 import { measureInTurns, overRounds, samplesOf, type Contender } from "./turns.js";
 import type { CommitAnswer, Sluice } from "./sluice.js";
 import { pause } from "../lab/until.js";
 
 const BARS = [0.95, 0.99] as const;
+/** From so many rules on a commit may take so many seconds. */
+const SECONDS_BAR = { rules: 100_000, seconds: 5 };
 /** Packets are counted so often during a commit: the worst stretch is reported. */
 const STRETCH_MS = 100;
 const COMMIT_SECONDS_MAX = 120;
@@ -102,6 +104,7 @@ export async function main(argv: readonly string[]): Promise<void> {
   const unchanged = samplesOf(outcome!, (one) => one.commit.changeCount).filter((changes) => changes < options.rules / 2).length;
   if (unchanged) report.void.push(`${unchanged} commits changed fewer than half of the rules`);
   report.verdicts.push(atLeast(`pps during a commit of ${options.rules} rules ÷ steady`, figures.part, ...BARS));
+  if (options.rules >= SECONDS_BAR.rules) report.verdicts.push(atMost(`seconds of a commit of ${options.rules} rules, the command from start to end`, figures.seconds, SECONDS_BAR.seconds));
   const rows = (
     [
       ["steady, packets a second", samplesOf(outcome!, (one) => one.steadyPps), count],

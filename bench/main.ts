@@ -21,6 +21,10 @@ const benches: Record<string, { question: string; load: () => Promise<{ main(arg
     question: "how much of the speed is left while thousands of rules are committed?",
     load: () => import("./commit.js"),
   },
+  control: {
+    question: "how fast are changes and questions: a commit, an API answer, control's restart under traffic, records to a file?",
+    load: () => import("./control.js"),
+  },
   "engine-vs-bare": {
     question: "how fast are firewall + SNAT in the engine alone, against a bare AF_XDP forwarder?",
     load: () => import("./engine-vs-bare.js"),

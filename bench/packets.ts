@@ -133,7 +133,7 @@ export class Lane {
   }
 
   /** Runs the generator, and the work once it is at full speed. */
-  async underLoad<T>(work: (take: () => Promise<Reading>) => Promise<T>, secondsMax = this.#traffic.milliseconds / 1000, rate = this.#traffic.rate): Promise<{ result: T; offeredPps: number }> {
+  async underLoad<T>(work: (take: () => Promise<Reading>) => Promise<T>, secondsMax = this.#traffic.milliseconds / 1000, rate = this.#traffic.rate): Promise<{ result: T; offeredPps: number; sent: number }> {
     const { stamped } = this.#traffic;
     const seconds = Math.ceil(WARM_UP_MS / 1000 + secondsMax) + GENERATOR_SECONDS_SPARE;
     const settings = [...(rate ? ["--rate", String(rate)] : []), ...(stamped ? ["--stamp", "--even"] : [])];
@@ -147,10 +147,16 @@ export class Lane {
       if (!generator.running) throw new Error(`the generator ended early: ${generator.tail()}`);
       await generator.stop();
       if (generator.exit?.code !== 0) throw new Error(`the generator failed: ${generator.tail()}`);
-      return { result, offeredPps: (JSON.parse(generator.stdout) as { pps: number }).pps };
+      const { pps, packets } = JSON.parse(generator.stdout) as { pps: number; packets: number };
+      return { result, offeredPps: pps, sent: packets };
     } finally {
       await generator.stop();
     }
+  }
+
+  /** Packets that came to the far end so far. */
+  async received(): Promise<number> {
+    return (await this.#receiver.sample()).packets;
   }
 
   /** The device's own counters: for people who look into a surprising result. */

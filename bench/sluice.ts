@@ -1,6 +1,6 @@
 // The appliance as device under test: its configuration for the benches, start, status, end.
 
-import { mkdirSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Program } from "../lab/program.js";
 import { processTree, projectDirectory } from "./machine.js";
@@ -12,6 +12,8 @@ import { networks, type Bench, type Family } from "./topology.js";
 /** A hundred thousand rules on a busy machine. */
 const START_DEADLINE_S = 240;
 const COMMIT_DEADLINE_MS = 120_000;
+/** The name of the log stream that `flowLog` makes. */
+export const FLOW_LOG = "bench";
 const sluicePath = join(projectDirectory, "bin/sluice");
 
 export interface SluiceOptions {
@@ -25,6 +27,8 @@ export interface SluiceOptions {
   workers?: number;
   /** Whether the traffic's flows may leave the engine (auto). */
   offload?: "auto" | "never";
+  /** A log stream of flow records to a file; which sessions are recorded, the rule says. */
+  flowLog?: boolean;
   /** Timers of the configuration, in seconds. */
   timers?: Record<string, number>;
   /** Where it runs: the device under test, unless a bench has more than one. */
@@ -73,6 +77,7 @@ function configurationText(options: SluiceOptions, family: Family, fillerSeed?: 
     ...(options.workers ? { engine: { workers: options.workers } } : {}),
     ...(options.timers ? { timers: options.timers } : {}),
     ...(options.sessions ? { limits: { sessions: options.sessions } } : {}),
+    ...(options.flowLog ? { observability: { logs: [{ name: FLOW_LOG, type: "flow", to: "file", path: "flows.jsonl", rotate: { megabytes: 1024, files: 2 } }] } } : {}),
     nat: {
       source: [
         {
@@ -120,9 +125,28 @@ export class Sluice {
     return sluice;
   }
 
+  /** Of its REST API. */
+  get apiSocket(): string {
+    return join(this.#directory, "api.sock");
+  }
+
+  /** Process id of one of its processes, as the run directory names it; 0: it has none. */
+  pidOf(role: "engine" | "control"): number {
+    try {
+      return (JSON.parse(readFileSync(join(this.#directory, `${role}.pid`), "utf8")) as { pid: number }).pid;
+    } catch {
+      return 0;
+    }
+  }
+
   /** Process id of the supervisor and of all that it runs. */
   pids(): number[] {
     return processTree(this.#program.pid);
+  }
+
+  /** Waits until it forwards by its configuration. */
+  async ready(): Promise<void> {
+    await this.#cli(["status", "--wait", String(START_DEADLINE_S), "--json"]);
   }
 
   async status(): Promise<SluiceStatus> {
