@@ -25,7 +25,7 @@ import { Due, REKEY_ATTEMPT_TIME_MS, REKEY_JITTER_MS_MAX, REKEY_TIMEOUT_MS, isUs
 export type { PeerSettings } from './peer.js';
 
 /** Curve operations are the main thread's: after a restart ten thousand peers want a session at once, and other work goes on. */
-const INITIATIONS_PER_SECOND_MAX = 200;
+const INITIATIONS_PER_SECOND_MAX = 100;
 const INITIATIONS_BURST = 50;
 /** A peer's initiations come at most this often (20 ms: TAI64N labels of other implementations are no finer). */
 const CONSUME_INTERVAL_MS = 20;

@@ -94,10 +94,11 @@ export class SessionTimers {
     }
     if (this.unansweredSinceMs === 0 || this.unansweredSinceMs <= lastReceivedMs) {
       this.unansweredSinceMs = seen.lastDataSentMs;
-      this.unansweredForMs = UNANSWERED_MS + jitterMs();
+      if (this.unansweredForMs === 0) this.unansweredForMs = UNANSWERED_MS + jitterMs(); // drawn anew when it was used, not each time
     }
     if (nowMs - this.unansweredSinceMs < this.unansweredForMs) return false;
     this.unansweredSinceMs = 0;
+    this.unansweredForMs = 0;
     this.unansweredDoneMs = seen.lastDataSentMs;
     return true;
   }

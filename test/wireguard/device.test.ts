@@ -91,7 +91,7 @@ describe('a handshake', () => {
     network.run(1 * S);
     a.send(1, 'held');
     network.run(2 * S);
-    expect(network.trace).toEqual([]);
+    expect(a.actions).toEqual([]); // not even tried: the curve is dear
     b.send(1, 'hello');
     network.run(1 * S);
     expect([a.received, b.received]).toEqual([['hello'], ['held']]);
@@ -162,7 +162,7 @@ describe('loss', () => {
       expect(time - times[index]!).toBeGreaterThanOrEqual(5000);
       expect(time - times[index]!).toBeLessThanOrEqual(5333 + TICK_MS);
     }
-    expect(new Set(times.slice(1).map((time, index) => Math.round(time - times[index]!))).size).toBeGreaterThan(1); // there is jitter
+    expect(new Set(times.slice(2).map((time, index) => Math.round(time - times[index + 1]!))).size).toBeGreaterThan(1); // there is jitter
     expect(a.actionsOf('gave-up')).toHaveLength(1);
     const gaveUpMs = a.actionsOf('gave-up')[0]!.atMs - times[0]!;
     expect(gaveUpMs).toBeGreaterThanOrEqual(90 * S);
@@ -369,8 +369,17 @@ describe('timers', () => {
     expect(network.sent(INITIATION).length).toBeGreaterThanOrEqual(3);
     expect(network.sent(INITIATION, b)).toEqual([]);
     b.isDead = true;
+    const deadMs = network.nowMs;
     network.run(700 * S);
+    // Rounds of 90 s, and the interval between them.
+    const tries = network.sent(INITIATION, a, deadMs).map(({ atMs }) => atMs);
+    const pauses = tries.slice(1).map((time, index) => time - tries[index]!).filter((gapMs) => gapMs > 6 * S);
     expect(a.actionsOf('gave-up').length).toBeGreaterThan(2);
+    expect(pauses.length).toBeGreaterThan(2);
+    for (const gapMs of pauses) {
+      expect(gapMs).toBeGreaterThanOrEqual(25 * S);
+      expect(gapMs).toBeLessThanOrEqual(25 * S + 2 * TICK_MS);
+    }
     b.isDead = false;
     network.run(40 * S);
     expect(a.sharesSessionWith(1, b, 1)).toBe(true);
@@ -389,10 +398,10 @@ describe('timers', () => {
     expect([a.received, b.received]).toEqual([['y'], ['x']]);
   });
 
-  test('ten thousand peers that want a session at once get it in turn, and no tick is a long one', () => {
+  test('thousands of peers that want a session at once get it in turn, and no tick is a long one', () => {
     const network = new Network();
     const a = network.add('a');
-    const count = 3000;
+    const count = 1000;
     a.setPeers(...Array.from({ length: count }, (_, n) => ({ settings: { id: n + 1, publicKey: keyOf(`point ${n % 7}/${n}`) }, endpoint: endpointOf(n + 10) })));
     for (let id = 1; id <= count; id += 1) a.send(id, 'x');
     const burst = network.sent(INITIATION).length;
@@ -403,8 +412,8 @@ describe('timers', () => {
       network.run(TICK_MS);
       perTick.push(network.sent(INITIATION).length - before);
     }
-    expect(Math.max(...perTick)).toBeLessThanOrEqual(50);
-    expect(perTick.reduce((sum, one) => sum + one)).toBeGreaterThanOrEqual(350); // 200 a second
+    expect(Math.max(...perTick)).toBeLessThanOrEqual(21);
+    expect(perTick.reduce((sum, one) => sum + one)).toBeGreaterThanOrEqual(150); // 100 a second
     expect(new Set(network.sent(INITIATION).map(({ to }) => to.address.join())).size).toBe(network.sent(INITIATION).length); // each once
   });
 });
