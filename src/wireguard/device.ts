@@ -29,7 +29,7 @@ const INITIATIONS_PER_SECOND_MAX = 100;
 const INITIATIONS_BURST = 50;
 /** A peer's initiations come at most this often (20 ms: TAI64N labels of other implementations are no finer). */
 const CONSUME_INTERVAL_MS = 20;
-/** Both initiated at once: whose initiation is not older than this prevails, see isTie(). */
+/** Both initiated at once: the side with the smaller public key insists on its own for so long, and the first time only: it may go nowhere. */
 const TIE_MS = 1000;
 
 /** What the device does not have by itself. */
@@ -238,7 +238,7 @@ export class WireguardDevice {
     if (peer.newestTimestamp !== undefined && !isNewer(timestamp, peer.newestTimestamp)) return giveUp('old-timestamp');
     if (nowMs - peer.consumedMs < CONSUME_INTERVAL_MS) return giveUp('too-soon');
     const isTied = peer.pending !== undefined && compareBytes(peer.pending.self.publicKey, remoteStatic) < 0;
-    if (isTied && nowMs - peer.pending!.sentMs < TIE_MS) return giveUp('tie');
+    if (isTied && peer.attempt?.count === 1 && nowMs - peer.pending!.sentMs < TIE_MS) return giveUp('tie');
     const localIndex = this.rim.newIndex();
     if (localIndex === 0) return giveUp('no-index');
     const response = startResponse({ claim, ephemeralPrivate: this.rim.randomBytes(KEY_BYTES), presharedKey: peer.presharedKey });

@@ -230,6 +230,16 @@ describe('both initiate at once', () => {
     }
   });
 
+  test.each(['a', 'b'])('the initiations of %s go nowhere: it insists once, then the other one gets through', (mute) => {
+    const { network, a, b } = pair();
+    network.loses = ({ type, from }) => type === INITIATION && from.name === mute;
+    a.send(1, 'from a');
+    network.run(300);
+    b.send(1, 'from b');
+    network.run(7 * S);
+    expect([a.received, b.received]).toEqual([['from b'], ['from a']]);
+  });
+
   test('who has to give way still takes the answer of a peer that knows no ties', () => {
     // One that answers although its own initiation is under way, as others do: here a second device with the same key.
     for (const loser of ['a', 'b'] as const) {
