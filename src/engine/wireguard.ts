@@ -5,7 +5,8 @@
 // exist natively from then on → commit(). What one interface lacks (a key file, its port) closes that interface or peer alone.
 // Bounds: EVENT_BYTES a turn of the event loop, so HANDSHAKES_TURN_MAX handshake messages; the rest waits in the workers' ring,
 // whose own bound holds. WANTS_TURN_MAX peers are called a tick after a restart. One unsent message a peer waits for UNSENT_MS_MAX.
-// Secrets: private and preshared keys are in buffers that are wiped when the device has its copy; none is logged, sent or put into an error.
+// Secrets: private keys are in buffers that are wiped when the device has its copy, preshared ones with their interface; none is logged,
+// sent or put into an error.
 import { createHash, randomBytes } from 'node:crypto';
 import { lookup } from 'node:dns/promises';
 import { isIP } from 'node:net';
@@ -70,7 +71,7 @@ export const ROTATE_PHASES = ['prepare', 'switch', 'finish'] as const;
 export type RotatePhase = (typeof ROTATE_PHASES)[number];
 export interface RotateResult { publicKey: string; nextPublicKey: string | null; rotation: RotationPhase }
 
-/** An interface whose files were read and whose port was taken; `presharedKeys` by peer id, wiped when the device has them. */
+/** An interface whose files were read and whose port was taken; `presharedKeys` by peer id. */
 interface Staged {
   plan: WireguardPlan;
   presharedKeys: Map<number, Uint8Array>;
@@ -86,6 +87,7 @@ interface Tunnel {
   keyDigest: string;                    // of the current private key, to see that the file has another one
   phase: RotationPhase;
   peers: Map<number, WireguardPeerPlan>;
+  presharedKeys: Map<number, Uint8Array>; // as the device has them: for when a file cannot be read later
   faults: string[];
 }
 
@@ -177,7 +179,10 @@ export class WireguardHost {
     clearImmediate(this.pumpSoon);
     this.resolver.close();
     this.ports.close();
-    for (const { device } of this.tunnels.values()) device?.close();
+    for (const { device, presharedKeys } of this.tunnels.values()) {
+      device?.close();
+      wipe(...presharedKeys.values());
+    }
     this.tunnels.clear();
     this.peers.clear();
   }
@@ -206,8 +211,11 @@ export class WireguardHost {
     for (const { id, name, presharedKeyFile } of plan.peers) {
       if (presharedKeyFile === undefined) continue;
       const isNew = peersBefore.get(id)?.presharedKeyFile !== presharedKeyFile;
-      // Without its preshared key there is no handshake with a peer: one without would be weaker than what was asked for.
-      if (!await attempt(`${plan.interface}, peer ${name}`, isNew, () => void staged.presharedKeys.set(id, readKeyFile(presharedKeyFile)))) staged.closedPeers.add(id);
+      if (await attempt(`${plan.interface}, peer ${name}`, isNew, () => void staged.presharedKeys.set(id, readKeyFile(presharedKeyFile)))) continue;
+      // A key whose file cannot be read any more is still the key. Without one there is no handshake: it would be weaker than was asked for.
+      const former = isNew ? undefined : before?.presharedKeys.get(id);
+      if (former) staged.presharedKeys.set(id, former.slice());
+      else staged.closedPeers.add(id);
     }
     return staged;
   }
@@ -224,7 +232,7 @@ export class WireguardHost {
 
   private setUp({ plan, presharedKeys, faults, closedPeers, isPortHeld }: Staged, start: Start | undefined): void {
     const before = this.tunnels.get(plan.id);
-    const tunnel: Tunnel = before ?? { plan, device: undefined, keyDigest: '', phase: 'none', peers: new Map(), faults: [] };
+    const tunnel: Tunnel = before ?? { plan, device: undefined, keyDigest: '', phase: 'none', peers: new Map(), presharedKeys: new Map(), faults: [] };
     const formerPeers = tunnel.peers;
     const former = tunnel.plan;
     tunnel.plan = plan;
@@ -251,7 +259,8 @@ export class WireguardHost {
       });
       this.drive(tunnel, () => device.setPeers(settings));
     }
-    wipe(...presharedKeys.values());
+    wipe(...tunnel.presharedKeys.values());
+    tunnel.presharedKeys = presharedKeys;
     for (const id of closedPeers) this.tell(tunnel, 'sessions cannot be ended', () => this.addon.wireguardForget(id));
     for (const id of formerPeers.keys()) if (!tunnel.peers.has(id)) this.forgetPeer(id);
     for (const peer of tunnel.peers.values()) this.placePeer(tunnel, peer, formerPeers.get(peer.id), start);
@@ -302,6 +311,7 @@ export class WireguardHost {
 
   private tearDown(tunnel: Tunnel, keepPort: number | undefined): void {
     tunnel.device?.close(); // the workers have forgotten its sessions with the snapshot
+    wipe(...tunnel.presharedKeys.values());
     this.tunnels.delete(tunnel.plan.id);
     for (const id of tunnel.peers.keys()) {
       this.peers.delete(id);

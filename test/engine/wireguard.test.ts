@@ -171,6 +171,7 @@ describe('a tunnel', () => {
     }
     await vi.waitFor(() => expect(east.workers.endpointOf(pair.toWest.id)).toMatch(/^127\.0\.0\.1:/));
     socket.close();
+    expect(east.show().refused).toMatchObject({ malformed: 0, mac1: 0 });
   });
 });
 
@@ -419,6 +420,24 @@ describe('faults', () => {
     expect(pair.network.sent.some(({ to }) => to.startsWith('192.0.2.9'))).toBe(true);
   });
 
+  test('of a preshared key that was read before change nothing while its path is the same', async () => {
+    const pair = await makePair();
+    const files = [pair.west, pair.east].map(({ directory }) => join(directory, 'psk'));
+    for (const file of files) writeFileSync(file, `${Buffer.alloc(32, 3).toString('base64')}\n`, { mode: 0o600 });
+    await pair.west.change([plan(pair.westPort, [{ ...pair.toEast, presharedKeyFile: files[0]! }])]);
+    await pair.east.change([plan(pair.eastPort, [{ ...pair.toWest, presharedKeyFile: files[1]! }])]);
+    await expectTunnel(pair);
+    rmSync(files[0]!);
+    const change = { ...pair.toEast, presharedKeyFile: files[0]!, keepalive: 30 };
+    for (let round = 0; round < 2; round += 1) expect(await pair.west.change([plan(pair.westPort, [change])])).toEqual([expect.stringContaining('psk is not there')]);
+    await pass(200_000); // another session
+    await expectTunnel(pair);
+    await pair.west.crash();
+    pair.west.workers.sendData(pair.toEast.id, 'never without the key');
+    await pass(6000);
+    expect(pair.west.show().peers[0]!.state).toBe('none');
+  });
+
   test('a port that somebody has is named with its holder; at a start the others go on, and it is tried again', async () => {
     const pair = await makePair();
     const socket = createSocket({ type: 'udp4' });
@@ -529,6 +548,20 @@ describe('rotation of the static key', () => {
     await expectTunnel(pair);
     expect(pair.east.publicKey()).not.toBe(old);
     expect(pair.west.show().peers[0]!.publicKey).toBe(pair.east.publicKey());
+  });
+
+  test('from the switch on handshakes need the next key alone, also after a crash', async () => {
+    const pair = await makePair();
+    await expectTunnel(pair);
+    await pass(11_000); // east knows where west is
+    const { nextPublicKey } = pair.east.host.rotate('wg0', 'prepare');
+    pair.east.host.rotate('wg0', 'switch');
+    await pair.west.change([plan(pair.westPort, [{ ...pair.toEast, publicKey: nextPublicKey! }])]);
+    await pass(12_000);
+    expect([isEstablished(pair.east), pair.west.workers.hasSession(pair.toEast.id)]).toEqual([true, true]);
+    await pair.east.crash();
+    await pass(1000);
+    expect(pair.east.workers.hasSession(pair.toWest.id)).toBe(true);
   });
 
   test('is refused in the wrong order, for a key that is the operator\'s, and for an interface that is not there', async () => {
