@@ -2,6 +2,8 @@
 // Who: checks.ts. Pure: facts in, findings out.
 import { findObstacles } from '../engine/conflicts.js';
 import { asList } from '../config/schema-parts.js';
+import type { Config } from '../config/schema.js';
+import { listenPort } from '../config/wireguard.js';
 import type { StatusView } from '../control/status.js';
 import { devicesOf, type DoctorFacts, type Listener } from './facts.js';
 import { fail, isKnown, judge, ok, skipped, Unknown, warn, type Finding } from './finding.js';
@@ -100,17 +102,28 @@ export function checkPorts(facts: DoctorFacts): Finding[] {
       const holder = listeners.find((one) => one.protocol === 'tcp' && one.port === port && (isAny(one.address) || listen.startsWith(`${one.address}:`)));
       findings.push(holder ? fail('ports.api', `api.listen ${listen}: another program listens there`, 'the API cannot be reached', `find it with ss -ltnp 'sport = :${port}', or choose another port`) : ok('ports.api', `api.listen ${listen} is free`));
     }
+    if (!isRunning) findings.push(...tunnelPorts(config, listeners));
     findings.push(...exposed(facts, listeners));
     return findings.length === 0 ? ok('ports', 'no port is in the way') : findings;
+  });
+}
+
+/** The engine takes a tunnel's port for itself, so that nobody answers on it; a kernel's WireGuard on the same port shows nothing here but its socket. */
+function tunnelPorts(config: Config | undefined, listeners: readonly Listener[]): Finding[] {
+  return Object.entries(config?.wireguard ?? {}).map(([name, tunnel]) => {
+    const port = listenPort(tunnel);
+    const isTaken = listeners.some((one) => one.protocol === 'udp' && one.port === port);
+    return isTaken ? fail('ports.wireguard', `UDP port ${port} of tunnel ${name}: another program has it`, 'the tunnel has no port', `find it with ss -lunp 'sport = :${port}', or choose another listen:`) : ok('ports.wireguard', `UDP port ${port} of tunnel ${name} is free`);
   });
 }
 
 /** What is addressed to the appliance itself is the host's: no rule of ours filters it. */
 function exposed(facts: DoctorFacts, listeners: readonly Listener[]): Finding[] {
   const config = isKnown(facts.config) ? facts.config.config : undefined;
-  const own = new Set(Object.values(config?.interfaces ?? {}).flatMap((one) => asList(one.addresses).map((address) => address.split('/')[0]!)));
+  const own = new Set([...Object.values(config?.interfaces ?? {}), ...Object.values(config?.wireguard ?? {})].flatMap((one) => asList<string>(one.addresses).map((address) => address.split('/')[0]!)));
   if (own.size === 0) return [];
-  const reachable = [...new Set(listeners.filter((one) => isAny(one.address) || own.has(one.address)).map((one) => `${one.protocol}/${one.port}`))];
+  const ours = new Set(Object.values(config?.wireguard ?? {}).map(listenPort)); // the engine's own sockets hold these
+  const reachable = [...new Set(listeners.filter((one) => !(one.protocol === 'udp' && ours.has(one.port))).filter((one) => isAny(one.address) || own.has(one.address)).map((one) => `${one.protocol}/${one.port}`))];
   if (reachable.length === 0) return [ok('ports.exposed', 'no local service listens on the appliance\'s data addresses')];
   return [warn('ports.exposed', `local services listen on all addresses: ${reachable.slice(0, 12).join(', ')}${reachable.length > 12 ? ', …' : ''}`,
     'they can be reached through the data interfaces: firewall.rules judge what is forwarded, not what is for the host itself', 'bind them to a management address, or filter them with an nftables chain at the input hook')];

@@ -94,7 +94,7 @@ export async function gatherFacts(dir: string, configFile: string | undefined, e
 /** Of the configuration; without one, of the appliance that runs. */
 export function devicesOf(config: DoctorFacts['config'], appliance: DoctorFacts['appliance']): string[] {
   if (isKnown(config)) return [...new Set(Object.values(config.config?.interfaces ?? {}).map((one) => one.device))];
-  return isKnown(appliance) && appliance !== 'not running' ? [...new Set(appliance.interfaces.map((one) => one.device))] : [];
+  return isKnown(appliance) && appliance !== 'not running' ? [...new Set(appliance.interfaces.filter((one) => one.kind !== 'wireguard').map((one) => one.device))] : [];
 }
 
 function known<T>(text: string | undefined, reason: string, parse: (text: string) => T): Known<T> {

@@ -92,6 +92,39 @@ describe('the way in', () => {
   test.each(cases)('%s', (_name, who, after, pointers) => expect(cuts(who, after)).toEqual(pointers));
 });
 
+describe('through a tunnel', () => {
+  const keyOf = (byte: number): string => Buffer.alloc(32, byte).toString('base64');
+  const text = `${BASE}wireguard:
+  wg0: { zone: mesh, addresses: [10.99.0.1/24], peers: [{ name: laptop, publicKey: "${keyOf(1)}", allowedIPs: [10.99.0.2/32, 10.98.0.0/16] }, { name: other, publicKey: "${keyOf(2)}", endpoint: "203.0.113.20:51820", allowedIPs: 10.99.0.3/32 }] }
+`;
+  const laptop = https('10.99.0.2', '10.99.0.1');
+  const behind = https('10.98.7.7', '10.99.0.1');
+  const other = https('10.99.0.3', '10.99.0.1');
+  const cases: [string, Caller, [string, string][], string[]][] = [
+    ['nothing of it changes', laptop, [['203.0.113.4/24', '203.0.113.5/24'], ['destination: 203.0.113.4', 'destination: 203.0.113.5']], []],
+    ['it goes', laptop, [[text.slice(text.indexOf('wireguard:')), '']], ['/wireguard/wg0']],
+    ['it loses the address in use', laptop, [['10.99.0.1/24', '10.99.0.9/24']], ['/wireguard/wg0/addresses']],
+    ['the peer gets another key', laptop, [[keyOf(1), keyOf(3)]], ['/wireguard/wg0/peers']],
+    ['another peer gets another key', laptop, [[keyOf(2), keyOf(3)]], []],
+    ['the peer gets its next key beside the old one', laptop, [[`"${keyOf(1)}"`, `"${keyOf(1)}", nextPublicKey: "${keyOf(3)}"`]], []],
+    ['the peer loses the network behind it', behind, [[', 10.98.0.0/16', '']], ['/wireguard/wg0/peers']],
+    ['the peer loses a network that the caller is not in', laptop, [[', 10.98.0.0/16', '']], []],
+    ['allowed IPs make no routes any more', behind, [['zone: mesh,', 'zone: mesh, routes: false,']], ['/routes']],
+    ['another port, for a peer that calls us', laptop, [['zone: mesh,', 'zone: mesh, listen: 51821,']], ['/wireguard/wg0/listen']],
+    ['another port, for a peer that we call', other, [['zone: mesh,', 'zone: mesh, listen: 51821,']], []],
+    ['another private key', laptop, [['zone: mesh,', 'zone: mesh, privateKeyFile: /etc/other.key,']], ['/wireguard/wg0/privateKeyFile']],
+    ['a preshared key', laptop, [['name: laptop,', 'name: laptop, presharedKeyFile: /etc/a.psk,']], ['/wireguard/wg0/peers']],
+    ['a route that leads elsewhere', behind, [['routes:\n', 'routes:\n  - { to: 10.98.7.0/24, via: 10.0.1.1 }\n']], ['/routes']],
+  ];
+  test.each(cases)('%s', (_name, caller, replacing, pointers) => {
+    const after = replacing.reduce((now, [from, to]) => {
+      expect(now).toContain(from);
+      return now.replace(from, to);
+    }, text);
+    expect(wouldCutCaller(principal(caller), parse(text), parse(after)).map(({ pointer }) => pointer)).toEqual(pointers);
+  });
+});
+
 describe('the packets', () => {
   const noOffice: [string, string] = ['  office: { device: eth2, vlan: 20, zone: office, addresses: [10.0.20.4/24] }\n', ''];
   const noManage: [string, string] = ['    - { name: manage, from: [office], to: [untrust], source: [admins], destination: [management], service: [console], action: allow }\n', ''];

@@ -108,6 +108,15 @@ describe('findings', () => {
       facts.config = { file: 'f', problems: [], config: { ...config, api: { listen: '127.0.0.1:8443' } } as Config };
       facts.listeners = [{ protocol: 'tcp', address: '127.0.0.1', port: 8443 }];
     }, [['ports.api', 'fail']]],
+    ['a tunnel\'s port that is taken', (facts) => {
+      facts.config = { file: 'f', problems: [], config: { ...config, wireguard: { wg0: { zone: 'mesh', listen: 51821 } } } as Config };
+      facts.listeners = [{ protocol: 'udp', address: '0.0.0.0', port: 51821 }];
+    }, [['ports.wireguard', 'fail']]],
+    ['a tunnel\'s port that is the engine\'s own', (facts) => {
+      facts.config = { file: 'f', problems: [], config: { ...config, wireguard: { wg0: { zone: 'mesh', listen: 51821 } } } as Config };
+      facts.listeners = [{ protocol: 'udp', address: '0.0.0.0', port: 51821 }];
+      facts.appliance = running();
+    }, []],
     ['a service for everybody', (facts) => { facts.listeners = [{ protocol: 'tcp', address: '0.0.0.0', port: 22 }, { protocol: 'tcp', address: '::', port: 22 }]; }, [['ports.exposed', 'warn']]],
     ['an appliance that is not ready', (facts) => { facts.appliance = running({ ready: false, missing: ['no XDP program on eth1'] }); }, [['appliance.ready', 'fail']]],
     ['an engine that is away', (facts) => { facts.appliance = running({ processes: [{ role: 'engine', pid: null, state: 'away', uptimeSeconds: null }] }); }, [['appliance.processes', 'fail']]],

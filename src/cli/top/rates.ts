@@ -74,7 +74,8 @@ interface Port { device: string; interfaces: string[]; link: string; xdpMode: st
 /** One a device: interfaces of VLANs share its counters. */
 function portsOf(status: StatusView): Port[] {
   const ports = new Map<string, Port>();
-  for (const { name, device, link, xdpMode } of status.interfaces) {
+  for (const { name, kind, device, link, xdpMode } of status.interfaces) {
+    if (kind === 'wireguard') continue; // its packets go over the others
     const port = ports.get(device) ?? { device, interfaces: [], link, xdpMode };
     port.interfaces.push(name);
     ports.set(device, port);
