@@ -51,6 +51,15 @@ struct {
 	__type(value, __u64);
 } nat_ports SEC(".maps");
 
+/* One bit a UDP port on which the engine listens itself (tunnels), on each of our addresses; the engine's memory, too. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, SL_ENGINE_PORTS_WORDS);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, __u64);
+} engine_ports SEC(".maps");
+
 /* What became of the frames; key: slot; one more row for netdevs that `ports` does not know. */
 struct counter_row {
 	__u64 value[SL_STEER_KEYS];
@@ -106,6 +115,7 @@ FLOW_MAP(nat_mappings, 64, struct sl_nat_mapping);
 
 _Static_assert(SL_XSKS_MAX == SL_PORTS_MAX * SL_QUEUES_MAX, "one xsks entry a port and queue");
 _Static_assert(SL_NAT_PORT_WORDS == SL_NAT_SLOTS_MAX * SL_NAT_PROTOCOLS * 1024, "65536 bits a slot and protocol");
+_Static_assert(SL_ENGINE_PORTS_WORDS * 64 == 65536, "a bit a port");
 _Static_assert(SL_STEER_ROWS == SL_PORTS_MAX + 1, "one row a port, one for unknown netdevs");
 _Static_assert((int)SL_DROP_REASON_COUNT <= SL_STEER_BASE, "drop reasons stand below the steering counters");
 _Static_assert(SL_STEER_BASE + (int)SL_STEER_COUNTER_COUNT <= SL_STEER_KEYS, "steering counters fit a row");

@@ -10,7 +10,8 @@
  *   3. IP header     impossible version or lengths: dropped
  *   4. destination   link-local scope: host (7); not one of ours, or the engine's alone: engine
  *   5. headers       extension headers and transport of what is addressed to us; impossible ones: dropped
- *   6. NAT           an address that NAT shares with the host: fragments and ports in use by NAT: engine
+ *   6. tunnels, NAT  whole datagrams to a UDP port of a tunnel: engine; an address that NAT shares with the host: fragments and
+ *                    ports in use by NAT: engine
  *   7. host          neighbour discovery from beyond the link: dropped; everything else: host
  * Engine means: the AF_XDP socket of this netdev and queue. Without one the frame is dropped: closed while the engine is away.
  */
@@ -68,7 +69,19 @@ static __always_inline int is_mapped_ipv6(const struct packet *packet)
 	return packet->is_ipv6 && zeros == 0 && dst[10] == 0xff && dst[11] == 0xff;
 }
 
-/* ---- 6. NAT ------------------------------------------------------------------------------------------------------ */
+/* ---- 6. tunnels, NAT --------------------------------------------------------------------------------------------- */
+
+/* Fragments are the host's, which hands a whole datagram to the socket that the engine keeps on the port. */
+static __always_inline int is_engine_port(const struct packet *packet)
+{
+	__u32 key = packet->dst_port / 64;
+	__u64 *word;
+
+	if (packet->protocol != IPPROTO_UDP || packet->is_fragment)
+		return 0;
+	word = bpf_map_lookup_elem(&engine_ports, &key);
+	return word && (*word >> (packet->dst_port & 63) & 1);
+}
 
 static __always_inline int is_nat_port(__u16 nat_slot, __u8 protocol, __u16 port)
 {
@@ -166,6 +179,8 @@ static __always_inline __u32 steer_ip(struct xdp_md *ctx, struct packet *packet)
 	verdict = parse_transport(ctx, packet);
 	if (verdict)
 		return verdict;
+	if (local && is_engine_port(packet))
+		return TO_ENGINE;
 	if (nat_slot != SL_NAT_SLOT_NONE) {
 		verdict = steer_shared_address(ctx, packet, nat_slot);
 		if (verdict != TO_HOST)

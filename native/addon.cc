@@ -178,6 +178,62 @@ template <auto listing> Napi::Value list_of(const Napi::CallbackInfo& info) {
   return copy_out(info.Env(), list.data(), list.size() * sizeof list[0]);
 }
 
+// ---- WireGuard: see src/engine/binding.ts ----
+
+Napi::Value wireguard_index(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), opened(info.Env()).wireguard_index()); }
+
+Napi::Value wireguard_install(const Napi::CallbackInfo& info) {
+  auto given = bytes_argument(info, 0, sizeof(sl_wireguard_keypair));
+  sl_wireguard_keypair keypair;
+  std::memcpy(&keypair, given.Data(), sizeof keypair);
+  explicit_bzero(given.Data(), sizeof keypair);
+  std::string error;
+  const bool done = opened(info.Env()).wireguard_install(&keypair, &error);
+  explicit_bzero(&keypair, sizeof keypair);
+  if (!done) fail(info.Env(), "SLUICE_WIREGUARD", error);
+  return info.Env().Undefined();
+}
+
+Napi::Value wireguard_forget(const Napi::CallbackInfo& info) {
+  opened(info.Env()).wireguard_forget(number_argument(info, 0));
+  return info.Env().Undefined();
+}
+
+sl_wireguard_endpoint endpoint_argument(const Napi::CallbackInfo& info, size_t index) {
+  sl_wireguard_endpoint endpoint;
+  std::memcpy(&endpoint, bytes_argument(info, index, sizeof endpoint).Data(), sizeof endpoint);
+  return endpoint;
+}
+
+Napi::Value wireguard_endpoint(const Napi::CallbackInfo& info) {
+  if (!opened(info.Env()).wireguard_endpoint(number_argument(info, 0), endpoint_argument(info, 1))) fail(info.Env(), "SLUICE_WIREGUARD", "unknown WireGuard peer");
+  return info.Env().Undefined();
+}
+
+Napi::Value wireguard_send(const Napi::CallbackInfo& info) {
+  engine& e = opened(info.Env());
+  auto message = bytes_argument(info, 2);
+  const bool has_endpoint = info.Length() > 3 && info[3].IsTypedArray();
+  const sl_wireguard_endpoint endpoint = has_endpoint ? endpoint_argument(info, 3) : sl_wireguard_endpoint{};
+  return Napi::Boolean::New(info.Env(), e.wireguard_send(number_argument(info, 0), number_argument(info, 1), {message.Data(), message.ByteLength()}, has_endpoint ? &endpoint : nullptr));
+}
+
+Napi::Value wireguard_gate(const Napi::CallbackInfo& info) {
+  engine& e = opened(info.Env());
+  auto given = bytes_argument(info, 1);
+  if (given.ByteLength() % sizeof(sl_wireguard_gate_key)) fail(info.Env(), "SLUICE_ARGUMENT", "argument 2 must have a multiple of " + std::to_string(sizeof(sl_wireguard_gate_key)) + " bytes");
+  std::vector<sl_wireguard_gate_key> keys(given.ByteLength() / sizeof(sl_wireguard_gate_key));
+  if (!keys.empty()) std::memcpy(keys.data(), given.Data(), given.ByteLength());
+  std::string error;
+  if (!e.wireguard_gate(number_argument(info, 0), keys, &error)) fail(info.Env(), "SLUICE_WIREGUARD", error);
+  return info.Env().Undefined();
+}
+
+Napi::Value wireguard_events(const Napi::CallbackInfo& info) {
+  auto into = bytes_argument(info, 0);
+  return Napi::Number::New(info.Env(), static_cast<double>(opened(info.Env()).wireguard_events(into.Data(), into.ByteLength())));
+}
+
 Napi::Value on_event(const Napi::CallbackInfo& info) {
   instance_data& i = instance(info.Env());
   if (info.Length() < 1 || !info[0].IsFunction()) fail(info.Env(), "SLUICE_ARGUMENT", "onEvent(callback) needs a function");
@@ -251,6 +307,8 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
       {"sessions", sessions}, {"killSession", kill_session}, {"simulate", simulate}, {"ruleHits", list_of<&engine::rule_hits>}, {"neighbours", list_of<&engine::neighbours>},
       {"natPools", list_of<&engine::nat_pools>}, {"rings", list_of<&engine::rings>}, {"interfaces", list_of<&engine::interfaces>},
       {"setCapture", set_capture}, {"captured", captured},
+      {"wireguardIndex", wireguard_index}, {"wireguardInstall", wireguard_install}, {"wireguardForget", wireguard_forget}, {"wireguardEndpoint", wireguard_endpoint},
+      {"wireguardSend", wireguard_send}, {"wireguardGate", wireguard_gate}, {"wireguardEvents", wireguard_events}, {"wireguardPeers", list_of<&engine::wireguard_peers>},
       {"onEvent", on_event}, {"inject", inject}, {"advance", advance}, {"setNeighbour", set_neighbour}, {"close", close}};
   for (const auto& [name, call] : calls) exports.Set(name, Napi::Function::New(env, call, name));
   return exports;

@@ -28,10 +28,13 @@ void pipeline::refuse(packet& p, const decision& d) {
   drop(p, d.reason, rule_id, record);
 }
 
-uint32_t pipeline::route_to(const sl_address& next_hop, unsigned interface_slot) {
+// peer_slot: whose the next hop is, when it lies behind a tunnel.
+uint32_t pipeline::route_to(const sl_address& next_hop, unsigned interface_slot, uint32_t peer_slot) {
   bool created;
   uint32_t id = shared_.adjacencies.find_or_create(interface_slot, next_hop, now_ticks_, &created);
-  if (created && shared_.resolve) {
+  if (peer_slot != wireguard_peer_none) {
+    if (created) shared_.adjacencies.set_peer_slot(id, peer_slot);
+  } else if (created && shared_.resolve) {
     shared_.adjacencies.get(id)->asked_ticks.store(now_ticks_, std::memory_order_relaxed);
     shared_.resolve(shared_.interfaces[interface_slot].kernel_ifindex.load(std::memory_order_relaxed), next_hop);
   }
@@ -64,7 +67,7 @@ void pipeline::send_error(packet& p, icmp_error kind, uint32_t mtu_bytes) {
   counters_.add(SL_COUNTER_ICMP_ERRORS_SENT);
 }
 
-// Sends a packet of ours back to where `p` came from: same interface, same link address.
+// Sends a packet of ours back to where `p` came from: same interface, same link address; or to the tunnel's peer (leave_tunnel).
 void pipeline::answer(packet& p, const uint8_t* ip_packet, unsigned length) {
   uint64_t address;
   if (!pool_.get(&address)) { bump(counters_.drop[SL_DROP_UMEM_EXHAUSTED]); return; }
@@ -79,6 +82,7 @@ void pipeline::answer(packet& p, const uint8_t* ip_packet, unsigned length) {
   uint64_t mac = 0;
   std::memcpy(&mac, p.data + 6, 6);
   back.mac.store(mac, std::memory_order_relaxed);
+  back.interface_slot = p.interface_slot;
   emit(reply, back, shared_.interfaces[p.interface_slot]);
 }
 

@@ -13,6 +13,7 @@
 #include "packet/reassembly.h"
 #include "policy/snapshot.h"
 #include "route/adjacency.h"
+#include "tunnel/wireguard.h"
 
 namespace sluice {
 
@@ -74,6 +75,7 @@ struct dataplane {
   adjacency_table adjacencies;
   reassembly_table fragments;
   interface_state* const interfaces;  // interface_slots of them
+  std::unique_ptr<wireguard_table> wireguard;  // opened before workers start
   source_limits sources;
   std::atomic<uint64_t>* nat_port_words = nullptr;
   // Inside, time is monotonic; records carry wall time: monotonic + this.
@@ -81,6 +83,10 @@ struct dataplane {
   // Set before workers start. Thread-safe, non-blocking.
   std::function<bool(uint32_t kernel_ifindex, const sl_address&)> resolve;
   std::function<bool(const uint8_t* packet, unsigned bytes)> to_host;
+  // The next packet that the host sends by way of us, into `packet`; 0: none waits. Worker 0, while there are tunnels.
+  std::function<size_t(uint8_t* packet, size_t size)> from_host;
+  int from_host_fd = -1;  // readable when a packet waits; -1: nobody sends
+  std::atomic<bool> has_tunnels{false};
 };
 
 }  // namespace sluice

@@ -18,6 +18,7 @@ namespace {
 constexpr uint32_t offline_frames = 1024;
 constexpr uint32_t neighbour_refresh_ticks = 112;  // next hops used in the last 30 s are kept fresh
 constexpr unsigned warn_interval_s = 10;
+constexpr uint32_t tunnel_mtu_bytes = 1420;  // 1,500 without IPv6, UDP and WireGuard's 32 bytes
 constexpr uint32_t census_budget = 1u << 20;  // sessions that the clock thread looks at a second: some 30 ms
 
 int64_t wall_offset_now() {
@@ -51,6 +52,9 @@ bool engine::open(const engine_options& options, std::function<void(const engine
     shared_ = std::make_unique<dataplane>(std::move(memory), options_.workers);
     shared_->offload = options_.offload && steering_;
     shared_->wall_offset_ns = options_.offline ? 0 : wall_offset_now();
+    shared_->wireguard = wireguard_table::open(options_.workers, &shared_->epoch, error);
+    ok = shared_->wireguard != nullptr;
+    if (ok) shared_->wireguard->on_event = [this] { emit_event("wireguard"); };
     inheriting_ = shared_->memory->inherited;
     shared_->memory->header->captures = 0;  // one that an engine before us ran ended with it
   }
@@ -87,6 +91,8 @@ bool engine::start_kernel_side(std::string* error) {
   if (!host_device_) return false;
   if (!warning.empty()) emit_event("log", "warn", warning);
   shared_->to_host = [this](const uint8_t* p, unsigned n) { return host_device_->write(p, n); };
+  shared_->from_host = [this](uint8_t* p, size_t n) { return host_device_->read(p, n); };
+  shared_->from_host_fd = host_device_->fd();
   netlink_callbacks callbacks;
   callbacks.on_link = [this](const link_event& e) { on_link(e); };
   callbacks.on_neighbour = [this](const neighbour_event& e) {
@@ -197,10 +203,11 @@ void engine::remove_port(unsigned slot) {
 bool engine::apply(const uint8_t* buffer, size_t bytes, uint64_t* generation, uint64_t* microseconds, std::string* error) {
   uint64_t began = monotonic_ns();
   std::shared_ptr<snapshot> next = compile_snapshot(buffer, bytes, error, current_.get());
-  if (!next) return false;
+  if (!next || !bind_tunnels(*next, error)) return false;
   {
     std::lock_guard guard(mutex_);
     bind_interfaces(*next);
+    if (next->wireguard) bind_peers();
     bind_pools(*next);
     bind_counters(*next);
     shared_->fragments.configure(next->settings.fragments_max, next->settings.fragment_s);
@@ -272,8 +279,8 @@ void engine::bind_interfaces(snapshot& s) {
     state.vlan_id = n.vlan_id;
     state.mtu_limit_bytes = n.mtu_bytes;
     state.id = n.id;
-    uint8_t port_slot = port_slot_none;
-    for (unsigned p = 0; p < SL_PORTS_MAX; ++p) {
+    uint8_t port_slot = n.kind == SL_INTERFACE_PORT ? port_slot_none : port_slot_tunnel;
+    for (unsigned p = 0; p < SL_PORTS_MAX && n.kind == SL_INTERFACE_PORT; ++p) {
       bool mine = options_.offline ? (p == i % SL_PORTS_MAX && n.vlan_id == SL_VLAN_NONE) || (ports_[p].in_use && ports_[p].options.ifindex == n.ifindex)
                                    : ports_[p].in_use && ports_[p].options.ifindex == n.ifindex;
       if (!mine) continue;
@@ -282,7 +289,7 @@ void engine::bind_interfaces(snapshot& s) {
       break;
     }
     state.port_slot = port_slot;
-    if (port_slot != port_slot_none) {
+    if (port_slot < SL_PORTS_MAX) {
       if (n.vlan_id == SL_VLAN_NONE) s.ports[port_slot].untagged = static_cast<uint16_t>(at);
       else s.ports[port_slot].tagged.push_back({n.vlan_id, static_cast<uint16_t>(at)});
     }
@@ -294,6 +301,13 @@ void engine::bind_interfaces(snapshot& s) {
 void engine::refresh_interface(unsigned slot) {
   interface_state& state = shared_->interfaces[slot];
   uint32_t limit = state.mtu_limit_bytes.load();
+  if (state.port_slot.load() == port_slot_tunnel) {
+    state.up = true;
+    state.mtu_bytes = limit ? limit : tunnel_mtu_bytes;
+    state.mac = 0;
+    state.offload = 0;
+    return;
+  }
   if (options_.offline) {
     state.up = true;
     state.mtu_bytes = limit ? limit : 1500;
@@ -336,9 +350,28 @@ void engine::bind_counters(snapshot& s) {
   std::erase_if(rule_counters_, [&](const auto& entry) { return !s.counters_by_id.contains(entry.first) && entry.second->sessions.load() <= 0; });
 }
 
+// Peers and their allowed IPs, before anything else of the snapshot counts: peers that it does not name end here.
+bool engine::bind_tunnels(snapshot& s, std::string* error) {
+  auto routes = shared_->wireguard->apply(s, error);
+  if (!routes) return false;
+  if (!routes->empty()) s.wireguard = std::move(routes);
+  return true;
+}
+
+// Next hops through tunnels name peers by their ids: where each stands in this engine, this time.
+void engine::bind_peers() {
+  shared_->adjacencies.each([&](adjacency& a) {
+    if (shared_->interfaces[a.interface_slot].port_slot.load() == port_slot_tunnel) a.mac.store(shared_->wireguard->slot_of(tunnel_peer_id(a.address)), std::memory_order_release);
+  });
+  shared_->adjacencies.touch();
+}
+
 void engine::publish_steering(const snapshot& s) {
-  // Ports that destination NAT publishes on addresses shared with the host.
+  // Ports that destination NAT publishes on addresses shared with the host, and those of tunnels: none for source NAT.
   std::set<std::tuple<uint16_t, int, uint16_t>> wanted;
+  for (const sl_wireguard& w : s.wireguards)
+    for (const sl_interface_address& a : s.addresses)
+      if (a.nat_slot != SL_NAT_SLOT_NONE) wanted.emplace(a.nat_slot, nat_protocol_class(protocol_udp), w.listen_port);
   for (uint32_t index : s.destination_rules) {
     const sl_nat_rule& n = s.nat_rules[index];
     for (const sl_interface_address& a : s.addresses) {
@@ -372,7 +405,10 @@ void engine::publish_steering(const snapshot& s) {
     each_pool(std::get<0>(t), [&](nat_pool& pool) { pool.space(std::get<1>(t)).reserve(std::get<2>(t)); });
   }
   published_ = std::move(wanted);
+  shared_->has_tunnels = s.wireguard != nullptr;
   if (!steering_) return;
+  uint64_t* const engine_ports = steering_->engine_port_words();
+  for (unsigned i = 0; i < SL_ENGINE_PORTS_WORDS; ++i) __atomic_store_n(&engine_ports[i], s.engine_ports.empty() ? 0 : s.engine_ports[i], __ATOMIC_RELEASE);
   for (unsigned slot = 0; slot < SL_PORTS_MAX; ++slot) {
     if (!ports_[slot].in_use) continue;
     bool untagged = s.ports[slot].untagged != index_none;

@@ -33,7 +33,7 @@ struct engine_options {
 
 struct port_options { std::string name; uint32_t ifindex = 0; unsigned slot = 0, queues = 1, workers = 1; bool generic = false, partial_checksums = false; };
 
-// What the engine tells: "links-changed", "addresses-changed", or "log" with a level and a text.
+// What the engine tells: "links-changed", "addresses-changed", "wireguard" (wireguard_events() has something), or "log" with a level and a text.
 struct engine_event { const char* type; const char* level; std::string text; };
 
 struct injected { std::string verdict; sl_drop_reason reason; struct out_frame { uint16_t interface; std::vector<uint8_t> frame; }; std::vector<out_frame> frames; std::vector<std::vector<uint8_t>> host; };
@@ -65,7 +65,19 @@ class engine {
   std::vector<sl_ring_record> rings();
   std::vector<sl_interface_record> interfaces();
 
+  // WireGuard: see native/tunnel/wireguard.h and src/engine/binding.ts.
+  uint32_t wireguard_index();
+  bool wireguard_install(sl_wireguard_keypair* keypair, std::string* error);
+  bool wireguard_forget(uint32_t peer_id);
+  bool wireguard_endpoint(uint32_t peer_id, const sl_wireguard_endpoint& endpoint);
+  bool wireguard_send(uint32_t interface_id, uint32_t peer_id, std::span<const uint8_t> message, const sl_wireguard_endpoint* endpoint);
+  bool wireguard_gate(uint32_t interface_id, std::span<const sl_wireguard_gate_key> keys, std::string* error);
+  size_t wireguard_events(uint8_t* into, size_t bytes);
+  std::vector<sl_wireguard_peer_record> wireguard_peers();
+
   // Offline mode.
+  // A packet that the host sends by way of the engine: without link header.
+  void inject_from_host(const uint8_t* packet, size_t bytes, uint64_t now_ns, injected* out);
   bool inject(uint16_t interface, const uint8_t* frame, size_t bytes, uint64_t now_ns, injected* out, std::string* error);
   void advance(uint64_t now_ns, injected* out);
   void set_neighbour(uint16_t interface, const sl_address& address, const uint8_t* mac);
@@ -88,6 +100,10 @@ class engine {
   void bind_interfaces(snapshot& s);
   void bind_pools(snapshot& s);
   void bind_counters(snapshot& s);
+  bool bind_tunnels(snapshot& s, std::string* error);
+  void bind_peers();
+  void peer_changed();
+  uint64_t now_ns() const { return options_.offline ? offline_now_ns_ : monotonic_ns(); }
   void publish_steering(const snapshot& s);
   void retire(const snapshot* old);
   void free_retired(bool wait);
@@ -101,6 +117,8 @@ class engine {
   void count_sessions(uint32_t budget);
   sl_interface_record interface_totals(unsigned slot) const;
   void collect(injected* out);
+  void begin_injected(uint64_t now_ns, uint64_t before[SL_DROP_REASON_COUNT]);
+  void end_injected(const uint64_t before[SL_DROP_REASON_COUNT], injected* out);
   void emit_event(const char* type, const char* level = "", std::string text = {});
 
   engine_options options_;

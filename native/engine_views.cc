@@ -13,6 +13,7 @@ std::vector<uint64_t> engine::counters() {
   std::vector<uint64_t> out;
   auto sum = [&](auto&& of) { uint64_t total = 0; for (auto& w : workers_) total += of(*w); return total; };
   for (unsigned i = 0; i < SL_COUNTER_COUNT; ++i) out.push_back(sum([&](worker& w) { return w.path().counters().counter[i].load(std::memory_order_relaxed); }));
+  out[SL_COUNTER_WIREGUARD_EVENTS_LOST] += shared_->wireguard->events_lost();
   for (unsigned i = 0; i < SL_DROP_REASON_COUNT; ++i) out.push_back(sum([&](worker& w) { return w.path().counters().drop[i].load(std::memory_order_relaxed); }));
   const snapshot* snap = shared_->current.load();
   out.push_back(shared_->sessions.live());
@@ -85,7 +86,7 @@ size_t engine::captured(uint8_t* into, size_t bytes) {
 }
 
 uint32_t engine::sessions(uint32_t* cursor, sl_flow_record* into, uint32_t max) {
-  uint64_t now = options_.offline ? offline_now_ns_ : monotonic_ns();
+  uint64_t now = now_ns();
   uint32_t count = 0, at = *cursor, end = shared_->sessions.high_water();
   const snapshot* snap = current_.get();
   for (; at < end && count < max; ++at) {
@@ -138,7 +139,8 @@ bool engine::simulate(const sl_simulate_request& q, sl_simulate_result* r, std::
   r->nat_dst = d.translated.dst;
   r->nat_src_port_lo = r->nat_src_port_hi = k.src_port;
   r->nat_dst_port = d.translated.dst_port;
-  r->next_hop = d.next_hop;
+  if (d.to == index_none || !s.is_tunnel(d.to)) r->next_hop = d.next_hop;
+  else if (const wireguard_peer* peer = shared_->wireguard->peer(d.peer_slot)) r->next_hop = peer->endpoint.load().address;
   if (d.destination_rule) r->nat_destination_id = d.destination_rule->id;
   if (!d.source_rule) return true;
   r->nat_source_id = d.source_rule->id;
@@ -164,6 +166,7 @@ std::vector<sl_rule_hits> engine::rule_hits() {
 std::vector<sl_neighbour_record> engine::neighbours() {
   std::vector<sl_neighbour_record> out;
   shared_->adjacencies.each([&](adjacency& a) {
+    if (shared_->interfaces[a.interface_slot].port_slot.load() == port_slot_tunnel) return;  // peers: wireguard_peers()
     sl_neighbour_record r{};
     uint64_t mac = a.mac.load();
     r.address = a.address;
@@ -226,30 +229,81 @@ std::vector<sl_interface_record> engine::interfaces() {
   return out;
 }
 
+// ---- WireGuard -------------------------------------------------------------------------------------------------------------------
+
+// A peer can be reached now, perhaps: workers look at what they hold.
+void engine::peer_changed() {
+  shared_->adjacencies.touch();
+  for (auto& w : workers_) w->wake();
+}
+
+uint32_t engine::wireguard_index() { return shared_->wireguard->index(now_ns()); }
+
+bool engine::wireguard_install(sl_wireguard_keypair* keypair, std::string* error) {
+  if (!shared_->wireguard->install(keypair, now_ns(), error)) return false;
+  peer_changed();
+  return true;
+}
+
+bool engine::wireguard_forget(uint32_t peer_id) { return shared_->wireguard->forget(peer_id); }
+
+bool engine::wireguard_endpoint(uint32_t peer_id, const sl_wireguard_endpoint& endpoint) {
+  if (!shared_->wireguard->set_endpoint(peer_id, endpoint)) return false;
+  peer_changed();
+  return true;
+}
+
+// By worker 0: it has a socket on each port.
+bool engine::wireguard_send(uint32_t interface_id, uint32_t peer_id, std::span<const uint8_t> message, const sl_wireguard_endpoint* endpoint) {
+  bool sent = false;
+  const uint32_t slot = shared_->wireguard->slot_of(peer_id);
+  workers_[0]->run_on([&] { sent = workers_[0]->path().send_message(interface_id, slot, message, endpoint, now_ns()); });
+  return sent;
+}
+
+bool engine::wireguard_gate(uint32_t interface_id, std::span<const sl_wireguard_gate_key> keys, std::string* error) { return shared_->wireguard->set_gate(interface_id, keys, error); }
+size_t engine::wireguard_events(uint8_t* into, size_t bytes) { return shared_->wireguard->events(into, bytes); }
+std::vector<sl_wireguard_peer_record> engine::wireguard_peers() { return shared_->wireguard->records(); }
+
 // ---- offline mode ----------------------------------------------------------------------------------------------------------------
 
 bool engine::inject(uint16_t interface, const uint8_t* bytes, size_t length, uint64_t now_ns, injected* out, std::string* error) {
   if (!options_.offline) { *error = "inject is for offline mode"; return false; }
   if (!current_ || interface >= current_->interfaces.size()) { *error = "unknown interface, or no snapshot applied"; return false; }
   if (length > umem_frame_bytes - umem_headroom_bytes) { *error = "frame is larger than a packet buffer"; return false; }
-  offline_now_ns_ = now_ns;
   worker& w = *workers_[0];
-  shared_->epoch.quiescent(0);
   uint64_t address;
   if (!w.pool().get(&address)) { *error = "no free packet buffer"; return false; }
   address += umem_headroom_bytes;
   if (length) std::memcpy(w.area().at(address), bytes, length);
   uint64_t before[SL_DROP_REASON_COUNT];
-  for (unsigned i = 0; i < SL_DROP_REASON_COUNT; ++i) before[i] = w.path().counters().drop[i].load();
+  begin_injected(now_ns, before);
   rx_frame frame{address, w.area().at(address), static_cast<uint32_t>(length)};
   unsigned port_slot = shared_->interfaces[current_->interface_slots[interface]].port_slot.load();
   if (port_slot >= SL_PORTS_MAX) { *error = "the interface has no port"; w.pool().put(address); return false; }
   w.path().process(&frame, 1, port_slot, true, now_ns);
+  end_injected(before, out);
+  return true;
+}
+
+void engine::inject_from_host(const uint8_t* packet, size_t bytes, uint64_t now_ns, injected* out) {
+  uint64_t before[SL_DROP_REASON_COUNT];
+  begin_injected(now_ns, before);
+  workers_[0]->path().from_host(packet, bytes, now_ns);
+  end_injected(before, out);
+}
+
+void engine::begin_injected(uint64_t now_ns, uint64_t before[SL_DROP_REASON_COUNT]) {
+  offline_now_ns_ = now_ns;
+  shared_->epoch.quiescent(0);
+  for (unsigned i = 0; i < SL_DROP_REASON_COUNT; ++i) before[i] = workers_[0]->path().counters().drop[i].load();
+}
+
+void engine::end_injected(const uint64_t before[SL_DROP_REASON_COUNT], injected* out) {
   out->reason = SL_DROP_NONE;
-  for (unsigned i = 1; i < SL_DROP_REASON_COUNT; ++i) if (w.path().counters().drop[i].load() != before[i]) out->reason = static_cast<sl_drop_reason>(i);
+  for (unsigned i = 1; i < SL_DROP_REASON_COUNT; ++i) if (workers_[0]->path().counters().drop[i].load() != before[i]) out->reason = static_cast<sl_drop_reason>(i);
   collect(out);
   out->verdict = out->reason != SL_DROP_NONE ? "drop" : !out->host.empty() ? "host" : !out->frames.empty() ? "forward" : "hold";
-  return true;
 }
 
 void engine::advance(uint64_t now_ns, injected* out) {

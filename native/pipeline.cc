@@ -7,6 +7,8 @@
 //   5 housekeeping     timers
 #include "pipeline.h"
 
+#include <utility>
+
 #include "packet/checksum.h"
 
 namespace sluice {
@@ -45,31 +47,48 @@ pipeline::pipeline(dataplane& shared, unsigned worker, umem_area& area, frame_po
 
 // ---- 1: a batch -------------------------------------------------------------------------------------------------
 
-void pipeline::process(const rx_frame* frames, unsigned count, unsigned port_slot, bool partial_checksums, uint64_t now_ns) {
+// What the rest goes by: the time, the snapshot in force, captures that run.
+void pipeline::begin(uint64_t now_ns) {
   now_ns_ = now_ns;
   now_ticks_ = ticks_of_ns(now_ns);
-  port_slot_ = static_cast<uint8_t>(port_slot);
   snap_ = shared_.current.load(std::memory_order_acquire);
+  captures_ = shared_.captures.load(std::memory_order_acquire);
+  fate_ = {};
+}
+
+void pipeline::process(const rx_frame* frames, unsigned count, unsigned port_slot, bool partial_checksums, uint64_t now_ns) {
+  begin(now_ns);
+  port_slot_ = static_cast<uint8_t>(port_slot);
   if (!snap_) {
     for (unsigned i = 0; i < count; ++i) pool_.put(frames[i].address);
     bump(counters_.drop[SL_DROP_NO_SNAPSHOT], count);
     return;
   }
-  captures_ = shared_.captures.load(std::memory_order_acquire);
-  fate_ = {};
   const port_interfaces& port = snap_->ports[port_slot];
+  const bool tunnels = snap_->wireguard != nullptr;
   uint64_t bytes = 0, completed_count = 0;
-  unsigned kept = 0;
+  unsigned kept = 0, arrived = 0;
   received_on_one tally{counters_};
   for (unsigned i = 0; i < count; ++i) {
     packet& p = batch_[kept];
     bytes += frames[i].length;
     bool completed = false, readable = strip_ethernet(p, frames[i], port, partial_checksums);
     tally.add(p.interface_slot, frames[i].length);
+    const bool for_tunnel = tunnels && readable && is_for_tunnel(p);
+    if (for_tunnel) p.checksum_partial = false;  // what is inside is authenticated: nobody looks at it
     if (readable)
       if (sl_drop_reason reason = parse_ip(p, &completed); reason != SL_DROP_NONE) { drop(p, reason); readable = false; }
     if (!readable) {
       if (captures_) [[unlikely]] capture_done(capture(frames[i].data, frames[i].length, p.interface_slot, SL_CAPTURE_IN, now_ns));
+      continue;
+    }
+    if (for_tunnel) {
+      sl_captured* record = captures_ ? capture(frames[i].data, frames[i].length, p.interface_slot, SL_CAPTURE_IN, now_ns) : nullptr;
+      fate_ = {};
+      if (arrive(p, arrived)) ++arrived;
+      if (!captures_) [[likely]] continue;
+      kept = open_arrived(std::exchange(arrived, 0), kept);
+      capture_done(record);
       continue;
     }
     completed_count += completed;
@@ -78,6 +97,7 @@ void pipeline::process(const rx_frame* frames, unsigned count, unsigned port_slo
     ++kept;
   }
   tally.flush();
+  if (arrived) kept = open_arrived(arrived, kept);
   counters_.add(SL_COUNTER_RX_PACKETS, count);
   counters_.add(SL_COUNTER_RX_BYTES, bytes);
   if (completed_count) counters_.add(SL_COUNTER_CHECKSUMS_COMPLETED, completed_count);
@@ -95,9 +115,10 @@ void pipeline::process(const rx_frame* frames, unsigned count, unsigned port_slo
       capture_done(record);
       capture_sent(sent);
     }
-    return;
+  } else {
+    for (unsigned i = 0; i < kept; ++i) look_up(batch_[i], guessed[i]);
   }
-  for (unsigned i = 0; i < kept; ++i) look_up(batch_[i], guessed[i]);
+  if (!entered_.empty()) seal_entered();
 }
 
 // What a packet became, and what was answered to it: from this place of output() on.
@@ -243,8 +264,10 @@ void pipeline::forward(packet& p, const session_ref& r) {
   if (!a) return;
   const interface_state& out = shared_.interfaces[a->interface_slot];
   uint32_t mtu = out.mtu_bytes.load(std::memory_order_relaxed);
+  const bool tunnel = out.port_slot.load(std::memory_order_relaxed) == port_slot_tunnel;
+  if (tunnel) mtu = tunnel_mtu(*a, mtu);
   if (p.l3_length > mtu && !fits(p, mtu)) [[unlikely]] return;
-  if (!(a->mac.load(std::memory_order_relaxed) & adjacency::resolved_bit)) [[unlikely]] { hold(p, adjacency_id, *a); return; }
+  if (tunnel ? !is_reachable(*a) : !(a->mac.load(std::memory_order_relaxed) & adjacency::resolved_bit)) [[unlikely]] { hold(p, adjacency_id, *a); return; }
 
   uint8_t state = s.state.load(std::memory_order_relaxed);
   if (p.key.protocol == protocol_tcp && p.has_l4()) {
@@ -407,6 +430,8 @@ void pipeline::consider_offload(session& s) {
 }
 
 void pipeline::emit(packet& p, adjacency& a, const interface_state& out) {
+  const uint8_t port_slot = out.port_slot.load(std::memory_order_relaxed);
+  if (port_slot == port_slot_tunnel) [[unlikely]] { enter_tunnel(p, static_cast<uint32_t>(a.mac.load(std::memory_order_relaxed)), a.interface_slot); return; }
   uint16_t vlan_id = out.vlan_id.load(std::memory_order_relaxed);
   unsigned l2 = vlan_id == SL_VLAN_NONE ? ethernet_bytes : ethernet_bytes + vlan_bytes;
   uint8_t* frame = p.l3() - l2;
@@ -422,7 +447,7 @@ void pipeline::emit(packet& p, adjacency& a, const interface_state& out) {
     store16(frame + 16, type);
   }
   uint64_t address = static_cast<uint64_t>(frame - area_.base());
-  output_.push_back({address, l2 + p.l3_length, out.port_slot.load(std::memory_order_relaxed)});
+  output_.push_back({address, l2 + p.l3_length, port_slot});
   interface_counters& sent = counters_.interface[a.interface_slot];
   bump(sent.tx_packets);
   bump(sent.tx_bytes, l2 + p.l3_length);
@@ -460,16 +485,26 @@ void pipeline::emit_fragments(packet& p, adjacency& a, const interface_state& ou
 
 // ---- next hops that are not resolved yet ---------------------------------------------------------------------------
 
-void pipeline::hold(packet& p, uint32_t adjacency_id, adjacency& a) {
+// Can a packet go to this next hop now: is its link address known, or is there a session with the tunnel's peer?
+bool pipeline::is_reachable(const adjacency& a) const {
+  if (shared_.interfaces[a.interface_slot].port_slot.load(std::memory_order_relaxed) != port_slot_tunnel) return a.mac.load(std::memory_order_acquire) & adjacency::resolved_bit;
+  const wireguard_peer* peer = peer_of(a);
+  return peer && peer->sending(now_ns_) && peer->endpoint.known();
+}
+
+void pipeline::hold(packet& p, uint32_t adjacency_id, adjacency& a, bool ready_to_leave) {
   uint64_t mac = a.mac.load(std::memory_order_relaxed);
+  const bool tunnel = shared_.interfaces[a.interface_slot].port_slot.load(std::memory_order_relaxed) == port_slot_tunnel;
+  wireguard_peer* peer = tunnel ? peer_of(a) : nullptr;
   uint32_t asked = a.asked_ticks.load(std::memory_order_relaxed);
   bool ask = now_ticks_ - asked >= 4;  // about a second: also how often a failed neighbour is tried again
   if (ask) {
     a.asked_ticks.store(now_ticks_, std::memory_order_relaxed);
-    if (shared_.resolve) shared_.resolve(shared_.interfaces[a.interface_slot].kernel_ifindex.load(std::memory_order_relaxed), a.address);
+    if (peer) shared_.wireguard->wanted(worker_, *peer, now_ns_);
+    else if (shared_.resolve && !tunnel) shared_.resolve(shared_.interfaces[a.interface_slot].kernel_ifindex.load(std::memory_order_relaxed), a.address);
   }
   if ((mac & adjacency::failed_bit) && !ask) {
-    send_error(p, icmp_error::host_unreachable);
+    if (!ready_to_leave) send_error(p, icmp_error::host_unreachable);
     drop(p, SL_DROP_NEIGHBOUR_UNRESOLVED);
     return;
   }
@@ -477,49 +512,107 @@ void pipeline::hold(packet& p, uint32_t adjacency_id, adjacency& a) {
     drop(p, SL_DROP_NEIGHBOUR_QUEUE_FULL);
     return;
   }
-  a.waiting.fetch_add(1, std::memory_order_relaxed);
+  const uint32_t waiting = a.waiting.fetch_add(1, std::memory_order_relaxed) + 1;
+  if (peer) peer->waiting.store(waiting, std::memory_order_relaxed);
   counters_.add(SL_COUNTER_NEIGHBOUR_HELD);
-  fate_.waits = true;
-  held_.push_back({static_cast<uint64_t>(p.data - area_.base()), p.length, adjacency_id, now_ns_ + held_ns_max, p.interface_slot, port_slot_, p.checksum_partial != 0});
+  held_packet h{static_cast<uint64_t>(p.data - area_.base()), p.length, adjacency_id, now_ns_ + held_ns_max, p.interface_slot, port_slot_, p.checksum_partial != 0, held_kind::from_port};
+  if (ready_to_leave) {
+    h.kind = held_kind::ready;
+    h.address = static_cast<uint64_t>(p.l3() - area_.base());
+    h.length = p.l3_length;
+  } else {
+    if (shared_.interfaces[p.interface_slot].port_slot.load(std::memory_order_relaxed) == port_slot_tunnel) h.kind = held_kind::from_tunnel;
+    fate_.waits = true;
+  }
+  held_.push_back(h);
+}
+
+// The packet as it was when it was held, and parsed, if it has not left the parser's part yet. False: it is gone.
+bool pipeline::read_again(packet& p, const held_packet& h) {
+  p = packet{};
+  const rx_frame frame{h.address, area_.at(h.address), h.length};
+  if (h.kind == held_kind::from_port) {
+    if (!strip_ethernet(p, frame, snap_->ports[h.port_slot], h.partial)) return false;
+  } else {
+    p.data = frame.data;
+    p.address = h.address;
+    p.length = h.length;
+    p.interface_slot = h.interface_slot;
+    p.l3_offset = h.kind == held_kind::ready ? 0 : ethernet_bytes;
+    p.ip_version = p.l3()[0] >> 4;
+  }
+  bool completed = false;
+  const sl_drop_reason reason = parse_ip(p, &completed);
+  if (reason != SL_DROP_NONE) drop(p, reason);
+  return reason == SL_DROP_NONE;
+}
+
+// Nobody answered in time: the sender is told.
+void pipeline::give_up(const held_packet& h, const adjacency* a) {
+  const bool tunnel = a && shared_.interfaces[a->interface_slot].port_slot.load(std::memory_order_relaxed) == port_slot_tunnel;
+  packet p;
+  fate_ = {};
+  port_slot_ = h.port_slot;
+  const size_t sent = output_.size();
+  const bool received = h.kind != held_kind::ready;
+  sl_captured* record = captures_ && received ? capture(area_.at(h.address), h.length, h.interface_slot, SL_CAPTURE_IN, h.until_ns - held_ns_max) : nullptr;
+  if (read_again(p, h)) {
+    if (received) send_error(p, icmp_error::host_unreachable);
+    drop(p, tunnel ? SL_DROP_WIREGUARD_NO_SESSION : SL_DROP_NEIGHBOUR_UNRESOLVED);
+  }
+  capture_done(record);
+  if (captures_) capture_sent(sent);
+}
+
+void pipeline::go_on(const held_packet& h) {
+  const rx_frame frame{h.address, area_.at(h.address), h.length};
+  if (h.kind == held_kind::from_port) {
+    waited_since_ns_ = h.until_ns - held_ns_max;
+    process(&frame, 1, h.port_slot, h.partial, now_ns_);
+    waited_since_ns_ = 0;
+    return;
+  }
+  packet p;
+  fate_ = {};
+  const size_t sent = output_.size();
+  if (h.kind == held_kind::ready) {
+    adjacency* a = shared_.adjacencies.get(h.adjacency);
+    if (!read_again(p, h)) return;
+    if (a) emit(p, *a, shared_.interfaces[a->interface_slot]);
+    else drop(p, SL_DROP_NEIGHBOUR_UNRESOLVED);
+  } else {
+    sl_captured* record = captures_ ? capture(frame.data, frame.length, h.interface_slot, SL_CAPTURE_IN, h.until_ns - held_ns_max) : nullptr;
+    if (read_again(p, h)) {
+      p.hash = shared_.sessions.hash_of(p.key);
+      look_up(p, shared_.sessions.guess(p.hash));
+    }
+    capture_done(record);
+  }
+  if (captures_) capture_sent(sent);
 }
 
 // Packets whose next hop answered go through again, from the start: policy may have changed while they waited.
 void pipeline::release_held() {
   std::vector<held_packet> keep, again;
   captures_ = shared_.captures.load(std::memory_order_acquire);
-  for (const held_packet& h : held_) {
-    adjacency* a = shared_.adjacencies.get(h.adjacency);
-    uint64_t mac = a ? a->mac.load(std::memory_order_acquire) : 0;
-    if (a && (mac & adjacency::resolved_bit)) {
-      a->waiting.fetch_sub(1, std::memory_order_relaxed);
-      again.push_back(h);
-    } else if (!a || (mac & adjacency::failed_bit) || h.until_ns <= now_ns_) {
-      if (a) a->waiting.fetch_sub(1, std::memory_order_relaxed);
-      packet p{};
-      rx_frame frame{h.address, area_.at(h.address), h.length};
-      port_slot_ = h.port_slot;
-      bool completed = false;
-      fate_ = {};
-      const size_t sent = output_.size();
-      sl_captured* record = captures_ ? capture(frame.data, frame.length, h.interface_slot, SL_CAPTURE_IN, h.until_ns - held_ns_max) : nullptr;
-      if (snap_ && strip_ethernet(p, frame, snap_->ports[h.port_slot], h.partial)) {
-        if (parse_ip(p, &completed) == SL_DROP_NONE) send_error(p, icmp_error::host_unreachable);
-        drop(p, SL_DROP_NEIGHBOUR_UNRESOLVED);
-      }
-      capture_done(record);
-      if (captures_) capture_sent(sent);
-    } else {
-      keep.push_back(h);
-    }
-  }
-  held_ = std::move(keep);
+  std::vector<held_packet> held;
+  held.swap(held_);  // what gives up or goes on may be held anew
   held_.reserve(held_packets_max);
-  for (const held_packet& h : again) {
-    rx_frame frame{h.address, area_.at(h.address), h.length};
-    waited_since_ns_ = h.until_ns - held_ns_max;
-    process(&frame, 1, h.port_slot, h.partial, now_ns_);
+  for (const held_packet& h : held) {
+    adjacency* a = shared_.adjacencies.get(h.adjacency);
+    const bool reachable = a && is_reachable(*a);
+    const bool failed = !a || h.until_ns <= now_ns_ || (a->mac.load(std::memory_order_relaxed) & adjacency::failed_bit);
+    if (!reachable && !failed) { keep.push_back(h); continue; }
+    if (a) {
+      const uint32_t waiting = a->waiting.fetch_sub(1, std::memory_order_relaxed) - 1;
+      if (shared_.interfaces[a->interface_slot].port_slot.load(std::memory_order_relaxed) == port_slot_tunnel)
+        if (wireguard_peer* peer = peer_of(*a)) peer->waiting.store(waiting, std::memory_order_relaxed);
+    }
+    if (reachable) again.push_back(h); else give_up(h, a);
   }
-  waited_since_ns_ = 0;
+  held_.insert(held_.begin(), keep.begin(), keep.end());
+  for (const held_packet& h : again) go_on(h);
+  if (!entered_.empty()) seal_entered();
 }
 
 // ---- 5: timers -----------------------------------------------------------------------------------------------------

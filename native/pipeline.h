@@ -5,10 +5,11 @@
 //
 // Order (pipeline.cc): strip Ethernet → parse → fragments → look up → forward: revalidate, limits, TCP, rewrite, emit.
 // A packet without a session leaves by one door: slow_path.cc (route → zones → rules → NAT → session); ICMP errors by
-// icmp_errors.cc. What the engine sends itself, and ends, stand in answers.cc.
+// icmp_errors.cc. What the engine sends itself, and ends, stand in answers.cc; what goes through tunnels, in tunnel.cc.
 // One thread owns a pipeline. Bounds: batch_max packets a call, held_packets_max packets wait for next hops.
 #pragma once
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -30,6 +31,9 @@ inline constexpr uint32_t drop_records_per_second_max = 5000;
 inline constexpr uint32_t sweep_budget_max = 65536;
 inline constexpr uint64_t sweep_ns = 100'000'000;
 
+// The next hop for an address: among equal-cost ones by the hash. nullptr: no route.
+const sl_nexthop* route_lookup(const dataplane& shared, const snapshot& snap, const sl_address& to, uint64_t flow_hash);
+
 struct tx_item { uint64_t address; uint32_t length; uint8_t port_slot; };
 
 // What is decided about a first packet. Also the answer of `simulate`.
@@ -46,7 +50,8 @@ struct decision {
   const sl_nat_rule* source_rule = nullptr;       // source or static; exempt: null
   sl_address static_source{};           // when source_rule is static
   uint32_t inbound_mapping = mapping_none;        // a reference is held
-  sl_address next_hop{};
+  sl_address next_hop{};                // through a tunnel: see tunnel_next_hop()
+  uint32_t peer_slot = wireguard_peer_none;       // through a tunnel: whose
 };
 
 class pipeline {
@@ -65,6 +70,13 @@ class pipeline {
   bool revalidate_some(uint64_t now_ns);
   // Ends a session on an operator's word. Between batches.
   bool kill(uint64_t session_id);
+  // A message to a WireGuard peer: a handshake's, or a keepalive when empty. To `endpoint`; nullptr: to where the peer is. False: there is
+  // no way, or no session for a keepalive. Between batches.
+  bool send_message(uint32_t interface_id, uint32_t peer_slot, std::span<const uint8_t> message, const sl_wireguard_endpoint* endpoint, uint64_t now_ns);
+  // Packets that the host sends by way of us, to tunnels. Up to a batch; returns how many. Worker 0.
+  unsigned take_from_host(uint64_t now_ns);
+  // One of them.
+  void from_host(const uint8_t* packet, size_t bytes, uint64_t now_ns);
 
   worker_counters& counters() { return counters_; }
   flow_ring& flows() { return flow_records_; }
@@ -77,7 +89,23 @@ class pipeline {
   static uint32_t idle_s(const session& s, const sl_settings& settings);
 
  private:
-  struct held_packet { uint64_t address; uint32_t length; uint32_t adjacency; uint64_t until_ns; uint16_t interface_slot; uint8_t port_slot; bool partial; };
+  // A packet waits as it was received from a port, as it came out of a tunnel (both go through again, from the start), or ready to leave:
+  // then `address` is that of its IP header.
+  enum class held_kind : uint8_t { from_port, from_tunnel, ready };
+  struct held_packet { uint64_t address; uint32_t length; uint32_t adjacency; uint64_t until_ns; uint16_t interface_slot; uint8_t port_slot; bool partial; held_kind kind; };
+
+  // A packet on its way into a tunnel; 0 bytes: a keepalive.
+  struct entered_packet { uint8_t* packet; uint32_t bytes, peer_slot; uint16_t interface_slot; };
+  // How messages of ours reach a peer: the worker's own copy of what endpoint and routes say.
+  struct outer_way {
+    uint64_t generation = 0;             // of the snapshot; 0: not known
+    uint32_t peer_id = 0, endpoint_version = 0;
+    uint32_t adjacency = adjacency_none;
+    sl_drop_reason reason = SL_DROP_NONE;  // why there is none
+    sl_address source{}, destination{};
+    uint16_t source_port = 0, destination_port = 0;
+    uint16_t interface_slot = 0;         // of the next hop
+  };
 
   // Copies for captures: a received packet is copied before it is touched and kept when its fate is known. One that waits for its
   // next hop is copied when it goes on or is dropped, with the time at which it came.
@@ -100,8 +128,12 @@ class pipeline {
   void consider_offload(session& s);
   void emit(packet& p, adjacency& a, const interface_state& out);
   void emit_fragments(packet& p, adjacency& a, const interface_state& out, unsigned mtu_bytes);
-  void hold(packet& p, uint32_t adjacency_id, adjacency& a);
+  void hold(packet& p, uint32_t adjacency_id, adjacency& a, bool ready_to_leave = false);
+  bool is_reachable(const adjacency& a) const;
   void release_held();
+  void give_up(const held_packet& h, const adjacency* a);
+  void go_on(const held_packet& h);
+  bool read_again(packet& p, const held_packet& h);
   void drop(packet& p, sl_drop_reason reason, uint32_t rule_id = 0, bool record = true);
   void free_frame(packet& p) { pool_.put(p.address); }
 
@@ -113,19 +145,40 @@ class pipeline {
   revalidation revalidate_session(uint32_t index, decision* d);
   bool revalidate(packet& p, const session_ref& r);
   bool request_allowed(packet& p);
+  uint32_t route_back(const flow_key& key);
   // icmp_errors.cc
   void icmp_error_packet(packet& p);
   void rewrite_icmp_error(packet& p, const embedded_packet& e, const session& s, unsigned direction);
   // answers.cc
   void refuse(packet& p, const decision& d);
   void to_host(packet& p);
-  uint32_t route_to(const sl_address& next_hop, unsigned interface_slot);
+  uint32_t route_to(const sl_address& next_hop, unsigned interface_slot, uint32_t peer_slot = wireguard_peer_none);
   void send_error(packet& p, icmp_error kind, uint32_t mtu_bytes = 0);
   void answer(packet& p, const uint8_t* ip_packet, unsigned length);
   bool end_session(uint32_t index, sl_end_reason reason);
   void decided_first_fragment(packet& p, const fragment_verdict& verdict);
   bool take_error_token();
   void record_flow(const session& s, uint32_t index, sl_flow_event event, sl_end_reason reason);
+
+  // tunnel.cc: in, and out, in the order in which a packet meets them
+  bool is_for_tunnel(const packet& p) const;
+  bool arrive(const packet& p, unsigned place);
+  void take_handshake(packet& p, const uint8_t* message, uint32_t bytes);
+  unsigned open_arrived(unsigned count, unsigned kept);
+  bool leave_tunnel(packet& p, const open_item& opened);
+  wireguard_peer* peer_of(const adjacency& a) const;
+  uint32_t tunnel_mtu(const adjacency& a, uint32_t mtu_bytes);
+  uint32_t inner_mtu(const outer_way& way, uint32_t mtu_bytes) const;
+  void enter_tunnel(packet& p, uint32_t peer_slot, unsigned interface_slot);
+  void seal_entered();
+  void seal_some(std::span<const entered_packet> entered);
+  void drop_entered(const entered_packet& e, sl_drop_reason reason);
+  outer_way& way_to(const wireguard_peer& peer);
+  outer_way find_way(const sl_wireguard_endpoint& endpoint, uint32_t interface_id, uint64_t flow_hash);
+  bool is_usable(const outer_way& way);
+  void send_outer(uint8_t* message, uint32_t bytes, uint8_t traffic_class, const outer_way& way);
+  void route_from_host(const uint8_t* bytes, size_t length);
+  void begin(uint64_t now_ns);
 
   dataplane& shared_;
   const unsigned worker_;
@@ -148,6 +201,12 @@ class pipeline {
   const capture_set* captures_ = nullptr;  // of this batch
   packet_fate fate_;                       // of the packet that was looked at last
   uint64_t waited_since_ns_ = 0;           // when the packet came that goes through again now; 0: just now
+  std::vector<entered_packet> entered_;    // of this batch, for tunnels
+  std::vector<outer_way> ways_;            // by peer slot
+  std::unique_ptr<uint8_t[]> from_host_;   // a packet of the host's
+  uint16_t outer_id_ = 0;                  // of IPv4: the last one used
+  packet arrived_[batch_max];              // messages of this batch that came by tunnels, and
+  open_item arriving_[batch_max];          // what is asked of the transport for them
   packet batch_[batch_max];
 };
 

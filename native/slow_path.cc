@@ -53,11 +53,28 @@ const sl_nexthop* pick_nexthop(const dataplane& shared, const snapshot& snap, co
   return alive[flow_hash % count];
 }
 
-uint64_t ecmp_hash(const flow_key& k) { return hash(k, 0x5bd1e995a5a5a5a5ull) >> 11; }
+}  // namespace
 
 const sl_nexthop* route_lookup(const dataplane& shared, const snapshot& snap, const sl_address& to, uint64_t flow_hash) {
   uint32_t index = snap.route_table->lookup(to);
   return index == lpm::no_route ? nullptr : pick_nexthop(shared, snap, snap.routes[index], flow_hash);
+}
+
+namespace {
+
+uint64_t ecmp_hash(const flow_key& k) { return hash(k, 0x5bd1e995a5a5a5a5ull) >> 11; }
+
+// Whom a next hop of kind FORWARD sends to, for this destination: a neighbour's address, or a tunnel's peer. False: no peer has it.
+bool resolve_next_hop(const dataplane& shared, const snapshot& snap, const sl_nexthop& hop, const sl_address& destination, sl_address* out, uint32_t* peer_slot) {
+  *peer_slot = wireguard_peer_none;
+  if (!snap.is_tunnel(hop.interface)) [[likely]] {
+    *out = is_unspecified(hop.via) ? destination : hop.via;
+    return true;
+  }
+  *peer_slot = snap.wireguard->of_interface(hop.interface)->peer_of(destination);
+  const wireguard_peer* peer = shared.wireguard->peer(*peer_slot);
+  if (peer) *out = tunnel_next_hop(peer->id);
+  return peer;
 }
 
 bool source_plausible(const snapshot& snap, const sl_interface& in, uint16_t index, const sl_address& source) {
@@ -211,9 +228,10 @@ decision pipeline::decide(dataplane& shared, const snapshot& snap, const flow_ke
   uint64_t flow_hash = ecmp_hash(d.translated);
   const sl_nexthop* hop = route_lookup(shared, snap, d.translated.dst, flow_hash);
   if (!hop) { d.reason = SL_DROP_NO_ROUTE; d.unreachable = true; return d; }
+  if (hop->kind == SL_NEXTHOP_UNENCRYPTED) { d.reason = SL_DROP_ENCRYPTION_REQUIRED; d.unreachable = true; return d; }
   if (hop->kind != SL_NEXTHOP_FORWARD) { d.reason = SL_DROP_BLACKHOLE_ROUTE; d.unreachable = hop->kind == SL_NEXTHOP_REJECT; return d; }
   d.to = hop->interface;
-  d.next_hop = is_unspecified(hop->via) ? d.translated.dst : hop->via;
+  if (!resolve_next_hop(shared, snap, *hop, d.translated.dst, &d.next_hop, &d.peer_slot)) { d.reason = SL_DROP_WIREGUARD_NO_PEER; d.unreachable = true; return d; }
   const sl_interface& out = snap.interfaces[d.to];
 
   classify_key c = classifier_key(d.translated, icmp_type, icmp_code, in.zone, out.zone);
@@ -306,12 +324,22 @@ void set_deltas(session& s, unsigned direction, bool v4) {
 namespace {
 
 // Which sessions the XDP program could forward, if policy lets it: what bpf/offload.h reads.
-uint8_t offload_policy(const session& s, const sl_rule& rule) {
+uint8_t offload_policy(const snapshot& snap, const session& s, const sl_rule& rule) {
   bool readable = nat_protocol_class(s.key0.protocol) >= 0 && s.key0.kind == 0;
+  for (uint8_t slot : s.interface_slot) if (const sl_interface* n = snap.interface_of_slot(slot); !n || n->kind != SL_INTERFACE_PORT) readable = false;
   return readable && !(rule.flags & SL_RULE_NO_OFFLOAD) ? SL_OFFLOAD_NOT_YET : SL_OFFLOAD_NEVER;
 }
 
 }  // namespace
+
+// The next hop of the answers to a key's packets; adjacency_none: there is no way now.
+uint32_t pipeline::route_back(const flow_key& key) {
+  const sl_nexthop* back = route_lookup(shared_, *snap_, key.src, ecmp_hash(key));
+  sl_address next_hop;
+  uint32_t peer_slot;
+  if (!back || back->kind != SL_NEXTHOP_FORWARD || !resolve_next_hop(shared_, *snap_, *back, key.src, &next_hop, &peer_slot)) return adjacency_none;
+  return route_to(next_hop, snap_->interface_slots[back->interface], peer_slot);
+}
 
 void pipeline::create_session(packet& p, decision& d) {
   const fragment_verdict dropped{fragment_verdict::drop, 0, 0, 0, {}};
@@ -343,21 +371,18 @@ void pipeline::create_session(packet& p, decision& d) {
     s.state.store(SL_STATE_NEW, std::memory_order_relaxed);
     s.generation.store(static_cast<uint32_t>(snap_->generation), std::memory_order_relaxed);
     s.rule_id = rule.id;
-    s.offload.store(offload_policy(s, rule), std::memory_order_relaxed);
     s.start_ticks = now_ticks_;
     s.last_seen_ticks.store(now_ticks_, std::memory_order_relaxed);
     s.interface_slot[0] = static_cast<uint8_t>(p.interface_slot);
     s.interface_slot[1] = snap_->interface_slots[d.to];
+    s.offload.store(offload_policy(*snap_, s, rule), std::memory_order_relaxed);
     if (translate_source(p, d, s, &reason)) {
       if (s.flags.load(std::memory_order_relaxed) & (session_source_nat | session_destination_nat)) {
         set_deltas(s, 0, p.ip_version == 4);
         set_deltas(s, 1, p.ip_version == 4);
       }
-      s.adjacency[0].store(route_to(d.next_hop, s.interface_slot[1]), std::memory_order_relaxed);
-      const sl_nexthop* back = route_lookup(shared_, *snap_, p.key.src, ecmp_hash(p.key));
-      uint32_t back_id = adjacency_none;
-      if (back && back->kind == SL_NEXTHOP_FORWARD) back_id = route_to(is_unspecified(back->via) ? p.key.src : back->via, snap_->interface_slots[back->interface]);
-      s.adjacency[1].store(back_id, std::memory_order_relaxed);
+      s.adjacency[0].store(route_to(d.next_hop, s.interface_slot[1], d.peer_slot), std::memory_order_relaxed);
+      s.adjacency[1].store(route_back(p.key), std::memory_order_relaxed);
       if (p.key.protocol == protocol_tcp) tcp_open(s, read_tcp_segment(p));
       // An inbound mapping lives as long as the session that uses it.
       if (s.mapping == mapping_none) { s.mapping = d.inbound_mapping; d.inbound_mapping = mapping_none; }
@@ -426,7 +451,7 @@ pipeline::revalidation pipeline::revalidate_session(uint32_t index, decision* ou
     else allowed = (flags & session_source_nat) && !(flags & session_static_source) && pool_holds(*snap_, *d.source_rule, responder.src);
   }
   // An unreachable route is no verdict of policy: the session waits for the route to come back, its packets do not pass.
-  if (!allowed && d.reason == SL_DROP_NO_ROUTE) return revalidation::unroutable;
+  if (!allowed && (d.reason == SL_DROP_NO_ROUTE || d.reason == SL_DROP_WIREGUARD_NO_PEER || d.reason == SL_DROP_ENCRYPTION_REQUIRED)) return revalidation::unroutable;
   if (!allowed) {
     end_session(index, SL_END_POLICY_CHANGED);
     return revalidation::ended;
@@ -438,13 +463,11 @@ pipeline::revalidation pipeline::revalidate_session(uint32_t index, decision* ou
     s.rule_id = rule.id;
   }
   s.interface_slot[1] = snap_->interface_slots[d.to];
-  s.adjacency[0].store(route_to(d.next_hop, s.interface_slot[1]), std::memory_order_relaxed);
-  const sl_nexthop* back = route_lookup(shared_, *snap_, s.key0.src, ecmp_hash(s.key0));
-  if (back && back->kind == SL_NEXTHOP_FORWARD)
-    s.adjacency[1].store(route_to(is_unspecified(back->via) ? s.key0.src : back->via, snap_->interface_slots[back->interface]), std::memory_order_relaxed);
+  s.adjacency[0].store(route_to(d.next_hop, s.interface_slot[1], d.peer_slot), std::memory_order_relaxed);
+  if (uint32_t back = route_back(s.key0); back != adjacency_none) s.adjacency[1].store(back, std::memory_order_relaxed);
   if (rule.log & SL_LOG_END) s.flags.fetch_or(session_log_end, std::memory_order_relaxed);
   else s.flags.fetch_and(static_cast<uint8_t>(~session_log_end), std::memory_order_relaxed);
-  uint8_t offload = s.offload.load(std::memory_order_relaxed), wanted = offload_policy(s, rule);
+  uint8_t offload = s.offload.load(std::memory_order_relaxed), wanted = offload_policy(*snap_, s, rule);
   if ((offload == SL_OFFLOAD_NEVER) != (wanted == SL_OFFLOAD_NEVER)) s.offload.store(wanted, std::memory_order_release);
   s.generation.store(static_cast<uint32_t>(snap_->generation), std::memory_order_release);
   return revalidation::allowed;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // worker.cc: a round of a worker: receive → process → transmit → flush, reclaim, refill; timers now and then; and sleep
-// when nothing comes. An idle worker wakes ten times a second.
+// when nothing comes. An idle worker wakes ten times a second. Worker 0 also takes what the host sends into tunnels.
 #include "worker.h"
 
 #include <poll.h>
@@ -26,6 +26,7 @@ constexpr int sleep_ms_max = 100, sleep_ms_busy_tx = 1, sleep_ms_held = 5;
 // After work a worker looks for more for so long before it sleeps: a handshake's next packet is often that near, and waking up costs
 // as much. It yields at each look, so that on a small machine only time that nobody else wants is spent.
 constexpr uint64_t awake_ns = 100'000;
+constexpr uint64_t hear_host_ns = 50'000;  // a busy worker looks so often whether the host has packets: the look is a system call
 
 }  // namespace
 
@@ -85,6 +86,7 @@ void worker::run_tasks() {
   std::lock_guard lock(tasks_mutex_);
   for (const auto* task : tasks_) (*task)();
   tasks_.clear();
+  transmit_output();  // a task may have sent something
   has_tasks_.store(false, std::memory_order_release);
   tasks_done_.notify_all();
 }
@@ -169,6 +171,7 @@ bool worker::round(uint64_t now_ns) {
       transmit_output();
     }
   }
+  if (index_ == 0 && shared_.has_tunnels.load(std::memory_order_relaxed)) worked |= hear_host(now_ns);
   uint64_t kicks = 0;
   for (port_socket& s : sockets_) {
     s.socket->flush();
@@ -183,6 +186,15 @@ bool worker::round(uint64_t now_ns) {
   // now_ns is from before the first batch was received.
   if (worked) pipeline_->counters().add_latency(monotonic_ns() - now_ns);
   return worked;
+}
+
+// Packets of the host's own, for tunnels.
+bool worker::hear_host(uint64_t now_ns) {
+  if (shared_.from_host_fd < 0 || (!host_waits_ && now_ns - host_heard_ns_ < hear_host_ns)) return false;
+  host_heard_ns_ = now_ns;
+  host_waits_ = pipeline_->take_from_host(now_ns) == batch_max;
+  transmit_output();
+  return host_waits_;
 }
 
 void worker::transmit_output() {
@@ -205,9 +217,11 @@ void worker::transmit_output() {
 }
 
 void worker::sleep_until_work(uint64_t) {
-  pollfd fds[1 + SL_XSKS_MAX / 8];
+  pollfd fds[2 + SL_XSKS_MAX / 8];
   nfds_t count = 0;
   fds[count++] = {wake_fd_, POLLIN, 0};
+  const bool hears_host = index_ == 0 && shared_.from_host_fd >= 0 && shared_.has_tunnels.load(std::memory_order_relaxed);
+  if (hears_host) fds[count++] = {shared_.from_host_fd, POLLIN, 0};
   int timeout_ms = pipeline_->holds_packets() ? sleep_ms_held : sleep_ms_max;
   for (port_socket& s : sockets_) {
     if (s.socket->rx_ready()) return;
@@ -218,6 +232,7 @@ void worker::sleep_until_work(uint64_t) {
   shared_.epoch.sleep(index_);
   poll(fds, count, timeout_ms);
   shared_.epoch.quiescent(index_);
+  if (hears_host && fds[1].revents) host_waits_ = true;
   if (fds[0].revents) {
     uint64_t value;
     (void)!read(wake_fd_, &value, sizeof value);

@@ -54,6 +54,7 @@ class worker {
   void run_tasks();
   void share_frames();
   void count_kernel_drops();
+  bool hear_host(uint64_t now_ns);
   void sleep_until_work(uint64_t now_ns);
 
   dataplane& shared_;
@@ -64,6 +65,8 @@ class worker {
   std::vector<port_socket> sockets_;
   xsk* transmit_[SL_PORTS_MAX] = {};
   uint32_t fill_target_ = 0;  // frames a fill ring gets: half of all, shared by the sockets, so that some stay for answers
+  uint64_t host_heard_ns_ = 0;
+  bool host_waits_ = false;   // the host has a packet for a tunnel
   uint64_t housekept_ns_ = 0, kernel_drops_counted_ns_ = 0, kicks_ = 0;
   std::atomic<uint32_t> frames_free_{0}, held_{0};
 

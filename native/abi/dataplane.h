@@ -109,7 +109,8 @@ typedef uint8_t sl_u8; typedef uint16_t sl_u16; typedef uint32_t sl_u32; typedef
   X(WIREGUARD_ALLOWED_IPS, "wireguard-allowed-ips", "decrypted packet whose source is not among its peer's allowed IPs") \
   X(WIREGUARD_NO_PEER, "wireguard-no-peer", "no peer of the interface has the destination among its allowed IPs") \
   X(WIREGUARD_NO_SESSION, "wireguard-no-session", "no session with the peer: no endpoint, or its handshake was not answered") \
-  X(ENCRYPTION_REQUIRED, "encryption-required", "the route wants encryption, and no WireGuard interface takes the packet")
+  X(ENCRYPTION_REQUIRED, "encryption-required", "the route wants encryption, and no WireGuard interface takes the packet") \
+  X(TUNNEL_CONGESTION, "tunnel-congestion", "marked as congested on its way through a tunnel, and its sender does not know ECN (RFC 6040)")
 
 /* Counters beside drops. */
 #define SL_COUNTERS(X) \
@@ -134,6 +135,12 @@ typedef uint8_t sl_u8; typedef uint16_t sl_u16; typedef uint32_t sl_u32; typedef
   X(CAPTURES_LOST, "captures-lost", "copies of packets lost because nobody took them in time") \
   X(RECORDS_LOST, "records-lost", "flow or drop records lost because nobody read them in time") \
   X(DROP_RECORDS_SAMPLED, "drop-records-sampled", "dropped packets without a record, because many were dropped at once") \
+  X(WIREGUARD_SEALED, "wireguard-sealed", "packets encrypted for a WireGuard peer") \
+  X(WIREGUARD_OPENED, "wireguard-opened", "packets of WireGuard peers that authenticated, keepalives included") \
+  X(WIREGUARD_HANDSHAKES, "wireguard-handshakes", "WireGuard handshake messages that passed the gate") \
+  X(WIREGUARD_COOKIES, "wireguard-cookies", "WireGuard cookie replies sent, under load") \
+  X(WIREGUARD_EVENTS_LOST, "wireguard-events-lost", "WireGuard messages and events lost because nobody took them in time") \
+  X(FROM_HOST_PACKETS, "from-host-packets", "packets of the host's stack taken for tunnels") \
   X(TX_KICKS, "tx-kicks", "system calls that started transmission") \
   X(POLLS, "polls", "times a worker slept")
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * host_device.cc: set-up of the TUN device, and the write.
+ * host_device.cc: set-up of the TUN device, the write and the read.
  *
  * Order of set-up: create, configure, then set up: the device is never up with an address of its own, with reverse path
  * filter, or forwarding. Settings go by /proc/sys, which belongs to the caller's network namespace.
@@ -129,6 +129,11 @@ std::unique_ptr<host_device> host_device::open(const std::string& name, std::str
 
 host_device::~host_device() {
   if (fd_ >= 0) ::close(fd_);
+}
+
+size_t host_device::read(uint8_t* packet, size_t size) noexcept {
+  const ssize_t bytes = ::read(fd_, packet, size);
+  return bytes > 0 ? static_cast<size_t>(bytes) : 0;
 }
 
 bool host_device::write(const uint8_t* packet, size_t length) noexcept {

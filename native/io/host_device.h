@@ -5,8 +5,11 @@
  * For packets that are addressed to the appliance but came to the engine first: fragments, and what arrived at a port
  * shared with NAT but has no session. The host sees them come in on this device; its answers leave by its own routes.
  *
+ * The other way the host sends by it what its routes lead to tunnels: packets of its own, for a WireGuard interface, whose
+ * addresses stand on this device.
+ *
  * Who calls it: `engine` opens and destroys it; each worker may call write(), which never blocks (the kernel queues or
- * processes the packet within the call). The device lives as long as the object.
+ * processes the packet within the call); one worker calls read(). The device lives as long as the object.
  *
  * What the caller must see to, because the host cannot any more: checksums are complete (partial ones would be verified
  * and fail), the destination is an address of the host and not link-local (those are bound to their own link), and the
@@ -39,6 +42,10 @@ class host_device {
 
   // One IPv4 or IPv6 packet, without link header. False: not taken (counted), try no more than the next packet.
   bool write(const uint8_t* packet, size_t length) noexcept;
+
+  // The next packet that the host sent by the device, without link header; 0: none waits. Of a packet longer than `size` the rest is lost.
+  size_t read(uint8_t* packet, size_t size) noexcept;
+  int fd() const { return fd_; }  // readable when a packet waits
 
   uint32_t ifindex() const { return ifindex_; }
   const std::string& name() const { return name_; }

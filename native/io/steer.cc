@@ -86,7 +86,8 @@ std::unique_ptr<steering> steering::open(const std::string& object_path, const s
     if (bpf_obj_pin(bpf_map__fd(map), path.c_str()) != 0) { *error = "cannot pin " + path + " (" + errno_text(errno) + "); is the directory a bpffs?"; return nullptr; }
   }
   s->nat_port_words_ = static_cast<uint64_t*>(s->map_memory("nat_ports", nat_port_bytes, error));
-  if (!s->nat_port_words_) return nullptr;
+  s->engine_port_words_ = static_cast<uint64_t*>(s->map_memory("engine_ports", SL_ENGINE_PORTS_WORDS * sizeof(uint64_t), error));
+  if (!s->nat_port_words_ || !s->engine_port_words_) return nullptr;
   s->cpus_ = std::max(1, libbpf_num_possible_cpus());
   return s;
 }

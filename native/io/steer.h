@@ -3,7 +3,7 @@
  * steer: loads the steering program (bpf/steer.bpf.c), attaches it to netdevs and writes its maps.
  *
  * Who calls it: `engine`, from its one thread; set_xsk and clear_xsk also from a worker's thread while that thread runs
- * the engine's task. nat_port_words() is memory shared with the program: any thread, atomic operations.
+ * the engine's task. nat_port_words() and engine_port_words() are memory shared with the program: any thread, atomic operations.
  *
  * Pins, in a directory on a bpffs: `link-IFNAME` keeps the program attached when this process dies, so that a dead
  * engine means closed. The next engine finds the link and exchanges the program in it, atomically: there is no moment
@@ -57,6 +57,8 @@ class steering {
   bool set_local_addresses(const std::vector<std::pair<sl_address, sl_local_address>>& addresses, std::string* error);
   // SL_NAT_PORT_WORDS words, mapped until the object goes.
   uint64_t* nat_port_words() { return nat_port_words_; }
+  // SL_ENGINE_PORTS_WORDS words, the same.
+  uint64_t* engine_port_words() { return engine_port_words_; }
   // Adds up a port's counters over all CPUs into out[SL_STEER_KEYS].
   void read_counters(unsigned slot, uint64_t* out) const;
   // A map's memory, mapped until the object goes.
@@ -79,7 +81,7 @@ class steering {
   bpf_object* object_ = nullptr;
   std::string pin_directory_;
   int program_fd_ = -1, xsks_ = -1, tx_ports_ = -1, ports_ = -1, vlans_ = -1, local_ = -1, nat_ports_ = -1, counters_ = -1;
-  uint64_t* nat_port_words_ = nullptr;
+  uint64_t *nat_port_words_ = nullptr, *engine_port_words_ = nullptr;
   int cpus_ = 1;
   bool inherited_ = false;
   std::string given_up_;

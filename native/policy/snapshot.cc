@@ -168,6 +168,11 @@ void note_local(snapshot& s) {
   }
 }
 
+void note_tunnels(snapshot& s) {
+  if (!s.wireguards.empty()) s.engine_ports.resize(SL_ENGINE_PORTS_WORDS);
+  for (const sl_wireguard& w : s.wireguards) s.engine_ports[w.listen_port / 64] |= 1ull << (w.listen_port & 63);
+}
+
 }  // namespace
 
 std::unique_ptr<snapshot> compile_snapshot(const uint8_t* buffer, size_t bytes, std::string* error, const snapshot* previous) {
@@ -197,6 +202,7 @@ std::unique_ptr<snapshot> compile_snapshot(const uint8_t* buffer, size_t bytes, 
   s->route_table = lpm::build(s->routes, error);
   if (!s->route_table) return nullptr;
   note_local(*s);
+  note_tunnels(*s);
   return s;
 }
 

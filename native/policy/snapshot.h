@@ -12,6 +12,7 @@
 #include "packet/bytes.h"
 #include "policy/classifier.h"
 #include "route/lpm.h"
+#include "tunnel/wireguard_routes.h"
 
 namespace sluice {
 
@@ -62,15 +63,19 @@ struct snapshot {
   std::vector<sl_wireguard_peer> wireguard_peers;
   std::unique_ptr<const classifier> rule_classifier, source_classifier, destination_classifier, static_in_classifier, static_out_classifier;
   std::unique_ptr<const lpm> route_table;
+  std::vector<uint64_t> engine_ports;        // a bit a UDP port of a tunnel, SL_ENGINE_PORTS_WORDS; empty: there is no tunnel
+  std::unique_ptr<const wireguard_routes> wireguard;  // bound by the engine; nullptr: there is no tunnel
 
   const sl_interface* interface_of_slot(unsigned slot) const {
     uint16_t index = slot_interfaces[slot];
     return index == index_none ? nullptr : &interfaces[index];
   }
+  bool is_tunnel(uint16_t interface) const { return interfaces[interface].kind != SL_INTERFACE_PORT; }
+  bool is_engine_port(uint16_t port) const { return engine_ports[port / 64] >> (port & 63) & 1; }
 };
 
 // Validates every offset, span and index of the buffer and compiles it. nullptr and a text that names the section and
-// entry when it is refused. slots, pools and counters are bound afterwards by the engine. What did not change since
+// entry when it is refused. slots, pools, counters and tunnels are bound afterwards by the engine. What did not change since
 // `previous` is shared with it; either may be freed first. Calls that share must come from one thread.
 std::unique_ptr<snapshot> compile_snapshot(const uint8_t* buffer, size_t bytes, std::string* error, const snapshot* previous = nullptr);
 

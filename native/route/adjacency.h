@@ -18,6 +18,8 @@ namespace sluice {
 
 inline constexpr unsigned interface_slots = SL_INTERFACES_MAX;
 inline constexpr uint8_t port_slot_none = 0xff;
+inline constexpr uint8_t port_slot_tunnel = 0xfe;  // no netdev: what leaves by it is encrypted first (native/tunnel.cc)
+static_assert(SL_PORTS_MAX <= port_slot_tunnel);
 inline constexpr uint32_t adjacencies_max = SL_ADJACENCIES_MAX;
 inline constexpr uint32_t adjacency_none = UINT32_MAX;
 
@@ -56,6 +58,15 @@ static_assert(offsetof(adjacency, used_ticks) == offsetof(sl_adjacency, used_tic
               offsetof(adjacency, interface_slot) == offsetof(sl_adjacency, interface_slot) && offsetof(adjacency, address) == offsetof(sl_adjacency, address) &&
               offsetof(adjacency, in_use) == offsetof(sl_adjacency, in_use));
 
+// A next hop through a tunnel is a peer: its address is the peer's id, and the place of the link address holds the peer's slot in
+// wireguard_table, as four bytes in memory order. Whether a session with it is there is asked of the peer itself.
+inline sl_address tunnel_next_hop(uint32_t peer_id) {
+  sl_address a{};
+  store32(a.bytes + 12, peer_id);
+  return a;
+}
+inline uint32_t tunnel_peer_id(const sl_address& next_hop) { return load32(next_hop.bytes + 12); }
+
 class adjacency_table {
  public:
   // entries: adjacencies_max of them, zeroed, or as an engine before us left them: those in use are taken over.
@@ -71,6 +82,10 @@ class adjacency_table {
   // Netlink: the link address of (kernel netdev, address) became known, or is known to be unreachable.
   // Returns whether a next hop of ours changed.
   bool update(const interface_state* interfaces, uint32_t kernel_ifindex, const sl_address& address, const uint8_t* mac, bool usable, bool failed);
+  // A next hop through a tunnel: where its peer stands.
+  void set_peer_slot(uint32_t id, uint32_t peer_slot) { if (adjacency* a = get(id)) a->mac.store(peer_slot, std::memory_order_release); }
+  // What packets wait for may have come: workers look.
+  void touch() { version_.fetch_add(1, std::memory_order_acq_rel); }
   // Next hops used since `since_ticks`: their neighbours are kept fresh. visit(interface_slot, address).
   template <class Visit> void each(Visit&& visit);
   // Grows with each change, so that workers look at what they hold.

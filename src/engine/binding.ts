@@ -101,7 +101,8 @@ export class BindingError extends Error {
 
 const CALLS: readonly (keyof Addon)[] = [
   'open', 'addPort', 'removePort', 'apply', 'counters', 'records', 'sessions', 'killSession', 'simulate', 'ruleHits',
-  'neighbours', 'natPools', 'rings', 'interfaces', 'setCapture', 'captured', 'onEvent', 'inject', 'advance', 'setNeighbour', 'close',
+  'neighbours', 'natPools', 'rings', 'interfaces', 'setCapture', 'captured', 'wireguardIndex', 'wireguardInstall', 'wireguardForget', 'wireguardEndpoint',
+  'wireguardSend', 'wireguardGate', 'wireguardEvents', 'wireguardPeers', 'onEvent', 'inject', 'advance', 'setNeighbour', 'close',
 ];
 
 export function addonPath(): string { return join(packageRoot(), 'build', 'native', 'sluice.node'); }

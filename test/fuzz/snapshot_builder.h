@@ -78,6 +78,21 @@ struct snapshot_builder {
     return {static_cast<uint32_t>(nat_addresses.size() - 1), 1};
   }
 
+  // A WireGuard interface, and peers of it: those of one stand together, so they are added before the next interface is. Returns its index.
+  uint16_t wireguard(uint32_t id, uint16_t zone, uint16_t listen_port, uint32_t mtu_bytes = 0) {
+    interfaces.push_back({id, 0, 0, SL_VLAN_NONE, zone, SL_ANTI_SPOOFING_STRICT, 0, mtu_bytes, SL_INTERFACE_WIREGUARD, 0});
+    const auto index = static_cast<uint16_t>(interfaces.size() - 1);
+    wireguards.push_back({index, listen_port, {static_cast<uint32_t>(wireguard_peers.size()), 0}});
+    return index;
+  }
+  struct network { const char* address; uint8_t length; };
+  void peer(uint32_t id, std::initializer_list<network> allowed_ips) {
+    const auto first = static_cast<uint32_t>(prefixes.size());
+    for (const network& n : allowed_ips) prefix(n.address, n.length);
+    wireguard_peers.push_back({id, 0, {first, static_cast<uint32_t>(allowed_ips.size())}});
+    ++wireguards.back().peers.count;
+  }
+
   std::vector<uint8_t> build() const {
     sl_snapshot_header h{};
     h.magic = SL_SNAPSHOT_MAGIC;

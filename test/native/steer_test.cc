@@ -41,7 +41,7 @@ constexpr uint32_t loopback = 1;  // ifindex, in each namespace; where test runs
 constexpr uint16_t slot = 3;      // not 0, so that a forgotten multiplication shows
 constexpr uint16_t known_vlan = 100, unknown_vlan = 101;
 constexpr uint16_t nat_slot_4 = 5, nat_slot_6 = 63;
-constexpr uint16_t nat_tcp = 40000, nat_udp = 40001, nat_identifier = 777, free_port = 22;
+constexpr uint16_t nat_tcp = 40000, nat_udp = 40001, nat_identifier = 777, free_port = 22, tunnel_port = 51820;
 constexpr int to_engine = SL_STEER_BASE + SL_STEER_TO_ENGINE, to_host = SL_STEER_BASE + SL_STEER_TO_HOST;
 
 std::string object_path() {
@@ -210,6 +210,20 @@ std::vector<steering_case> cases() {
     {"shared: TCP port of NAT", on4(ip4(shared4, p_tcp, tcp(443, nat_tcp))), to_engine},
     {"shared: TCP port of the host", on4(ip4(shared4, p_tcp, tcp(443, free_port))), to_host},
     {"shared: source port does not count", on4(ip4(shared4, p_tcp, tcp(nat_tcp, free_port))), to_host},
+    {"tunnel's port on an address of the host", on4(ip4(host4, p_udp, udp(53, tunnel_port))), to_engine},
+    {"tunnel's port on an address shared with NAT", on4(ip4(shared4, p_udp, udp(53, tunnel_port))), to_engine},
+    {"tunnel's port, IPv6", on6(ip6_packet(host6, p_udp, udp(53, tunnel_port))), to_engine},
+    {"tunnel's port, IPv6 behind a chain", on6(ip6_packet(host6, p_hop, extension(p_udp) + udp(53, tunnel_port))), to_engine},
+    {"tunnel's port behind IPv4 options", on4(ip4(host4, p_udp, udp(53, tunnel_port), {.option_words = 3})), to_engine},
+    {"tunnel's port as the source", on4(ip4(host4, p_udp, udp(tunnel_port, 53))), to_host},
+    {"neighbours of the tunnel's port, below", on4(ip4(host4, p_udp, udp(53, tunnel_port - 1))), to_host},
+    {"neighbours of the tunnel's port, above", on4(ip4(host4, p_udp, udp(53, tunnel_port + 1))), to_host},
+    {"tunnel's port of TCP", on4(ip4(host4, p_tcp, tcp(53, tunnel_port))), to_host},
+    {"tunnel's port in a fragment", on4(ip4(host4, p_udp, udp(53, tunnel_port), {.fragment = 0x2000})), to_host},
+    {"tunnel's port in a later fragment's payload", on4(ip4(host4, p_udp, udp(53, tunnel_port), {.fragment = 100})), to_host},
+    {"tunnel's port in an IPv6 fragment", on6(ip6_packet(host6, p_fragment, fragment_header(p_udp, 0, true) + udp(53, tunnel_port))), to_host},
+    {"tunnel's port, broadcast", on4(ip4({{255, 255, 255, 255}}, p_udp, udp(53, tunnel_port))), to_host},
+    {"tunnel's port, impossible length", on4(ip4(host4, p_udp, udp(53, tunnel_port, 4000))), SL_DROP_MALFORMED_L4},
     {"shared: UDP port of NAT", on4(ip4(shared4, p_udp, udp(53, nat_udp))), to_engine},
     {"shared: UDP on NAT's TCP port", on4(ip4(shared4, p_udp, udp(53, nat_tcp))), to_host},
     {"shared: TCP on NAT's UDP port", on4(ip4(shared4, p_tcp, tcp(53, nat_udp))), to_host},
@@ -348,6 +362,7 @@ std::unique_ptr<steering> prepared_steering() {
   auto set_bit = [&](unsigned nat_slot, unsigned protocol, unsigned port) {
     s->nat_port_words()[(nat_slot * SL_NAT_PROTOCOLS + protocol) * 1024 + port / 64] |= uint64_t{1} << (port & 63);
   };
+  s->engine_port_words()[tunnel_port / 64] |= uint64_t{1} << (tunnel_port & 63);
   for (unsigned nat_slot : {nat_slot_4, nat_slot_6}) {
     set_bit(nat_slot, 0, nat_tcp);
     set_bit(nat_slot, 0, 65535);
