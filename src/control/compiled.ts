@@ -8,9 +8,11 @@ import type { NameKind, Names as ConfigNames } from '../config/names.js';
 import { ConfigError, type Problem } from '../config/problem.js';
 import { asList } from '../config/schema-parts.js';
 import type { Config } from '../config/schema.js';
+import type { NodesConfig } from '../config/schema-nodes.js';
 import { listenPort, tunnelMtu } from '../config/wireguard.js';
 import type { ConfigurePlan, WireguardPlan } from '../engine/last-applied.js';
 import type { Names } from '../engine/records.js';
+import type { Filled } from '../nodes/learnt.js';
 
 /** `device` of a tunnel: the one on which its addresses stand. */
 export interface InterfaceInfo { name: string; kind: 'port' | 'wireguard'; device: string; zone: string; vlanId: number | null; addresses: string[] }
@@ -31,6 +33,10 @@ export interface Compiled {
   ruleCount: number;
   warnings: string[];
   observability?: Config['observability'];
+  nodes?: NodesConfig;
+  /** The sequence of each node's record that counted, and what of it did not. */
+  nodeSequences: Filled['sequences'];
+  nodeNotes: Filled['notes'];
 }
 
 export interface CompileResult { problems: Problem[]; compiled?: Compiled }
@@ -45,11 +51,11 @@ export function compileFile(file: string, facts: Facts, generation: number, slot
   return config ? compileChecked(config, problems, file, facts, generation, slots) : { problems };
 }
 
-/** `problems`: what the check found; `file`: by what name problems speak of the configuration. */
-export function compileChecked(config: Config, problems: Problem[], file: string, facts: Facts, generation: number, slots: readonly AttachedSlot[]): CompileResult {
+/** `problems`: what the check found; `file`: by what name problems speak of the configuration; `filled`: how nodes' records were put into it. */
+export function compileChecked(config: Config, problems: Problem[], file: string, facts: Facts, generation: number, slots: readonly AttachedSlot[], filled?: Filled): CompileResult {
   try {
     const previous = slots.map((one): ConfiguredPort => ({ device: one.name, ifindex: one.ifindex, slot: one.slot, queues: one.queues, untagged: false, vlans: [] }));
-    return { problems, compiled: describe(config, facts, compileSnapshot(config, facts, generation, previous)) };
+    return { problems, compiled: describe(config, facts, compileSnapshot(config, facts, generation, previous), filled) };
   } catch (error) {
     if (!(error instanceof ConfigError)) throw error;
     // It passed check, but not with what the machine has at this moment.
@@ -57,11 +63,15 @@ export function compileChecked(config: Config, problems: Problem[], file: string
   }
 }
 
-function describe(config: Config, facts: Facts, result: CompiledConfig): Compiled {
+const NO_SEQUENCES: Filled['sequences'] = new Map();
+const NO_NOTES: Filled['notes'] = new Map();
+
+function describe(config: Config, facts: Facts, result: CompiledConfig, filled: Filled | undefined): Compiled {
   let rules: RuleInfo[] | undefined;
   let tunnels: TunnelInfo[] | undefined;
   return {
     hostname: config.hostname ?? null, snapshot: result.snapshot, names: namesOf(result.names, config), observability: config.observability,
+    ...(config.nodes === undefined ? {} : { nodes: config.nodes }), nodeSequences: filled?.sequences ?? NO_SEQUENCES, nodeNotes: filled?.notes ?? NO_NOTES,
     plan: planOf(config, facts, result),
     interfaces: result.names.interfaces.map((name) => describeInterface(name, config, facts)),
     get tunnels() { return (tunnels ??= describeTunnels(config)); },

@@ -15,6 +15,7 @@ import { errorCode, errorMessage, IpcError } from '../engine/ipc.js';
 import { decodeNeighbour, decodeSimulate, encodeSimulate, viewOf, type NeighbourView, type SimulateAnswer, type SimulateQuestion } from '../engine/records.js';
 import type { Problem } from '../config/problem.js';
 import type { FlowLog } from '../flowlog/flow-log.js';
+import type { Nodes } from '../nodes/nodes.js';
 import type { Log } from '../supervisor/log.js';
 import type { Compile, Compiled } from './compiled.js';
 import { EngineCaptures } from './capture-source.js';
@@ -51,6 +52,8 @@ export class Control {
   readonly captures = new EngineCaptures(this);
   /** Takes records, and each configuration as it comes into force; src/flowlog/attach.ts sets it. */
   flowLog: FlowLog | undefined;
+  /** Told of each configuration as it is found in force; src/control/process.ts sets it. */
+  nodes: Nodes | undefined;
   /** Ends this process for a restart; src/control/process.ts sets it. */
   restartSelf: (() => void) | undefined;
   private inForce: Applied | undefined;
@@ -91,7 +94,9 @@ export class Control {
   get applied(): Applied | undefined { return this.inForce; }
   set applied(applied: Applied | undefined) {
     this.inForce = applied;
-    if (applied) this.flowLog?.configure(applied.compiled);
+    if (!applied) return;
+    this.flowLog?.configure(applied.compiled);
+    this.nodes?.inForce(applied.compiled);
   }
 
   start(): void { this.engine.start(); }
@@ -150,6 +155,7 @@ export class Control {
     const { applied } = this;
     const isInForce = applied !== undefined && applied.enginePid === status.pid && applied.generation === status.generation && isSame(applied.compiled, compiled);
     if (!isInForce) this.applied = await this.apply(compiled, status);
+    else this.nodes?.inForce(compiled); // the same, and other records may stand behind it
     this.engineStatus = await this.engine.status();
   }
 

@@ -5,6 +5,7 @@ import { Access } from '../api/access-service.js';
 import { buildApi } from '../api/server.js';
 import { attachFlowLog } from '../flowlog/attach.js';
 import type { FlowLog } from '../flowlog/flow-log.js';
+import { Nodes } from '../nodes/nodes.js';
 import { RESTART_EXIT_CODE } from '../supervisor/child.js';
 import { createChildLog, type Log } from '../supervisor/log.js';
 import { runDirectory, type RunDirectory } from '../supervisor/run-directory.js';
@@ -32,6 +33,12 @@ export async function startControl({ dir, user }: ControlArguments): Promise<Con
   access.audit.listeners.push((record) => flowLog?.audit(record));
   transactions.follower = access;
   transactions.onKeysRestored = () => process.kill(process.pid, 'SIGTERM'); // the supervisor starts control again
+  const nodes = new Nodes(paths.nodeState, log, {
+    show: () => control.wireguards(), rotate: (name, phase) => control.engine.wireguardRotate(name, phase),
+    refill: () => control.reload(), audit: (event) => access.record(event),
+  }, user);
+  control.nodes = nodes;
+  transactions.fill = (config) => nodes.fill(config);
   const api = buildApi(control, paths, log, { transactions, access, capture: control.captures });
   // What fastify loads at the first request, it could not load any more from a checkout that only root may read.
   for (const url of ['/api/v1/status', '/api/v1/drops?last=0', '/metrics', '/nothing']) await api.inject({ url, headers: access.internalHeaders });
@@ -43,11 +50,13 @@ export async function startControl({ dir, user }: ControlArguments): Promise<Con
   access.socketIsReady();
   await transactions.start(control);
   await takeOffered(transactions, paths, log);
+  void nodes.start();
   await access.configure(transactions.runningConfig ?? { version: 1 });
   control.start();
   log.info({ socket: paths.apiSocket, uid: process.getuid?.() }, 'control is up');
   const stop = async (): Promise<void> => {
     transactions.stop();
+    await nodes.stop();
     control.stop();
     await api.close();
     await access.stop();

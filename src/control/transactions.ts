@@ -14,6 +14,7 @@ import { Problems, type At, type Path, type Position, type Problem } from '../co
 import type { Config } from '../config/schema.js';
 import { shareWith } from '../config/share.js';
 import { ApiError } from '../api/errors.js';
+import type { Filled } from '../nodes/learnt.js';
 import type { Log } from '../supervisor/log.js';
 import { compileChecked, type AttachedSlot, type CompileResult } from './compiled.js';
 import type { Control } from './control.js';
@@ -48,6 +49,8 @@ export class Transactions {
   private control: Control | undefined;
   /** Control starts again to take restored keys. */
   onKeysRestored: (() => void) | undefined;
+  /** Puts what other nodes told into a configuration that is compiled; src/control/process.ts sets it. */
+  fill: ((config: Config) => Filled) | undefined;
   /** Set before the first change. */
   follower: Follower | undefined;
   /** Told how each commit ended, and how long it took; metrics count it. */
@@ -418,7 +421,8 @@ export class Transactions {
   private compile(version: Known, facts: Facts, generation: number, slots: readonly AttachedSlot[]): CompileResult {
     const problems = version.problems(facts);
     if (problems.some(({ severity }) => severity === 'error')) return { problems };
-    return compileChecked(version.config, problems, `revision ${version.revision}`, facts, generation, slots);
+    const filled = this.fill?.(version.config);
+    return compileChecked(filled?.config ?? version.config, problems, `revision ${version.revision}`, facts, generation, slots, filled);
   }
 
   private async durably<T>(write: () => Promise<T>): Promise<T> {

@@ -15,6 +15,7 @@ import { nodeIdOf, type NodeIdentity } from './identity.js';
 import type { SignedRecord } from './record.js';
 
 export const EXCHANGE_PATH = '/node/v1/record';
+export const REASON_CHARACTERS_MAX = 300;
 const MESSAGE_BYTES_MAX = 64 * 1024;
 const CONNECTIONS_MAX = 256;
 const WORKING_MAX = 2;
@@ -28,10 +29,14 @@ const TLS_OPTIONS = { minVersion: 'TLSv1.3', maxVersion: 'TLSv1.3', secureOption
 const MessageSchema = Type.Object({
   have: Type.Union([Type.Null(), Type.Integer({ minimum: 1, maximum: Number.MAX_SAFE_INTEGER })]),
   record: Type.Union([Type.Null(), Type.Object({})]), // record.ts looks into it
+  refused: Type.Union([Type.Null(), Type.String({ maxLength: REASON_CHARACTERS_MAX })]),
 }, { additionalProperties: false });
 
-/** `have`: the sequence of your record that is in force at my end. `record`: mine, null when you have it already. */
-export interface Message { have: number | null; record: SignedRecord | null }
+/**
+ * `have`: the sequence of your record that is in force at my end. `record`: mine, null when you have it already. `refused`: why I did not
+ * take your last one, for your log.
+ */
+export interface Message { have: number | null; record: SignedRecord | null; refused: string | null }
 
 export class ExchangeError extends Error {
   readonly code = 'SLUICE_NODE_EXCHANGE';
@@ -45,7 +50,7 @@ function parseMessage(text: string): Message {
   } catch {
     throw new ExchangeError('the message is no JSON');
   }
-  if (!Value.Check(MessageSchema, value)) throw new ExchangeError('the message is not {have, record}');
+  if (!Value.Check(MessageSchema, value)) throw new ExchangeError('the message is not {have, record, refused}');
   return value as Message;
 }
 

@@ -15,7 +15,7 @@ export interface RunDirectory {
   supervisorPid: string; enginePid: string; controlPid: string;
   engineLog: string; controlLog: string;
   bpf: string; runningConfig: string; cleanup: string; lastApplied: string;
-  configState: string; auditState: string; apiState: string; logState: string;   // control's own parts of the state directory
+  configState: string; auditState: string; apiState: string; logState: string; nodeState: string;   // control's own parts of the state directory
   wireguardState: string;                                                        // the engine's own: private keys, closed to control
 }
 
@@ -33,7 +33,7 @@ export function runDirectory(directory: string): RunDirectory {
     supervisorPid: at('supervisor.pid'), enginePid: at('engine.pid'), controlPid: at('control.pid'),
     engineLog: at('engine.log'), controlLog: at('control.log'),
     bpf: at('bpf'), runningConfig: at('running.yaml'), cleanup: at('cleanup.json'), lastApplied: join(state, 'last-applied.bin'),
-    configState: join(state, 'config'), auditState: join(state, 'audit'), apiState: join(state, 'api'), logState: join(state, 'logs'), wireguardState: join(state, 'wireguard'),
+    configState: join(state, 'config'), auditState: join(state, 'audit'), apiState: join(state, 'api'), logState: join(state, 'logs'), nodeState: join(state, 'node'), wireguardState: join(state, 'wireguard'),
   };
 }
 

@@ -14,7 +14,7 @@ interface Bench { listener: NodeListener; identity: NodeIdentity; url: URL; know
 
 async function startListener(): Promise<Bench> {
   const identity = await makeIdentity();
-  const bench = { identity, known: new Set(), got: [], strangers: [], answer: () => Promise.resolve({ have: 3, record: null }) } as unknown as Bench;
+  const bench = { identity, known: new Set(), got: [], strangers: [], answer: () => Promise.resolve({ have: 3, record: null, refused: null }) } as unknown as Bench;
   bench.listener = new NodeListener({ host: '127.0.0.1', port: 0 }, {
     identity, isKnown: (id) => bench.known.has(id),
     answer: (id, message) => {
@@ -40,7 +40,7 @@ const untilEnd = (socket: TLSSocket): Promise<string> => new Promise((resolve) =
   socket.on('data', (data: Buffer) => { text += data.toString('latin1'); }).on('close', () => resolve(text));
   if (socket.destroyed) resolve(text);
 });
-const REQUEST = `POST ${EXCHANGE_PATH} HTTP/1.1\r\nhost: x\r\ncontent-length: 27\r\n\r\n{"have":null,"record":null}`;
+const REQUEST = `POST ${EXCHANGE_PATH} HTTP/1.1\r\nhost: x\r\ncontent-length: 42\r\n\r\n{"have":null,"record":null,"refused":null}`;
 
 describe('exchange', () => {
   test('gives each end what the other has signed', async () => {
@@ -48,8 +48,8 @@ describe('exchange', () => {
     const caller = await makeIdentity();
     bench.known.add(caller.id);
     const [mine, theirs] = [caller, bench.identity].map(({ id, privateKey }) => signRecord(makeRecord(id), privateKey));
-    bench.answer = () => Promise.resolve({ have: 7, record: theirs! });
-    const answer = await exchange(bench.url, bench.identity.id, caller, { have: null, record: mine! });
+    bench.answer = () => Promise.resolve({ have: 7, record: theirs!, refused: null });
+    const answer = await exchange(bench.url, bench.identity.id, caller, { have: null, record: mine!, refused: null });
     expect(answer.have).toBe(7);
     expect(openRecord(answer.record, bench.identity.id, NOW).node).toBe(bench.identity.id);
     expect(bench.got).toHaveLength(1);
@@ -67,7 +67,7 @@ describe('exchange', () => {
   test('a caller that the configuration does not name gets nothing, not even an answer', async () => {
     const bench = await startListener();
     const stranger = await makeIdentity();
-    await expect(exchange(bench.url, bench.identity.id, stranger, { have: null, record: null })).rejects.toThrow(/does it know this node/);
+    await expect(exchange(bench.url, bench.identity.id, stranger, { have: null, record: null, refused: null })).rejects.toThrow(/does it know this node/);
     expect(bench.strangers).toEqual([stranger.id]);
     expect(bench.got).toEqual([]);
   });
@@ -76,9 +76,9 @@ describe('exchange', () => {
     const bench = await startListener();
     const caller = await makeIdentity();
     bench.known.add(caller.id);
-    await exchange(bench.url, bench.identity.id, caller, { have: null, record: null });
+    await exchange(bench.url, bench.identity.id, caller, { have: null, record: null, refused: null });
     bench.known.delete(caller.id);
-    await expect(exchange(bench.url, bench.identity.id, caller, { have: null, record: null })).rejects.toThrow();
+    await expect(exchange(bench.url, bench.identity.id, caller, { have: null, record: null, refused: null })).rejects.toThrow();
     expect(bench.got).toHaveLength(1);
   });
 
@@ -86,7 +86,7 @@ describe('exchange', () => {
     const bench = await startListener();
     const [caller, expected] = [await makeIdentity(), await makeIdentity()];
     bench.known.add(caller.id);
-    await expect(exchange(bench.url, expected.id, caller, { have: 1, record: null })).rejects.toThrow(`who answers there is ${bench.identity.id}`);
+    await expect(exchange(bench.url, expected.id, caller, { have: 1, record: null, refused: null })).rejects.toThrow(`who answers there is ${bench.identity.id}`);
     expect(bench.got).toEqual([]);
   });
 
@@ -102,7 +102,7 @@ describe('exchange', () => {
     onTestFinished(() => void server.close());
     await once(server, 'listening');
     const { port } = server.address() as { port: number };
-    await expect(exchange(new URL(`https://127.0.0.1:${port}`), (await makeIdentity()).id, caller, { have: null, record: null })).rejects.toThrow(/who answers there is no node/);
+    await expect(exchange(new URL(`https://127.0.0.1:${port}`), (await makeIdentity()).id, caller, { have: null, record: null, refused: null })).rejects.toThrow(/who answers there is no node/);
     expect(requests).toBe(0);
   });
 
@@ -146,12 +146,12 @@ describe('exchange', () => {
     const caller = await makeIdentity();
     bench.known.add(caller.id);
     const send = (message: unknown): Promise<Message> => exchange(bench.url, bench.identity.id, caller, message as Message);
-    await expect(send({ have: null, record: { record: 'x'.repeat(70_000), signature: '' } })).rejects.toThrow();
-    await expect(send({ have: -1, record: null })).rejects.toThrow(/400.*have, record/);
-    await expect(send({ have: null })).rejects.toThrow(/400/);
+    await expect(send({ have: null, record: { record: 'x'.repeat(70_000), signature: '' }, refused: null })).rejects.toThrow();
+    await expect(send({ have: -1, record: null, refused: null })).rejects.toThrow(/400.*have, record/);
+    await expect(send({ have: null, refused: null })).rejects.toThrow(/400/);
     await expect(send([])).rejects.toThrow(/400/);
     expect(bench.got).toEqual([]);
-    await send({ have: null, record: null });
+    await send({ have: null, record: null, refused: null });
     expect(bench.got).toHaveLength(1);
   });
 
@@ -160,6 +160,6 @@ describe('exchange', () => {
     const caller = await makeIdentity();
     bench.known.add(caller.id);
     bench.answer = () => Promise.reject(new Error('its sequence 3 is lower than 7'));
-    await expect(exchange(bench.url, bench.identity.id, caller, { have: null, record: null })).rejects.toThrow(/sequence 3 is lower than 7/);
+    await expect(exchange(bench.url, bench.identity.id, caller, { have: null, record: null, refused: null })).rejects.toThrow(/sequence 3 is lower than 7/);
   });
 });
