@@ -116,7 +116,8 @@ export class WireguardHost {
   private tickTimer: NodeJS.Timeout | undefined;
   private retryTimer: NodeJS.Timeout | undefined;
   private pumpSoon: NodeJS.Immediate | undefined;
-  private hasCommitted = false;
+  private stagedText = '';
+  private inForceText: string | undefined; // the plans in force, as JSON
   private stopped = false;
 
   constructor(directory: string, private readonly parts: WireguardParts) {
@@ -145,7 +146,11 @@ export class WireguardHost {
       this.unstage();
       throw new IpcError('SLUICE_WIREGUARD', refusals.join('; '));
     }
-    return staged.flatMap((one) => one.faults);
+    const faults = staged.flatMap((one) => one.faults);
+    this.stagedText = JSON.stringify(plans);
+    // Control asks for the same again whenever the machine changed, and then has nothing to apply. Files may be others now.
+    if (this.stagedText === this.inForceText) this.commit();
+    return faults;
   }
 
   /** Puts in force what was staged. After the snapshot was applied: peers are known to the workers now. */
@@ -153,9 +158,8 @@ export class WireguardHost {
     const { staged } = this;
     if (staged === undefined) return;
     this.staged = undefined;
-    const isFirst = !this.hasCommitted;
-    const start = isFirst ? (this.isCommit ? 'start' : 'restart') : undefined;
-    this.hasCommitted = true;
+    const start = this.hasCommitted ? undefined : this.isCommit ? 'start' : 'restart';
+    this.inForceText = this.stagedText;
     for (const tunnel of [...this.tunnels.values()]) {
       if (staged.some(({ plan }) => plan.id === tunnel.plan.id)) continue;
       this.tearDown(tunnel, staged.find(({ plan }) => plan.interface === tunnel.plan.interface)?.plan.listen);
@@ -164,6 +168,8 @@ export class WireguardHost {
     this.store.keep(new Map(staged.map(({ plan }) => [plan.interface, new Set(plan.peers.map((peer) => peer.name))])));
     this.schedule();
   }
+
+  private get hasCommitted(): boolean { return this.inForceText !== undefined; }
 
   /** Faults of the interfaces in force. */
   faults(): string[] { return [...this.tunnels.values()].flatMap((tunnel) => tunnel.faults); }

@@ -273,6 +273,41 @@ describe('changes', () => {
   });
 });
 
+describe('a plan that is in force already', () => {
+  test('needs no snapshot: files are read again, faults are looked at, nothing is disturbed', async () => {
+    const pair = await makePair();
+    const { west, toEast, westPort } = pair;
+    await expectTunnel(pair);
+    const file = join(west.directory, 'psk');
+    const other = peer('other', Buffer.alloc(32, 9).toString('base64'), { presharedKeyFile: file, endpoint: { address: '192.0.2.9', port: 9 } });
+    const plans = [plan(westPort, [toEast, other])];
+    writeFileSync(file, 'damaged', { mode: 0o600 });
+    west.host.stop();
+    west.begin();
+    await west.change(plans, false);
+    expect(west.host.faults()).toHaveLength(1);
+    await expectTunnel(pair);
+    const before = handshakes(pair.network);
+    expect(await west.host.stage(plans, true)).toHaveLength(1);
+    writeFileSync(file, `${Buffer.alloc(32, 3).toString('base64')}\n`);
+    expect(await west.host.stage(plans, true)).toEqual([]);
+    expect(west.host.faults()).toEqual([]);
+    await expectTunnel(pair);
+    expect(handshakes(pair.network)).toBe(before);
+  });
+
+  test('and has a fault heals by itself, although nothing is applied', async () => {
+    const west = new Appliance(new MemoryNetwork(), WEST);
+    const own = join(west.directory, 'own');
+    const plans = [plan(await freePort(), [], { privateKeyFile: own })];
+    await west.change(plans);
+    await west.host.stage(plans, true);
+    writeFileSync(own, `${Buffer.alloc(32, 0x42).toString('base64')}\n`, { mode: 0o600 });
+    await pass(11_000);
+    await vi.waitFor(() => expect(west.show().publicKey).toEqual(expect.any(String)));
+  });
+});
+
 describe('where peers are', () => {
   test('a host name is looked up, again while that fails, and again when nobody answers there', async () => {
     const answers: (string[] | Error)[] = [new Error('no such name'), [], ['192.0.2.77'], [EAST]];
