@@ -533,7 +533,7 @@ void wireguard_table::open_batch(unsigned worker, std::span<open_item> items, ui
   wireguard_session* sessions[wireguard_batch_max];
   unsigned count = 0;
   for (open_item& item : items) {
-    item.packet = item.message + wireguard_header_bytes;
+    item.packet = nullptr;
     item.packet_bytes = 0;
     item.peer = nullptr;
     item.confirmed = false;
@@ -554,7 +554,7 @@ void wireguard_table::open_batch(unsigned worker, std::span<open_item> items, ui
     }
     sessions[count] = s;
     aead_item& w = work[count++];
-    w.text = item.packet;
+    w.text = item.message + wireguard_header_bytes;
     w.bytes = item.length - wireguard_overhead_bytes;
     w.key = s->receive_key;
     w.set_counter(counter);
@@ -587,6 +587,7 @@ void wireguard_table::open_batch(unsigned worker, std::span<open_item> items, ui
     run.bytes += item.length;
     run.data |= w.bytes != 0;
     item.peer = &p;
+    item.packet = w.text;
     item.packet_bytes = w.bytes;
     if (p.next.load(std::memory_order_relaxed) == &s && confirm(s)) {
       item.confirmed = true;

@@ -3,7 +3,6 @@
 // whitepaper derives them, cookies opened as an initiator would.
 #include <doctest/doctest.h>
 
-#include <openssl/core_names.h>
 #include <openssl/evp.h>
 
 #include <set>
@@ -20,20 +19,6 @@ using namespace testing;
 
 constexpr uint64_t second = 1'000'000'000, now = wireguard_now_ns;
 
-std::vector<uint8_t> mac(const uint8_t* key, size_t key_bytes, const uint8_t* data, size_t bytes) {
-  EVP_MAC* const kind = EVP_MAC_fetch(nullptr, "BLAKE2SMAC", nullptr);
-  EVP_MAC_CTX* const c = EVP_MAC_CTX_new(kind);
-  size_t size = 16, written;
-  const OSSL_PARAM parameters[] = {OSSL_PARAM_construct_size_t(OSSL_MAC_PARAM_SIZE, &size), OSSL_PARAM_construct_end()};
-  std::vector<uint8_t> out(16);
-  REQUIRE(EVP_MAC_init(c, key, key_bytes, parameters));
-  REQUIRE(EVP_MAC_update(c, data, bytes));
-  REQUIRE(EVP_MAC_final(c, out.data(), &written, out.size()));
-  EVP_MAC_CTX_free(c);
-  EVP_MAC_free(kind);
-  return out;
-}
-
 sl_wireguard_gate_key gate_key(const std::vector<uint8_t>& public_key) {
   sl_wireguard_gate_key k{};
   for (const auto& [label, into] : {std::pair{"mac1----", k.mac1_key}, std::pair{"cookie--", k.cookie_key}}) {
@@ -43,22 +28,6 @@ sl_wireguard_gate_key gate_key(const std::vector<uint8_t>& public_key) {
     REQUIRE(EVP_Digest(text.data(), text.size(), into, &written, EVP_blake2s256(), nullptr));
   }
   return k;
-}
-
-// Type 1 or 2, with anything inside.
-std::vector<uint8_t> handshake_message(uint8_t type, uint32_t receiver, const sl_wireguard_gate_key& key, const std::vector<uint8_t>& cookie = {}) {
-  std::vector<uint8_t> m(type == wireguard_initiation ? 148 : 92, 0x33);
-  store32_raw(m.data(), type);
-  store32_raw(m.data() + 4, 0xabcd0123);
-  if (type == wireguard_response) store32_raw(m.data() + 8, receiver);
-  std::fill(m.end() - 32, m.end(), 0);
-  const auto mac1 = mac(key.mac1_key, 32, m.data(), m.size() - 32);
-  std::copy(mac1.begin(), mac1.end(), m.end() - 32);
-  if (!cookie.empty()) {
-    const auto mac2 = mac(cookie.data(), cookie.size(), m.data(), m.size() - 16);
-    std::copy(mac2.begin(), mac2.end(), m.end() - 16);
-  }
-  return m;
 }
 
 // As an initiator takes a cookie out of a reply: XChaCha20 is its own inverse, and sealing again gives the tag.
@@ -87,7 +56,7 @@ struct gated {
     return side.table->handshake(worker, side.tunnel(), m.data(), static_cast<uint32_t>(m.size()), from, at, reply);
   }
   handshake_verdict initiation(uint32_t source, uint64_t at = now, const std::vector<uint8_t>& cookie = {}) {
-    return offer(handshake_message(wireguard_initiation, 0, keys[0], cookie), wireguard_from(source), at);
+    return offer(wireguard_handshake_message(wireguard_initiation, 0, keys[0], cookie), wireguard_from(source), at);
   }
   // Initiations from here and there until there is load.
   void load(uint64_t at = now) {
@@ -101,7 +70,7 @@ TEST_CASE("gate: the MACs are BLAKE2s with a key") {
   uint8_t key[32], data[116];
   for (unsigned i = 0; i < 32; ++i) key[i] = static_cast<uint8_t>(i);
   for (unsigned i = 0; i < 116; ++i) data[i] = static_cast<uint8_t>(i);
-  CHECK(mac(key, 32, data, 116) == std::vector<uint8_t>{0x07, 0x2e, 0x94, 0xff, 0xbf, 0xc6, 0x84, 0xbd, 0x8a, 0xb2, 0xa1, 0xb9, 0xda, 0xde, 0x2f, 0xd5});
+  CHECK(wireguard_mac(key, 32, data, 116) == std::vector<uint8_t>{0x07, 0x2e, 0x94, 0xff, 0xbf, 0xc6, 0x84, 0xbd, 0x8a, 0xb2, 0xa1, 0xb9, 0xda, 0xde, 0x2f, 0xd5});
 }
 
 TEST_CASE("gate: only the three types, with zeros behind, of their lengths") {
@@ -123,7 +92,7 @@ TEST_CASE("gate: only the three types, with zeros behind, of their lengths") {
 TEST_CASE("gate: mac1 decides whether anything happens, and says which key is meant") {
   gated g;
   for (unsigned key = 0; key < 2; ++key) {
-    const auto good = handshake_message(wireguard_initiation, 0, g.keys[key]);
+    const auto good = wireguard_handshake_message(wireguard_initiation, 0, g.keys[key]);
     for (size_t at = 4; at < good.size() - 16; ++at) {
       auto bad = good;
       bad[at] ^= 0x40;
@@ -148,7 +117,7 @@ TEST_CASE("gate: mac1 decides whether anything happens, and says which key is me
   CHECK(g.initiation(2).reason == SL_DROP_WIREGUARD_HANDSHAKE_MAC);
   REQUIRE(g.side.table->set_gate(1, std::span(g.keys).last(1), &error));
   CHECK(g.initiation(2).reason == SL_DROP_WIREGUARD_HANDSHAKE_MAC);
-  CHECK(g.offer(handshake_message(wireguard_initiation, 0, g.keys[1]), wireguard_from(2)).reason == SL_DROP_NONE);
+  CHECK(g.offer(wireguard_handshake_message(wireguard_initiation, 0, g.keys[1]), wireguard_from(2)).reason == SL_DROP_NONE);
   g.keys.push_back(g.keys[0]);
   CHECK_FALSE(g.side.table->set_gate(1, g.keys, &error));
   CHECK(error.find("at most 2") != std::string::npos);
@@ -157,10 +126,10 @@ TEST_CASE("gate: mac1 decides whether anything happens, and says which key is me
 TEST_CASE("gate: an answer must name a handshake of ours") {
   gated g;
   const uint32_t index = g.side.table->index(now);
-  CHECK(g.offer(handshake_message(wireguard_response, index ^ 1, g.keys[0]), wireguard_from(1)).reason == SL_DROP_WIREGUARD_UNKNOWN_INDEX);
-  CHECK(g.offer(handshake_message(wireguard_response, index ^ 0x80000000, g.keys[0]), wireguard_from(1)).reason == SL_DROP_WIREGUARD_UNKNOWN_INDEX);
-  CHECK(g.offer(handshake_message(wireguard_response, 0, g.keys[0]), wireguard_from(1)).reason == SL_DROP_WIREGUARD_UNKNOWN_INDEX);
-  CHECK(g.offer(handshake_message(wireguard_response, index, g.keys[1]), wireguard_from(1)).reason == SL_DROP_NONE);
+  CHECK(g.offer(wireguard_handshake_message(wireguard_response, index ^ 1, g.keys[0]), wireguard_from(1)).reason == SL_DROP_WIREGUARD_UNKNOWN_INDEX);
+  CHECK(g.offer(wireguard_handshake_message(wireguard_response, index ^ 0x80000000, g.keys[0]), wireguard_from(1)).reason == SL_DROP_WIREGUARD_UNKNOWN_INDEX);
+  CHECK(g.offer(wireguard_handshake_message(wireguard_response, 0, g.keys[0]), wireguard_from(1)).reason == SL_DROP_WIREGUARD_UNKNOWN_INDEX);
+  CHECK(g.offer(wireguard_handshake_message(wireguard_response, index, g.keys[1]), wireguard_from(1)).reason == SL_DROP_NONE);
   std::vector<uint8_t> cookie(64, 9);
   store32_raw(cookie.data(), wireguard_cookie);
   CHECK(g.offer(cookie, wireguard_from(1)).reason == SL_DROP_WIREGUARD_UNKNOWN_INDEX);
@@ -178,13 +147,13 @@ TEST_CASE("gate: an answer must name a handshake of ours") {
   REQUIRE(g.side.table->install(&h.b, now, &error));
   store32_raw(cookie.data() + 4, installed);
   CHECK(g.offer(cookie, wireguard_from(1)).reason == SL_DROP_NONE);
-  CHECK(g.offer(handshake_message(wireguard_response, installed, g.keys[0]), wireguard_from(1)).reason == SL_DROP_WIREGUARD_UNKNOWN_INDEX);
+  CHECK(g.offer(wireguard_handshake_message(wireguard_response, installed, g.keys[0]), wireguard_from(1)).reason == SL_DROP_WIREGUARD_UNKNOWN_INDEX);
 }
 
 TEST_CASE("gate: under load an initiation needs a cookie; the reply holds one that helps") {
   gated g;
   g.load();
-  const auto message = handshake_message(wireguard_initiation, 0, g.keys[1]);
+  const auto message = wireguard_handshake_message(wireguard_initiation, 0, g.keys[1]);
   const sl_wireguard_endpoint from = wireguard_from(0x0a0b0c0d, 4444);
   const handshake_verdict v = g.offer(message, from);
   CHECK(v.reason == SL_DROP_WIREGUARD_HANDSHAKE_LIMIT);
@@ -197,7 +166,7 @@ TEST_CASE("gate: under load an initiation needs a cookie; the reply holds one th
   CHECK(nonce != std::vector<uint8_t>(g.reply + 8, g.reply + 32));
   CHECK(cookie_in(g.reply, message, g.keys[1]) == cookie);
 
-  const auto with = handshake_message(wireguard_initiation, 0, g.keys[1], cookie);
+  const auto with = wireguard_handshake_message(wireguard_initiation, 0, g.keys[1], cookie);
   CHECK(g.offer(with, from).reason == SL_DROP_NONE);
   REQUIRE(g.side.events().size() == 1);
   auto wrong = with;
@@ -218,7 +187,7 @@ TEST_CASE("gate: answers pass under load without a cookie") {
   g.load();
   const uint32_t index = g.side.table->index(now);
   CHECK(g.initiation(5).reason == SL_DROP_WIREGUARD_HANDSHAKE_LIMIT);
-  CHECK(g.offer(handshake_message(wireguard_response, index, g.keys[0]), wireguard_from(5)).reason == SL_DROP_NONE);
+  CHECK(g.offer(wireguard_handshake_message(wireguard_response, index, g.keys[0]), wireguard_from(5)).reason == SL_DROP_NONE);
 }
 
 TEST_CASE("gate: load begins with too many in a quarter of a second, and ends a second after the last such quarter") {
@@ -239,7 +208,7 @@ TEST_CASE("gate: load begins with too many in a quarter of a second, and ends a 
 
 TEST_CASE("gate: what is not for us makes no load") {
   gated g;
-  auto bad = handshake_message(wireguard_initiation, 0, g.keys[0]);
+  auto bad = wireguard_handshake_message(wireguard_initiation, 0, g.keys[0]);
   bad[20] ^= 1;
   for (unsigned i = 0; i < 1000; ++i) CHECK(g.offer(bad, wireguard_from(i)).reason == SL_DROP_WIREGUARD_HANDSHAKE_MAC);
   CHECK(g.initiation(1).reason == SL_DROP_NONE);
@@ -278,7 +247,7 @@ TEST_CASE("gate: a source gets five at once and twenty a second; an IPv6 source 
     if (v6) from.address = sl_address{{0x20, 0x01, 0x0d, 0xb8, 0, 0, 0, 1}};
     std::string error;
     const uint32_t index = g.side.table->index(now);  // answers: no load in the way
-    const auto message = handshake_message(wireguard_response, index, g.keys[0]);
+    const auto message = wireguard_handshake_message(wireguard_response, index, g.keys[0]);
     unsigned passed = 0;
     for (unsigned i = 0; i < 50; ++i) {
       if (v6) from.address.bytes[15] = static_cast<uint8_t>(i);
@@ -315,7 +284,7 @@ TEST_CASE("gate: several workers share load and buckets") {
   gated g(workers);
   std::atomic<unsigned> passed{0}, of_one{0};
   const uint32_t index = g.side.table->index(now);
-  const auto initiation = handshake_message(wireguard_initiation, 0, g.keys[0]), answer = handshake_message(wireguard_response, index, g.keys[0]);
+  const auto initiation = wireguard_handshake_message(wireguard_initiation, 0, g.keys[0]), answer = wireguard_handshake_message(wireguard_response, index, g.keys[0]);
   std::vector<std::thread> threads;
   for (unsigned w = 0; w < workers; ++w)
     threads.emplace_back([&, w] {
@@ -335,7 +304,7 @@ TEST_CASE("gate: messages that nobody takes are lost and counted, notices are no
   gated g;
   unsigned passed = 0, lost = 0;
   const uint32_t index = g.side.table->index(now);
-  const auto message = handshake_message(wireguard_response, index, g.keys[0]);
+  const auto message = wireguard_handshake_message(wireguard_response, index, g.keys[0]);
   for (uint32_t i = 0; i < 1100; ++i) {
     const handshake_verdict v = g.offer(message, wireguard_from(i));
     passed += v.reason == SL_DROP_NONE;

@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // wireguard_sides.h: two WireGuard tables that talk to each other, from memory, for tests, the fuzzer and the bench.
 #pragma once
+#include <openssl/core_names.h>
+#include <openssl/evp.h>
+#include <openssl/params.h>
+
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -134,6 +139,37 @@ inline wireguard_opened wireguard_open(wireguard_side& side, const std::vector<u
   o.item.from = from;
   side.table->open(0, {&o.item, 1}, now_ns);
   return o;
+}
+
+// ---- handshake messages ------------------------------------------------------------------------------------------------------------------
+
+// The protocol's Mac(): BLAKE2s-128 with a key. By OpenSSL directly.
+inline std::vector<uint8_t> wireguard_mac(const uint8_t* key, size_t key_bytes, const uint8_t* data, size_t bytes) {
+  EVP_MAC* const kind = EVP_MAC_fetch(nullptr, "BLAKE2SMAC", nullptr);
+  EVP_MAC_CTX* const c = EVP_MAC_CTX_new(kind);
+  size_t size = 16, written;
+  const OSSL_PARAM parameters[] = {OSSL_PARAM_construct_size_t(OSSL_MAC_PARAM_SIZE, &size), OSSL_PARAM_construct_end()};
+  std::vector<uint8_t> out(16);
+  if (!EVP_MAC_init(c, key, key_bytes, parameters) || !EVP_MAC_update(c, data, bytes) || !EVP_MAC_final(c, out.data(), &written, out.size())) std::abort();
+  EVP_MAC_CTX_free(c);
+  EVP_MAC_free(kind);
+  return out;
+}
+
+// Type 1 or 2, with anything inside, and the MACs that it should have. receiver: of type 2.
+inline std::vector<uint8_t> wireguard_handshake_message(uint8_t type, uint32_t receiver, const sl_wireguard_gate_key& key, const std::vector<uint8_t>& cookie = {}) {
+  std::vector<uint8_t> m(type == wireguard_initiation ? wireguard_initiation_bytes : wireguard_response_bytes, 0x33);
+  store32_raw(m.data(), type);
+  store32_raw(m.data() + 4, 0xabcd0123);
+  if (type == wireguard_response) store32_raw(m.data() + 8, receiver);
+  std::fill(m.end() - 32, m.end(), 0);
+  const auto mac1 = wireguard_mac(key.mac1_key, 32, m.data(), m.size() - 32);
+  std::copy(mac1.begin(), mac1.end(), m.end() - 32);
+  if (!cookie.empty()) {
+    const auto mac2 = wireguard_mac(cookie.data(), cookie.size(), m.data(), m.size() - 16);
+    std::copy(mac2.begin(), mac2.end(), m.end() - 16);
+  }
+  return m;
 }
 
 }  // namespace sluice::testing
