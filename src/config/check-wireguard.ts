@@ -13,8 +13,8 @@ import { ConfigError, quote, type Path } from './problem.js';
 import { asList } from './schema-parts.js';
 import type { RouteConfig } from './schema.js';
 import { LISTEN_DEFAULT, type WireguardPeerConfig } from './schema-wireguard.js';
-import { connectedInterface, ownerOf, pathOf, type TopologyInterface, type TopologyTunnel } from './topology.js';
-import { allowedPrefixes, listenPort, OVERHEAD_BYTES, parseEndpoint, tunnelMtu } from './wireguard.js';
+import { connectedInterface, ownerOf, pathOf, type Topology, type TopologyInterface, type TopologyTunnel } from './topology.js';
+import { allowedPrefixes, endpointOf, listenPort, OVERHEAD_BYTES, parseEndpoint, prefixKey, tunnelMtu } from './wireguard.js';
 
 /** Of all peers together: what the engine's tables and a commit bear without anybody noticing. */
 export const ALLOWED_IPS_MAX = 262_144;
@@ -28,7 +28,20 @@ const ZERO_KEY = `${'A'.repeat(43)}=`;
 /** The largest packet inside whose frame, sealed, still fits one buffer. */
 export const TUNNEL_MTU_MAX = SL_FRAME_BYTES_MAX - ETHERNET_AND_VLAN_BYTES - OVERHEAD_BYTES.ipv6;
 
+/** What was examined last and had no fault: the parts of the configuration that are looked at here, and what else counts. */
+let lastGood: { parts: readonly unknown[]; machine: string } | undefined;
+
 export function checkWireguard(context: CheckContext): void {
+  const { config: { interfaces, wireguard, vxlan, routes, nat, objects }, topology, facts, problems } = context;
+  const parts = [interfaces, wireguard, vxlan, routes, nat, objects];
+  const machine = JSON.stringify([topology.interfaces.map((one) => [one.name, one.addresses.map(({ prefix }) => prefixKey(prefix)), one.kind === 'port' ? one.device?.mtu : 0]), facts?.localPortRange]);
+  if (lastGood?.machine === machine && parts.every((part, index) => part === lastGood!.parts[index])) return;
+  const before = problems.list.length;
+  checkAll(context);
+  if (problems.errors === 0 && problems.list.length === before) lastGood = { parts, machine };
+}
+
+function checkAll(context: CheckContext): void {
   const tunnels = context.topology.interfaces.filter((one): one is TopologyTunnel => one.kind === 'wireguard');
   checkInterfaceNames(context);
   if (tunnels.length === 0) return;
@@ -130,7 +143,7 @@ function checkPeers(context: CheckContext, tunnel: TopologyTunnel): void {
       else keys.set(key, peer.name);
     }
     checkAllowedIps(context, tunnel, peer, taken, path);
-    if (peer.endpoint !== undefined) checkEndpoint(context, peer.endpoint, [...path, 'endpoint']);
+    if (peer.endpoint !== undefined) checkEndpoint(context, peer, [...path, 'endpoint']);
   });
 }
 
@@ -156,8 +169,8 @@ function checkAllowedIps({ problems, topology }: CheckContext, tunnel: TopologyT
   });
 }
 
-function checkEndpoint({ problems, topology }: CheckContext, text: string, path: Path): void {
-  const endpoint = problems.attempt(path, () => parseEndpoint(text));
+function checkEndpoint({ problems, topology }: CheckContext, peer: WireguardPeerConfig, path: Path): void {
+  const endpoint = endpointOf(peer) ?? problems.attempt(path, () => parseEndpoint(peer.endpoint!));
   if (endpoint?.literal === undefined) return;
   const use = specialUse(endpoint.literal);
   if (use !== undefined) problems.error('SLUICE_WIREGUARD_ENDPOINT', path, `${quote(endpoint.address)} is a ${use} address`, 'write where the peer is reached');
@@ -175,7 +188,7 @@ function checkWays(context: CheckContext, tunnels: readonly TopologyTunnel[]): v
   warnSkippedRoutes(context);
   for (const tunnel of tunnels) {
     tunnel.config.peers?.forEach((peer, i) => {
-      const endpoint = peer.endpoint === undefined ? undefined : parseEndpoint(peer.endpoint);
+      const endpoint = endpointOf(peer);
       if (endpoint?.literal === undefined) return;
       checkOuterWay(context, ways, tunnel, endpoint.literal, [...pathOf(tunnel), 'peers', i, 'endpoint']);
     });
@@ -183,7 +196,7 @@ function checkWays(context: CheckContext, tunnels: readonly TopologyTunnel[]): v
   const allowed = new Map(tunnels.map((tunnel) => [tunnel, allowedBy(tunnel)]));
   context.config.routes?.forEach((route, i) => {
     if (route.via === undefined) return;
-    for (const { through, hop } of nextHops(context, route.via)) {
+    for (const { through, hop } of nextHops(context.topology, route.via)) {
       if (through?.kind === 'wireguard') checkInnerRoute(context, through, allowed.get(through)!, plainPrefix(route.to), hop, ['routes', i]);
     }
   });
@@ -199,12 +212,12 @@ function waysOf(context: CheckContext): PrefixMap<Way> {
   const { config, topology } = context;
   const ways = new PrefixMap<Way>();
   for (const one of topology.interfaces) for (const { prefix, linkLocal } of one.addresses) if (!linkLocal) ways.add(networkOf(prefix), { through: one });
-  for (const { to, via } of config.routes ?? []) ways.add(plainPrefix(to), { through: via === undefined ? undefined : nextHops(context, via)[0]?.through });
-  for (const { tunnel, prefix, skipped } of allowedIpRoutes(config, topology)) if (skipped === undefined) ways.add(prefix, { through: tunnel });
+  for (const { to, via } of config.routes ?? []) ways.add(plainPrefix(to), { through: via === undefined ? undefined : nextHops(topology, via)[0]?.through });
+  for (const { tunnel, prefix, skipped } of allowedIpRoutes(config, topology)) if (skipped === undefined) ways.add(prefix, { through: topology.byName.get(tunnel) });
   return ways;
 }
 
-function nextHops({ topology }: CheckContext, via: NonNullable<RouteConfig['via']>): { through: TopologyInterface | undefined; hop: bigint | undefined }[] {
+function nextHops(topology: Topology, via: NonNullable<RouteConfig['via']>): { through: TopologyInterface | undefined; hop: bigint | undefined }[] {
   if (typeof via === 'object' && !Array.isArray(via)) return [{ through: topology.byName.get(via.interface), hop: via.address === undefined ? undefined : plainAddress(via.address) }];
   return asList<string>(via).map((text) => {
     const hop = plainAddress(text);
@@ -234,18 +247,19 @@ function checkOuterWay({ topology, problems }: CheckContext, ways: PrefixMap<Way
 
 /** Allowed IPs whose packets a route of the same prefix leads elsewhere: whoever comes from wg-quick expects them in the tunnel. */
 function warnSkippedRoutes({ config, topology, problems }: CheckContext): void {
-  for (const { tunnel, peer, prefix, skipped } of allowedIpRoutes(config, topology)) {
+  for (const { tunnel: name, peer, prefix, skipped } of allowedIpRoutes(config, topology)) {
     if (skipped === undefined) continue;
-    const path: Path = [...pathOf(tunnel), 'peers', tunnel.config.peers!.indexOf(peer), 'allowedIPs'];
-    const silence = `write routes: false at ${quote(tunnel.name)} when that is meant`;
+    const tunnel = topology.byName.get(name)!;
+    const path: Path = [...pathOf(tunnel), 'peers', config.wireguard![name]!.peers!.indexOf(peer), 'allowedIPs'];
+    const silence = `write routes: false at ${quote(name)} when that is meant`;
     if (typeof skipped === 'object') {
-      problems.error('SLUICE_ROUTE_DUPLICATE', path, `${formatPrefix(prefix)} is routed to tunnel ${quote(skipped.name)} already, by allowed IPs there`, 'write a route that says which, or routes: false at one of them');
+      problems.error('SLUICE_ROUTE_DUPLICATE', path, `${formatPrefix(prefix)} is routed to tunnel ${quote(skipped.tunnel)} already, by allowed IPs there`, 'write a route that says which, or routes: false at one of them');
     } else if (skipped === 'connected') {
       const own = tunnel.addresses.some((one) => networkOf(one.prefix).address === prefix.address && one.prefix.length === prefix.length);
       if (!own) problems.warn('SLUICE_ROUTE_DUPLICATE', path, `${formatPrefix(prefix)} is the network of an interface: its packets stay there`, silence);
     } else {
       const { via } = config.routes![skipped]!;
-      if (via !== undefined && nextHops({ topology } as CheckContext, via).some(({ through }) => through === tunnel)) continue;
+      if (via !== undefined && nextHops(topology, via).some(({ through }) => through === tunnel)) continue;
       problems.warn('SLUICE_ROUTE_DUPLICATE', path, `${formatPrefix(prefix)} has a route already, routes[${skipped}], which does not lead into the tunnel`, silence);
     }
   }
@@ -271,7 +285,7 @@ export function checkEncrypt(context: CheckContext, route: RouteConfig, path: Pa
     return;
   }
   const tunnels = topology.interfaces.filter(({ kind }) => kind === 'wireguard').map(({ name }) => name);
-  const hops = problemFree(() => nextHops(context, route.via!)) ?? [];
+  const hops = problemFree(() => nextHops(topology, route.via!)) ?? [];
   for (const { through } of hops) {
     if (through === undefined || through.kind === 'wireguard') continue;
     problems.error('SLUICE_ROUTE_UNENCRYPTED', [...path, 'via'], `the route wants encryption, and interface ${quote(through.name)} does not encrypt`,

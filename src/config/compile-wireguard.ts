@@ -10,8 +10,8 @@ import type { AddressSet } from './objects.js';
 import { plainPrefix } from './objects.js';
 import type { Config } from './schema.js';
 import type { WireguardPeerConfig } from './schema-wireguard.js';
-import type { Topology, TopologyTunnel } from './topology.js';
-import { allowedPrefixes, listenPort, parseEndpoint, peerName, prefixKey, tunnelMtu } from './wireguard.js';
+import type { Topology } from './topology.js';
+import { allowedPrefixes, endpointOf, listenPort, peerName, prefixKey, tunnelMtu } from './wireguard.js';
 
 // Kept as long as the peer stays the same object: the pools know a set by its identity.
 const sets = new WeakMap<WireguardPeerConfig, AddressSet>();
@@ -44,8 +44,9 @@ export function compileWireguards({ topology, ids, writer }: CompileContext): Wi
   return plans;
 }
 
-function planPeer(id: number, { name, nextPublicKey, presharedKeyFile, endpoint, keepalive }: WireguardPeerConfig, publicKey: string): WireguardPeerPlan {
-  const parsed = endpoint === undefined ? undefined : parseEndpoint(endpoint);
+function planPeer(id: number, peer: WireguardPeerConfig, publicKey: string): WireguardPeerPlan {
+  const { name, nextPublicKey, presharedKeyFile, keepalive } = peer;
+  const parsed = endpointOf(peer);
   return {
     id, name, publicKey,
     ...(nextPublicKey === undefined ? {} : { nextPublicKey }), ...(presharedKeyFile === undefined ? {} : { presharedKeyFile }),
@@ -53,24 +54,36 @@ function planPeer(id: number, { name, nextPublicKey, presharedKeyFile, endpoint,
   };
 }
 
-/** What allowed IPs add to the routes. `skipped`: who has the prefix already, for check-wireguard.ts to say. */
-export function* allowedIpRoutes(config: Config, topology: Topology): Generator<{ tunnel: TopologyTunnel; peer: WireguardPeerConfig; prefix: Prefix; skipped?: 'connected' | number | TopologyTunnel }> {
-  const tunnels = topology.interfaces.filter((one): one is TopologyTunnel => one.kind === 'wireguard' && one.config.routes !== false);
-  if (tunnels.length === 0) return;
-  const taken = new Map<string, 'connected' | number | TopologyTunnel>();
-  config.routes?.forEach((route, index) => {
-    const key = prefixKey(plainPrefix(route.to));
+/** What an allowed IP adds to the routes. `skipped`: who has its prefix already: a subnet, a route by its index, or another tunnel by its name. */
+export interface AllowedIpRoute { readonly tunnel: string; readonly peer: WireguardPeerConfig; readonly prefix: Prefix; readonly skipped?: 'connected' | number | { readonly tunnel: string } }
+
+let lastRoutes: { wireguard: Config['wireguard']; routes: Config['routes']; connected: string; found: readonly AllowedIpRoute[] } | undefined;
+
+/** Check and compile ask for the same, and most commits change nothing of it: the last answer is kept. */
+export function allowedIpRoutes(config: Config, topology: Topology): readonly AllowedIpRoute[] {
+  const networks = topology.interfaces.flatMap(({ addresses }) => addresses.flatMap(({ prefix, linkLocal }) => (linkLocal ? [] : [prefixKey(networkOf(prefix))])));
+  const connected = networks.join();
+  const { wireguard, routes } = config;
+  if (lastRoutes === undefined || lastRoutes.wireguard !== wireguard || lastRoutes.routes !== routes || lastRoutes.connected !== connected) {
+    lastRoutes = { wireguard, routes, connected, found: findRoutes(config, networks) };
+  }
+  return lastRoutes.found;
+}
+
+function findRoutes({ wireguard, routes }: Config, networks: readonly string[]): AllowedIpRoute[] {
+  const tunnels = Object.entries(wireguard ?? {}).filter(([, one]) => one.routes !== false);
+  if (tunnels.length === 0) return [];
+  const taken = new Map<string, NonNullable<AllowedIpRoute['skipped']>>();
+  routes?.forEach(({ to }, index) => {
+    const key = prefixKey(plainPrefix(to));
     if (!taken.has(key)) taken.set(key, index);
   });
-  for (const { addresses } of topology.interfaces) for (const { prefix, linkLocal } of addresses) if (!linkLocal) taken.set(prefixKey(networkOf(prefix)), 'connected');
-  for (const tunnel of tunnels) {
-    for (const peer of tunnel.config.peers ?? []) {
-      for (const prefix of allowedPrefixes(peer)) {
-        const key = prefixKey(prefix);
-        const skipped = taken.get(key);
-        if (skipped === undefined) taken.set(key, tunnel);
-        yield { tunnel, peer, prefix, ...(skipped === undefined ? {} : { skipped }) };
-      }
-    }
-  }
+  for (const key of networks) taken.set(key, 'connected');
+  return tunnels.flatMap(([tunnel, { peers }]) => (peers ?? []).flatMap((peer) => allowedPrefixes(peer).map((prefix): AllowedIpRoute => {
+    const key = prefixKey(prefix);
+    const skipped = taken.get(key);
+    if (skipped !== undefined) return { tunnel, peer, prefix, skipped };
+    taken.set(key, { tunnel });
+    return { tunnel, peer, prefix };
+  })));
 }

@@ -224,7 +224,7 @@ function compileRoutes({ config, topology, writer }: CompileContext): Pick<Compi
     writer.routes.push({ to: { address: bytesOf(to.address), length: to.length }, nexthops: nexthops.count === 0 ? writer.nexthops('unencrypted', () => [UNENCRYPTED]) : nexthops });
   });
   for (const { tunnel, prefix, skipped } of allowedIpRoutes(config, topology)) {
-    if (skipped === undefined) writer.routes.push({ to: { address: bytesOf(prefix.address), length: prefix.length }, nexthops: onLink(tunnel) });
+    if (skipped === undefined) writer.routes.push({ to: { address: bytesOf(prefix.address), length: prefix.length }, nexthops: onLink(topology.byName.get(tunnel)!) });
   }
   return { inactiveRoutes, unencryptedRoutes };
 }

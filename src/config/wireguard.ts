@@ -1,7 +1,7 @@
 // WireGuard's values: endpoints and allowed IPs, from text to what check, compile and the wg-style export work with.
 //
-// Called by check-wireguard.ts, compile-wireguard.ts and wireguard-file.ts. Pure but for a cache: what a peer allows is parsed once as long
-// as it stays the same object (share.ts), so that a commit beside 10,000 peers parses none of them again.
+// Called by check-wireguard.ts, compile-wireguard.ts and wireguard-file.ts. Pure but for caches: a peer is parsed once as long as it
+// stays the same object (share.ts), so that a commit beside 10,000 peers parses none of them again.
 import { isIP } from 'node:net';
 import { parseAddress, type Prefix } from '../lib/address.js';
 import { plainPrefix } from './objects.js';
@@ -42,6 +42,21 @@ export function parseEndpoint(text: string): Endpoint {
     return fail(`${quote(host)} is neither an address nor a host name`, 'write an address, or a name like vpn.example.net');
   }
   return { address: host, port };
+}
+
+const endpoints = new WeakMap<WireguardPeerConfig, Endpoint>();
+
+/** A peer's endpoint; undefined: it has none, or what is written is none. */
+export function endpointOf(peer: WireguardPeerConfig): Endpoint | undefined {
+  let endpoint = endpoints.get(peer);
+  if (endpoint === undefined && peer.endpoint !== undefined) {
+    try {
+      endpoints.set(peer, endpoint = parseEndpoint(peer.endpoint));
+    } catch (error) {
+      if (!(error instanceof ConfigError)) throw error;
+    }
+  }
+  return endpoint;
 }
 
 const allowed = new WeakMap<WireguardPeerConfig, readonly Prefix[]>();

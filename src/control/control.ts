@@ -12,7 +12,7 @@ import type { HostFacts } from '../engine/facts.js';
 import type { EngineStatus } from '../engine/host.js';
 import type { WireguardView as EngineWireguard } from '../engine/wireguard.js';
 import { errorCode, errorMessage, IpcError } from '../engine/ipc.js';
-import { decodeNeighbour, decodeSimulate, encodeSimulate, viewOf, type NeighbourView, type SimulateAnswer, type SimulateQuestion } from '../engine/records.js';
+import { decodeNeighbour, decodeSimulate, encodeSimulate, viewOf, type NeighbourView, type SimulateQuestion } from '../engine/records.js';
 import type { Problem } from '../config/problem.js';
 import type { FlowLog } from '../flowlog/flow-log.js';
 import type { Nodes } from '../nodes/nodes.js';
@@ -22,6 +22,7 @@ import { EngineCaptures } from './capture-source.js';
 import { EngineClient } from './engine-client.js';
 import { passFaultPoint } from './fault-points.js';
 import { RecordRing } from './record-ring.js';
+import { namePeer } from './wireguard.js';
 
 const FLOW_RECORDS_MAX = 10_000;
 const DROP_RECORDS_MAX = 10_000;
@@ -315,8 +316,8 @@ export class Control {
     return this.applied?.compiled.plan.wireguards.length ? this.engine.wireguardShow() : [];
   }
 
-  async simulate(question: SimulateQuestion): Promise<SimulateAnswer> {
-    return decodeSimulate(await this.engine.simulate(encodeSimulate(question)), this.names);
+  async simulate(question: SimulateQuestion): Promise<ReturnType<typeof namePeer>> {
+    return namePeer(decodeSimulate(await this.engine.simulate(encodeSimulate(question)), this.names), this.applied?.compiled.tunnels ?? []);
   }
 }
 

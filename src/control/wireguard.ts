@@ -1,6 +1,11 @@
 // Tunnels as people see them: what the engine's process knows (keys, sessions, traffic) joined with what the configuration says (zone, addresses,
-// allowed IPs). Who: /api/v1/wireguard, status, metrics. No secret key passes here: the engine tells public ones alone.
+// allowed IPs). Who: /api/v1/wireguard, status, metrics, what-if. No secret key passes here: the engine tells public ones alone.
+import { DROP_REASONS, DropReason, RULE_ACTIONS, RuleAction } from '../engine/abi.generated.js';
 import type { WireguardPeerView as EnginePeer, WireguardView as EngineWireguard } from '../engine/wireguard.js';
+import type { SimulateAnswer } from '../engine/records.js';
+import { PrefixMap } from '../config/prefix-map.js';
+import { parseAddress, parsePrefix } from '../lib/address.js';
+import type { TunnelInfo } from './compiled.js';
 import type { Control } from './control.js';
 
 /** `publicKey`: null while the node that it belongs to has not told it. */
@@ -26,6 +31,18 @@ export function wireguardViews(control: Control, engine: readonly EngineWireguar
     };
   });
 }
+
+/** The answer to what-if with the peer that a packet into a tunnel would go to: by the longest allowed IP of its translated destination. Without one it is dropped. */
+export function namePeer(answer: SimulateAnswer, tunnels: readonly TunnelInfo[]): SimulateAnswer & { peer: string | null } {
+  const tunnel = answer.host ? undefined : tunnels.find(({ name }) => name === answer.to.interface);
+  const allowed = new PrefixMap<string>();
+  for (const [name, { allowedIPs }] of tunnel?.peers ?? []) for (const text of allowedIPs) allowed.add(parsePrefix(text), name);
+  const peer = tunnel && (allowed.longest({ address: parseAddress(answer.translated.destination), length: 128 })?.value ?? null);
+  const isLost = peer === null && answer.verdict === ALLOW.name;
+  return { ...answer, ...(isLost ? { verdict: DENY.name, reason: NO_PEER.name, help: NO_PEER.help } : {}), peer: peer ?? null };
+}
+
+const [ALLOW, DENY, NO_PEER] = [RULE_ACTIONS[RuleAction.ALLOW]!, RULE_ACTIONS[RuleAction.DENY]!, DROP_REASONS[DropReason.WIREGUARD_NO_PEER]!];
 
 export interface TunnelStatus { interface: string; zone: string; listen: number; publicKey: string | null; peers: number; established: number; latestHandshake: string | null; rxBytes: number; txBytes: number }
 

@@ -12,8 +12,9 @@ import { findMissing } from '../../src/control/status.js';
 import { CONFIG, startBench } from '../control/bench.js';
 
 interface Outcome { code: number | null; stdout: string; stderr: string }
-function sluice(args: readonly string[], input = ''): Promise<Outcome> {
-  const child = spawn(process.execPath, ['bin/sluice', 'wireguard', ...args], { stdio: 'pipe' });
+const sluice = (args: readonly string[], input = ''): Promise<Outcome> => run(['wireguard', ...args], input);
+function run(args: readonly string[], input = ''): Promise<Outcome> {
+  const child = spawn(process.execPath, ['bin/sluice', ...args], { stdio: 'pipe' });
   const outcome = { stdout: '', stderr: '' };
   child.stdout.on('data', (data: Buffer) => { outcome.stdout += data.toString(); });
   child.stderr.on('data', (data: Buffer) => { outcome.stderr += data.toString(); });
@@ -166,4 +167,20 @@ describe('import', () => {
     expect(await sluice(['import', join(keys, 'none.conf')])).toMatchObject({ code: 1, stdout: '' });
     expect(await sluice(['import', path, '--interface', 'a b'])).toMatchObject({ code: 1, stderr: expect.stringContaining('--interface') as string });
   });
+});
+
+test('what-if, into a tunnel and out of it', async () => {
+  const file = join(directory(), 'sluice.yaml');
+  writeFileSync(file, `${CONFIG.replace('rules:\n', 'rules:\n    - { name: in, from: [mesh], to: [trust], action: allow }\n    - { name: mesh, from: [trust], to: [mesh], action: allow }\n')}wireguard:
+  wg0: { zone: mesh, addresses: [10.99.0.1/24], peers: [{ name: nva-2, publicKey: "${key(1)}", allowedIPs: [10.99.0.2/32, 10.2.0.0/16] }, { name: nva-3, publicKey: "${key(2)}", allowedIPs: [10.2.3.0/24] }] }
+`);
+  const ask = async (from: string, source: string, destination: string): Promise<object> => {
+    const { stdout } = await run(['simulate', '--config', file, '--from', from, '--source', source, '--destination', destination, '--protocol', 'tcp', '--port', '443', '--json']);
+    return (JSON.parse(stdout) as { answer: object }).answer;
+  };
+  expect(await ask('trust', '10.0.1.9', '10.2.0.5')).toMatchObject({ verdict: 'allow', rule: 'mesh', to: { interface: 'wg0', zone: 'mesh' }, peer: 'nva-2' });
+  expect(await ask('trust', '10.0.1.9', '10.2.3.5')).toMatchObject({ verdict: 'allow', peer: 'nva-3' });
+  expect(await ask('trust', '10.0.1.9', '10.99.0.7')).toMatchObject({ verdict: 'deny', reason: 'wireguard-no-peer', peer: null });
+  expect(await ask('wg0', '10.2.0.5', '10.0.1.9')).toMatchObject({ verdict: 'allow', rule: 'in', from: { zone: 'mesh' }, to: { interface: 'trust' }, peer: null });
+  expect(await ask('wg0', '10.7.0.5', '10.0.1.9')).toMatchObject({ verdict: 'deny', reason: 'anti-spoofing' });
 });

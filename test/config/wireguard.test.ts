@@ -1,14 +1,16 @@
 // WireGuard's part of the configuration: what is refused and where, what the snapshot and the engine's plan hold, and where routes lead.
 import { expect, test } from 'vitest';
 import * as abi from '../../src/engine/abi.generated.js';
+import { checkConfig } from '../../src/config/check.js';
 import { compileSnapshot, type Compiled } from '../../src/config/compile.js';
 import { emitConfig } from '../../src/config/emit.js';
 import { findSecrets } from '../../src/config/load.js';
 import { fnv1a32 } from '../../src/config/names.js';
+import { Problems } from '../../src/config/problem.js';
 import { shareWith } from '../../src/config/share.js';
 import type { Config } from '../../src/config/schema.js';
 import { addressOfBytes, formatAddress, formatPrefix } from '../../src/lib/address.js';
-import { base, brief, check, facts } from './support.js';
+import { base, brief, check, facts, random } from './support.js';
 
 const key = (byte: number): string => Buffer.alloc(32, byte).toString('base64');
 
@@ -233,6 +235,48 @@ test('a commit beside many peers writes what a fresh compile writes', () => {
   expect(incremental!.routes.has('172.31.0.0/24')).toBe(true);
   expect(incremental!.routes.has('172.16.0.7/32')).toBe(false);
 });
+
+test('problems and snapshot are those of a first look, whatever came before', () => {
+  const next = random(11);
+  const pick = <T>(list: readonly T[]): T => list[Math.floor(next() * list.length)]!;
+  const prefixes = ['10.2.0.0/16', '10.3.0.0/16', '10.99.0.2/32', '10.0.1.0/24', '0.0.0.0/0', '203.0.113.4/32'];
+  let current = check(good, facts).config!;
+  const rounds: { config: Config; problems: string[]; compiled: ReturnType<typeof read> | undefined }[] = [];
+  const look = (config: Config): Omit<(typeof rounds)[number], 'config'> => {
+    const problems = new Problems('x');
+    checkConfig(config, problems, facts);
+    return { problems: problems.list.map(({ path, code, message }) => `${path} ${code} ${message}`), compiled: problems.errors > 0 ? undefined : read(compileSnapshot(config, facts, 1)) };
+  };
+  for (let round = 0; round < 150; round += 1) {
+    const edited = structuredClone(current);
+    const { wg0 } = edited.wireguard!;
+    [
+      () => { wg0!.peers![0]!.allowedIPs = [pick(prefixes), '10.98.0.7/32']; },
+      () => { wg0!.peers![1]!.allowedIPs = pick(prefixes); },
+      () => { wg0!.peers![0]!.endpoint = pick(['203.0.113.20:51820', '198.51.100.9:1', '203.0.113.4:5', 'vpn.example.net:1']); },
+      () => { wg0!.routes = next() < 0.5; },
+      () => { wg0!.addresses = [pick(['10.99.0.1/24', '10.99.0.2/24', '10.0.1.9/32'])]; },
+      () => { edited.interfaces!['trust']!.addresses = [pick(['10.0.1.4/24', '10.2.0.4/16'])]; },
+      () => { edited.routes = [{ to: '0.0.0.0/0', via: pick(['203.0.113.1', '203.0.113.2']) }, ...(next() < 0.5 ? [{ to: '10.2.0.0/16', via: { interface: pick(['wg0', 'trust']) } }] : [])]; },
+      () => { wg0!.listen = pick([51820, 2000]); },
+      () => { edited.nat = { source: [{ name: 'out', to: 'untrust', translate: { interface: true } }] }; },
+      () => { delete edited.nat; },
+    ][Math.floor(next() * 10)]!();
+    const config = shareWith(edited, current);
+    rounds.push({ config, ...look(config) });
+    if (rounds.at(-1)!.compiled !== undefined) current = config; // what is refused never runs
+  }
+  for (const { config, problems, compiled } of rounds) expect({ problems, compiled: alike(compiled) }).toEqual({ problems: look(structuredClone(config)).problems, compiled: alike(look(structuredClone(config)).compiled) });
+  expect(rounds.filter(({ problems }) => problems.length > 0).length).toBeGreaterThan(30);
+  expect(rounds.filter(({ compiled }) => compiled !== undefined).length).toBeGreaterThan(30);
+});
+
+/** Without where in the pools things stand. */
+function alike(one: ReturnType<typeof read> | undefined) {
+  if (one === undefined) return undefined;
+  const { prefixes, peers, routes, interfaces, addresses, wireguards } = one;
+  return { peers: peers.map(({ id, allowedIps: { first, count } }) => [id, prefixes.slice(first, first + count)]), routes, interfaces, addresses, wireguards };
+}
 
 test('emitted and read again, a tunnel is what it was, a peer a line', () => {
   const { config } = check(good);

@@ -26,7 +26,7 @@ const Answer = answer('SimulateAnswer', {
   host: Type.Boolean({ description: 'it is for the appliance itself' }), rule: maybeText, natSource: maybeText, natDestination: maybeText,
   from: Type.Object({ zone: maybeText }), to: Type.Object({ interface: maybeText, zone: maybeText }),
   translated: Type.Object({ source: Type.String(), sourcePorts: Type.Array(port, { minItems: 2, maxItems: 2 }), destination: Type.String(), destinationPort: port }),
-  nextHop: maybeText,
+  nextHop: maybeText, peer: nullable(Type.String({ description: 'into a tunnel: the peer that has the destination among its allowed IPs' })),
 });
 
 export function registerSimulate(api: FastifyInstance, { control }: ApiContext): void {

@@ -6,9 +6,12 @@ import { parseQuestion, type SimulateBody } from '../../api/routes/simulate.js';
 import type { Device, Facts } from '../../config/facts.js';
 import type { Config } from '../../config/schema.js';
 import { loadAddon } from '../../engine/binding.js';
-import { decodeSimulate, encodeSimulate, type SimulateAnswer } from '../../engine/records.js';
+import type { namePeer as NamePeer } from '../../control/wireguard.js';
+import { decodeSimulate, encodeSimulate } from '../../engine/records.js';
 import { addCommon, clientOf, wholeNumber, type CommonOptions } from '../options.js';
 import { CliError, endpoint, ExitCode, print, printJson } from '../output.js';
+
+type Answer = ReturnType<typeof NamePeer>;
 
 interface SimulateOptions extends CommonOptions, SimulateBody { config?: string }
 
@@ -33,16 +36,17 @@ async function simulate(options: SimulateOptions): Promise<void> {
   const given = Object.entries({ port, sourcePort, icmpType, icmpCode }).filter(([, value]) => value !== undefined);
   const question: SimulateBody = { from, source, destination, protocol, ...Object.fromEntries(given) };
   const answer = options.config === undefined
-    ? (await clientOf(options).post<{ answer: SimulateAnswer }>('/api/v1/simulate', question)).answer
+    ? (await clientOf(options).post<{ answer: Answer }>('/api/v1/simulate', question)).answer
     : await simulateOffline(options.config, question);
   if (options.json) printJson({ question, answer });
   else print(formatAnswer(question, answer));
 }
 
-async function simulateOffline(file: string, body: SimulateBody): Promise<SimulateAnswer> {
+async function simulateOffline(file: string, body: SimulateBody): Promise<Answer> {
   const { checkFile } = await import('../../config/check.js');
   const { formatProblem } = await import('../../config/problem.js');
   const { compileFile } = await import('../../control/compiled.js');
+  const { namePeer } = await import('../../control/wireguard.js');
   const facts = imagineFacts(checkFile(file).config);
   const { problems, compiled } = compileFile(file, facts, 1, []);
   if (!compiled) {
@@ -62,7 +66,7 @@ async function simulateOffline(file: string, body: SimulateBody): Promise<Simula
   });
   try {
     addon.apply(compiled.snapshot);
-    return decodeSimulate(addon.simulate(encodeSimulate(question)), compiled.names);
+    return namePeer(decodeSimulate(addon.simulate(encodeSimulate(question)), compiled.names), compiled.tunnels);
   } finally {
     addon.close();
   }
@@ -80,14 +84,14 @@ function imagineFacts(config: Config | undefined): Facts {
   return { devices: [...devices.values()] };
 }
 
-function formatAnswer(question: SimulateBody, answer: SimulateAnswer): string {
+function formatAnswer(question: SimulateBody, answer: Answer): string {
   const lines: [string, string][] = [];
   const isAllowed = answer.verdict === 'allow';
   if (answer.host) lines.push(['verdict', 'to the host: addressed to the appliance itself']);
   else lines.push(['verdict', isAllowed ? 'allow' : `${answer.verdict}${answer.reason ? `: ${answer.reason} (${answer.help})` : ''}`]);
   lines.push(['rule', answer.rule ?? (isAllowed || answer.reason === 'policy-deny' || answer.reason === 'policy-reject' ? 'none: the default' : 'none')]);
   lines.push(['from', `${question.from}, zone ${answer.from.zone ?? '?'}`]);
-  if (answer.to.interface) lines.push(['to', `${answer.to.interface}, zone ${answer.to.zone ?? '?'}${answer.nextHop ? `, next hop ${answer.nextHop}` : ''}`]);
+  if (answer.to.interface) lines.push(['to', `${answer.to.interface}, zone ${answer.to.zone ?? '?'}${answer.peer !== null ? `, peer ${answer.peer}` : answer.nextHop ? `, next hop ${answer.nextHop}` : ''}`]);
   const [low, high] = answer.translated.sourcePorts;
   if (answer.natSource) lines.push(['source', `${answer.translated.source}${low === high ? `, port ${low}` : `, a port from ${low} to ${high}`} by ${answer.natSource}`]);
   if (answer.natDestination) lines.push(['destination', `${endpoint(answer.translated.destination, answer.translated.destinationPort)} by ${answer.natDestination}`]);
