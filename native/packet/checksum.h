@@ -11,6 +11,13 @@ namespace sluice {
 // Adds `length` bytes to a running sum. An odd last byte counts as the high half of a word, so only the last part of a
 // message may have an odd length.
 inline uint64_t checksum_add(uint64_t sum, const uint8_t* p, unsigned length) {
+  // Whole payloads: eight words of 32 bits at a time, in a form that compilers make vector instructions of.
+  if (length >= 128) {
+    uint64_t lanes[8] = {};
+    for (; length >= 32; p += 32, length -= 32)
+      for (unsigned i = 0; i < 8; ++i) lanes[i] += load32_raw(p + 4 * i);
+    for (uint64_t lane : lanes) sum += lane;
+  }
   while (length >= 8) {
     uint64_t v = load64_raw(p);
     sum += static_cast<uint32_t>(v);

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // packet_fuzz.cc: the packet path, from frame to frame, in memory. Input: records of
 //   u8 operation | u8 time | u16 length (little-endian) | frame
-// operation: bits 0-1 the interface, bit 5 repairs the layer-4 checksum, bit 6 the IPv4 header's, bit 7 runs the timers
-// first; time: the clock moves by 2^(time & 31) microseconds. What must hold: no sanitizer's complaint, what is forwarded
-// is a well-formed IP packet, no packet buffer is lost, and when everything has timed out nothing is left.
+// operation: bits 0-1 the interface, bits 2-4 the way (see `way`), bit 5 repairs the layer-4 checksum, bit 6 the IPv4
+// header's, bit 7 runs the timers first; time: the clock moves by 2^(time & 31) microseconds, bit 5 gives what comes by the tunnel an allowed source. Beside the network of
+// sample() there is a WireGuard tunnel with a session. What must hold: no sanitizer's complaint, what is forwarded is a
+// well-formed IP packet, no packet buffer is lost, and when everything has timed out nothing is left.
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
@@ -11,6 +12,7 @@
 #include "engine.h"
 #include "packet/checksum.h"
 #include "snapshot_builder.h"
+#include "tunnel/aead.h"
 
 namespace {
 
@@ -20,6 +22,11 @@ constexpr uint64_t second_ns = 1'000'000'000;
 constexpr uint64_t harness_ns_max = 20ull * 365 * 86400 * second_ns;
 constexpr unsigned records_max = 64;  // an input's length is bounded, so that a finding is short
 constexpr uint32_t sessions_max = 4096;
+constexpr uint16_t tunnel_port = 51820;
+constexpr uint32_t tunnel_id = 5, peer_id = 6;
+
+// How a record's frame comes. The packet in it begins at byte 14.
+enum way : uint8_t { received, from_host, from_peer, from_peer_changed, to_tunnel_port, into_tunnel };
 
 [[noreturn]] void violated(const char* what) {
   std::fprintf(stderr, "violated: %s\n", what);
@@ -30,15 +37,72 @@ struct harness {
   engine dataplane;
   uint64_t now_ns = 1000 * second_ns;
 
+  uint32_t local_index = 0;
+  uint64_t counter = 0;
+  std::unique_ptr<aead> cipher;
+  uint8_t key[aead_key_bytes] = {7};
+
   harness() {
     engine_options options;
     options.offline = true;
     options.sessions_max = sessions_max;
     std::string error;
     if (!dataplane.open(options, {}, &error)) violated(error.c_str());
-    std::vector<uint8_t> snapshot = testing::sample().build();
+    testing::snapshot_builder b = testing::sample();
+    const uint16_t tunnel = b.wireguard(tunnel_id, 4, tunnel_port);
+    b.address(tunnel, "10.100.0.1", 120);
+    b.address(tunnel, "2001:db8:100::1", 64);
+    b.route("10.7.0.0", 112, "::", tunnel);
+    b.route("2001:db8:7::", 48, "::", tunnel);
+    b.peer(peer_id, {{"10.7.0.0", 112}, {"10.100.0.2", 128}, {"2001:db8:7::", 48}});
+    b.rule(7, SL_ACTION_ALLOW, 0b10000, 0b01111);
+    b.rule(8, SL_ACTION_ALLOW, 0b01111, 0b10000);
+    std::vector<uint8_t> snapshot = b.build();
     uint64_t generation, microseconds;
     if (!dataplane.apply(snapshot.data(), snapshot.size(), &generation, &microseconds, &error)) violated(error.c_str());
+  }
+
+  // A session with the tunnel's peer, whose keys are known here, too.
+  void connect() {
+    if (!cipher) {
+      std::string error;
+      cipher = aead::open(&error);
+      if (!cipher) violated(error.c_str());
+      const sl_wireguard_gate_key gate{};
+      if (!dataplane.wireguard_gate(tunnel_id, {&gate, 1}, &error)) violated(error.c_str());
+    }
+    injected timers;
+    dataplane.advance(now_ns, &timers);
+    sl_wireguard_endpoint endpoint{};
+    endpoint.address = testing::address_of("203.0.113.1");
+    endpoint.port = 7;
+    sl_wireguard_keypair keys{};
+    keys.peer_id = peer_id;
+    keys.local_index = local_index = dataplane.wireguard_index();
+    keys.remote_index = 1;
+    keys.initiator = 1;
+    keys.created_ns = now_ns;
+    std::memcpy(keys.send_key, key, sizeof key);
+    std::memcpy(keys.receive_key, key, sizeof key);
+    std::string error;
+    if (!dataplane.wireguard_endpoint(peer_id, endpoint) || !dataplane.wireguard_install(&keys, &error)) violated(error.c_str());
+    counter = 0;
+    static std::vector<uint8_t> events(1 << 20);
+    while (dataplane.wireguard_events(events.data(), events.size())) {}
+  }
+
+  // What the peer would send with this packet inside.
+  std::vector<uint8_t> sealed(const uint8_t* packet, size_t bytes) {
+    std::vector<uint8_t> message(16 + bytes + aead_tag_bytes);
+    store32_raw(message.data(), 4);
+    store32_raw(message.data() + 4, local_index);
+    store64_raw(message.data() + 8, counter);
+    if (bytes) std::memcpy(message.data() + 16, packet, bytes);
+    aead_item item{message.data() + 16, static_cast<uint32_t>(bytes)};
+    item.key = key;
+    item.set_counter(counter++);
+    cipher->seal({&item, 1});
+    return message;
   }
 
   void resolve() {
@@ -48,6 +112,40 @@ struct harness {
     for (const auto& k : known) dataplane.set_neighbour(k.interface, testing::address_of(k.address), mac);
   }
 };
+
+// A frame with a message to the tunnel's port.
+std::vector<uint8_t> outer(const std::vector<uint8_t>& message, bool v6) {
+  std::vector<uint8_t> f(14 + (v6 ? 40 : 20) + 8);
+  const uint8_t own[6] = {2, 0, 0, 0, 0, 1};
+  std::memcpy(f.data(), own, sizeof own);
+  store16(f.data() + 12, v6 ? 0x86dd : 0x0800);
+  uint8_t* ip = f.data() + 14;
+  const sl_address src = testing::address_of(v6 ? "2001:db8:1::1" : "203.0.113.1"), dst = testing::address_of(v6 ? "2001:db8:1::4" : "203.0.113.4");
+  const uint16_t bytes = static_cast<uint16_t>(8 + message.size());
+  if (v6) {
+    ip[0] = 0x60;
+    store16(ip + 4, bytes);
+    ip[6] = protocol_udp;
+    ip[7] = 64;
+    std::memcpy(ip + 8, src.bytes, 16);
+    std::memcpy(ip + 24, dst.bytes, 16);
+  } else {
+    ip[0] = 0x45;
+    store16(ip + 2, static_cast<uint16_t>(20 + bytes));
+    ip[8] = 64;
+    ip[9] = protocol_udp;
+    std::memcpy(ip + 12, src.bytes + 12, 4);
+    std::memcpy(ip + 16, dst.bytes + 12, 4);
+    store16_raw(ip + 10, checksum_finish(checksum_add(0, ip, 20)));
+  }
+  uint8_t* udp = ip + (v6 ? 40 : 20);
+  store16(udp, 7);
+  store16(udp + 2, tunnel_port);
+  store16(udp + 4, bytes);
+  store16(udp + 6, v6 ? 1 : 0);
+  f.insert(f.end(), message.begin(), message.end());
+  return f;
+}
 
 // Without this, mutated packets would all end at their checksum.
 void repair(uint8_t* frame, size_t length, bool header, bool layer4) {
@@ -105,6 +203,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (!current || current->now_ns > harness_ns_max) current = std::make_unique<harness>();
   harness& h = *current;
   h.resolve();
+  h.connect();
   std::string error;
   for (unsigned records = 0; size >= 4 && records < records_max; ++records) {
     uint8_t operation = data[0], time = data[1];
@@ -123,6 +222,31 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       judge(timers);
     }
     repair(frame.data(), frame.size(), operation & 0x40, operation & 0x20);
+    const size_t packet_bytes = frame.size() > 14 ? frame.size() - 14 : 0;
+    const bool v6 = packet_bytes && frame[14] >> 4 == 6;
+    if (const uint8_t how = operation >> 2 & 7; how == from_host) {
+      injected result;
+      if (packet_bytes) h.dataplane.inject_from_host(frame.data() + 14, packet_bytes, h.now_ns, &result);
+      judge(result);
+      continue;
+    } else if (how == from_peer || how == from_peer_changed) {
+      if ((time & 0x20) && packet_bytes >= 40) {
+        const sl_address there = testing::address_of(v6 ? "2001:db8:7::9" : "10.7.0.9");
+        std::memcpy(frame.data() + 14 + (v6 ? 8 : 12), there.bytes + (v6 ? 0 : 12), v6 ? 16 : 4);
+        repair(frame.data(), frame.size(), true, true);
+      }
+      std::vector<uint8_t> message = h.sealed(frame.data() + (packet_bytes ? 14 : 0), packet_bytes);
+      if (how == from_peer_changed) message[(time | operation << 8) % message.size()] ^= static_cast<uint8_t>(1 << (time & 7));
+      frame = outer(message, v6);
+      operation = 0;
+    } else if (how == to_tunnel_port) {
+      frame = outer(std::vector<uint8_t>(frame.begin() + static_cast<long>(frame.size() - packet_bytes), frame.end()), v6);
+      operation = 0;
+    } else if (how == into_tunnel && packet_bytes >= 40) {
+      const sl_address there = testing::address_of(v6 ? "2001:db8:7::9" : "10.7.0.9");
+      std::memcpy(frame.data() + 14 + (v6 ? 24 : 16), there.bytes + (v6 ? 0 : 12), v6 ? 16 : 4);
+      repair(frame.data(), frame.size(), true, true);
+    }
     if ((operation & 0x60) && frame.size() >= 18) {  // to the interface that takes it: its index is in its link address
       const uint8_t own[6] = {2, 0, 0, 0, 0, static_cast<uint8_t>(load16(frame.data() + 12) == 0x8100 ? 4 : (operation & 3) + 1)};
       std::memcpy(frame.data(), own, sizeof own);
