@@ -52,6 +52,7 @@ const TITLES = {
   SLUICE_OIDC_UNAVAILABLE: 'The issuer of tokens does not answer',
   SLUICE_API_LISTEN: 'The API cannot listen there',
   SLUICE_API_TLS: 'The certificates cannot be used',
+  SLUICE_NODE_ROTATION: 'The key cannot rotate now',
   SLUICE_ENGINE_AWAY: 'The engine is away',
   SLUICE_NOT_READY: 'The data plane is not ready',
 } as const;

@@ -23,6 +23,7 @@ import { registerBackup } from './routes/backup.js';
 import { registerCapture } from './routes/capture.js';
 import { registerConfig } from './routes/config.js';
 import { registerConfigResources } from './routes/config-resources.js';
+import { registerNodes } from './routes/nodes.js';
 import { registerObserve } from './routes/observe.js';
 import { registerOperations } from './routes/operations.js';
 import { registerRecords } from './routes/records.js';
@@ -79,7 +80,7 @@ export function buildApi(control: Control, paths: RunDirectory, log: Log, parts:
   });
   api.setNotFoundHandler((request) => { throw notFound(document, request.method, request.url); });
 
-  for (const register of [registerStatus, registerWireguard, registerSessions, registerRecords, registerSimulate, registerObserve, registerCapture, registerConfig, registerBackup, registerConfigResources, registerReload, registerRestart, registerOperations]) register(api, context);
+  for (const register of [registerStatus, registerWireguard, registerNodes, registerSessions, registerRecords, registerSimulate, registerObserve, registerCapture, registerConfig, registerBackup, registerConfigResources, registerReload, registerRestart, registerOperations]) register(api, context);
   registerOwn(api, context, document);
   return api;
 }

@@ -23,6 +23,7 @@ const COMMANDS: Record<string, () => Promise<AddCommand>> = {
   restart: async () => (await import('./commands/restart.js')).addRestartCommand,
   config: async () => (await import('./commands/config.js')).addConfigCommand,
   wireguard: async () => (await import('./commands/wireguard.js')).addWireguardCommand,
+  node: async () => (await import('./commands/node.js')).addNodeCommand,
   token: async () => (await import('./commands/token.js')).addTokenCommand,
   audit: async () => (await import('./commands/audit.js')).addAuditCommand,
   backup: async () => (await import('./commands/backup.js')).addBackupCommand,

@@ -13,12 +13,13 @@ import type { WireguardPeerConfig } from './schema-wireguard.js';
 import type { Topology } from './topology.js';
 import { allowedPrefixes, endpointOf, listenPort, peerName, prefixKey, tunnelMtu } from './wireguard.js';
 
-// Kept as long as the peer stays the same object: the pools know a set by its identity.
-const sets = new WeakMap<WireguardPeerConfig, AddressSet>();
+// Kept as long as the list stays the same object, also while a node's keys change beside it: the pools know a set by its identity.
+const sets = new WeakMap<object, AddressSet>();
 
 function setOf(peer: WireguardPeerConfig): AddressSet {
-  let set = sets.get(peer);
-  if (set === undefined) sets.set(peer, set = { any: false, prefixes: allowedPrefixes(peer), ipv4: true, ipv6: true });
+  const list = Array.isArray(peer.allowedIPs) ? peer.allowedIPs : peer;
+  let set = sets.get(list);
+  if (set === undefined) sets.set(list, set = { any: false, prefixes: allowedPrefixes(peer), ipv4: true, ipv6: true });
   return set;
 }
 

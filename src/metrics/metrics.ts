@@ -91,6 +91,7 @@ export class Metrics {
     }
     if (engine?.applyMicroseconds !== null && engine?.applyMicroseconds !== undefined) fill.set('applySeconds', engine.applyMicroseconds / 1e6);
     fillTunnels(fill, tunnels);
+    fillNodes(fill, control);
     fillFlows(fill, control);
     if (hits) fillRules(fill, control, hits);
     if (levels) fillRings(fill, control, levels.rings);
@@ -202,6 +203,25 @@ function fillTunnels(fill: Filling, tunnels: readonly WireguardView[]): void {
       fill.set('wireguardBytes', rxBytes, { ...labels, direction: 'received' });
       fill.set('wireguardBytes', txBytes, { ...labels, direction: 'sent' });
     }
+  }
+}
+
+function fillNodes(fill: Filling, { nodes }: Control): void {
+  if (!nodes) return;
+  const { peers, rotations, lastRotations, strangers } = nodes.view();
+  const seconds = (time: string | null): number => (time === null ? 0 : new Date(time).getTime() / 1000);
+  fill.set('nodeStrangers', strangers);
+  for (const [result, count] of Object.entries(nodes.rotations)) fill.set('rotations', count, { result });
+  for (const [name, time] of Object.entries(lastRotations)) {
+    fill.set('rotation', rotations.some((one) => one.interface === name) ? 1 : 0, { interface: name });
+    fill.set('rotationLast', seconds(time), { interface: name });
+  }
+  for (const { name: node, lastExchange, exchanges, failures, inForce, hasOurs } of peers) {
+    fill.set('nodeExchange', seconds(lastExchange), { node });
+    fill.set('nodeExchanges', exchanges, { node, result: 'done' });
+    fill.set('nodeExchanges', failures, { node, result: 'failed' });
+    fill.set('nodeInForce', inForce ? 1 : 0, { node, record: 'its' });
+    fill.set('nodeInForce', hasOurs ? 1 : 0, { node, record: 'ours' });
   }
 }
 

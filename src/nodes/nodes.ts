@@ -217,6 +217,9 @@ export class Nodes {
     return { have: this.inForceOf(peer), record: this.isBehind(peer) ? this.state.signed : null, refused: peer.refused };
   }
 
+  /** Calls all nodes now. */
+  wake(): void { for (const { link } of this.peers.values()) link?.wake(); }
+
   /** A node called. */
   async answer(id: string, message: Message): Promise<Message> {
     const peer = this.peers.get(id);
@@ -353,7 +356,7 @@ export class Nodes {
     };
     this.write({ ...this.state, sequence, signed: signRecord(record, this.identity!.privateKey) });
     this.log.info({ sequence, tunnels: wireguard.length }, 'this node has a new record');
-    for (const { link } of this.peers.values()) link?.wake();
+    this.wake();
   }
 
   get ownRecord(): NodeRecord | undefined { return this.state.signed === null ? undefined : JSON.parse(this.state.signed.record) as NodeRecord; }

@@ -8,6 +8,7 @@ import type { WireguardPeerView, WireguardView } from '../../control/wireguard.j
 import { addCommon, clientOf, type CommonOptions } from '../options.js';
 import { CliError, formatDuration, print, printJson } from '../output.js';
 import { generateKey, publicKeyOf } from '../wireguard-keys.js';
+import { addRotateCommand } from './wireguard-rotate.js';
 
 const KEYS_DIRECTORY = '/etc/sluice/wireguard';
 const NAME = /^[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}$/;
@@ -19,6 +20,7 @@ export function addWireguardCommand(program: Command): void {
   const wireguard = program.command('wireguard').description('tunnels: state, keys, files in the style of wg');
   addCommon(wireguard.command('show').description('interfaces and peers: keys, endpoints, latest handshakes, transfer').argument('[TUNNEL]', 'only this one'))
     .action((name: string | undefined, options: CommonOptions) => show(name, options));
+  addRotateCommand(wireguard);
   addCommon(wireguard.command('genkey').description('print a new private key; the appliance makes its own by itself'))
     .action((options: CommonOptions) => genkey(options));
   addCommon(wireguard.command('pubkey').description('read a private key from the input, print its public key'))
