@@ -11,6 +11,8 @@ const maybeText = nullable(text);
 const port = Type.Integer({ minimum: 0, maximum: 65535 });
 const oneWay = Type.Array(count(), { minItems: 2, maxItems: 2, description: 'from the originator, and back' });
 
+const place = Type.Object({ interface: maybeText, zone: maybeText, peer: Type.Optional(nullable(Type.String({ description: 'of a tunnel: the peer behind which the address is' }))) });
+
 /** As members of a query or of a body. */
 export const filterMembers = {
   protocol: Type.Optional(Type.String({ maxLength: 20, description: 'tcp, udp, icmp, icmpv6 or a number' })),
@@ -30,7 +32,7 @@ export const FlowRecord = answer('FlowRecord', {
   protocol: text, source: text, sourcePort: port, destination: text, destinationPort: port,
   translated: nullable(Type.Object({ source: text, sourcePort: port, destination: text, destinationPort: port }, { description: 'as it leaves; null: not translated' })),
   rule: maybeText, natSource: maybeText, natDestination: maybeText,
-  from: Type.Object({ interface: maybeText, zone: maybeText }), to: Type.Object({ interface: maybeText, zone: maybeText }),
+  from: place, to: place,
   state: listed(SESSION_STATES), endReason: nullable(listed(END_REASONS)),
   packets: oneWay, bytes: oneWay, start: time(), last: time(), durationMs: count('from the first to the last packet'), tcpFlags: nullable(Type.Array(Type.String(), { minItems: 2, maxItems: 2, description: 'flags that each direction carried, like FSPA; null: not TCP' })), expiresSeconds: count('until the idle timeout'), verdict: Type.Literal('allowed'),
 });
@@ -38,5 +40,5 @@ export const FlowRecord = answer('FlowRecord', {
 export const DropRecord = answer('DropRecord', {
   kind: Type.Literal('drop'), time: time(), event: oneOf(['denied', 'dropped']), reason: oneOf(namesOf(DROP_REASONS)), help: text,
   protocol: text, source: text, sourcePort: port, destination: text, destinationPort: port, rule: maybeText,
-  from: Type.Object({ interface: maybeText, zone: maybeText }), bytes: count(), verdict: Type.Literal('dropped'),
+  from: place, bytes: count(), verdict: Type.Literal('dropped'),
 });

@@ -1,6 +1,6 @@
 // One record as one line, one way for all commands. Who: flows, drops, observe.
 import type { AnyRecord } from '../control/filter.js';
-import type { DropRecordView, FlowRecordView } from '../engine/records.js';
+import type { DropRecordView, FlowRecordView, PlaceView } from '../engine/records.js';
 import { endpoint as portEndpoint, formatBytes, type Column } from './output.js';
 
 /** Of ICMP the port is the query's identifier; other protocols have none. */
@@ -10,8 +10,10 @@ function endpoint(record: AnyRecord, address: string, port: number): string {
 }
 
 const timeOf = (record: AnyRecord): string => record.time.slice(11, 23);
-const way = (record: { from: { interface: string | null }; to?: { interface: string | null } }): string =>
-  `${record.from.interface ?? '?'}${record.to ? ` → ${record.to.interface ?? '?'}` : ''}`;
+/** An interface, and of a tunnel its peer: "wg0/nva-2". */
+const placeName = ({ interface: name, peer }: PlaceView): string => `${name ?? '?'}${peer ? `/${peer}` : ''}`;
+const way = (record: { from: PlaceView; to?: PlaceView }): string =>
+  `${placeName(record.from)}${record.to ? ` → ${placeName(record.to)}` : ''}`;
 
 export const FLOW_COLUMNS: readonly Column<FlowRecordView>[] = [
   { title: 'TIME', of: timeOf },
@@ -50,7 +52,7 @@ function translation(flow: FlowRecordView): string {
 export function recordLine(record: AnyRecord): string {
   const ends = `${record.protocol} ${endpoint(record, record.source, record.sourcePort)} → ${endpoint(record, record.destination, record.destinationPort)}`;
   const rule = record.rule ? ` rule ${record.rule}` : '';
-  if (record.kind === 'drop') return `${timeOf(record)} ${record.event.padEnd(7)} ${record.reason.padEnd(20)} ${ends} on ${record.from.interface ?? '?'}${rule}`;
+  if (record.kind === 'drop') return `${timeOf(record)} ${record.event.padEnd(7)} ${record.reason.padEnd(20)} ${ends} on ${placeName(record.from)}${rule}`;
   const event = record.event === 'end' ? `ended ${record.endReason ?? ''}`.trim() : record.event;
   const nat = translation(record);
   const volume = record.event === 'end' ? ` ${record.packets[0] + record.packets[1]} packets, ${formatBytes(record.bytes[0] + record.bytes[1])}` : '';

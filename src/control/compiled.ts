@@ -9,7 +9,9 @@ import { ConfigError, type Problem } from '../config/problem.js';
 import { asList } from '../config/schema-parts.js';
 import type { Config } from '../config/schema.js';
 import type { NodesConfig } from '../config/schema-nodes.js';
-import { listenPort, tunnelMtu } from '../config/wireguard.js';
+import { PrefixMap } from '../config/prefix-map.js';
+import { allowedPrefixes, listenPort, tunnelMtu } from '../config/wireguard.js';
+import { addressOfBytes } from '../lib/address.js';
 import type { ConfigurePlan, WireguardPlan } from '../engine/last-applied.js';
 import type { Names } from '../engine/records.js';
 import type { Filled } from '../nodes/learnt.js';
@@ -124,6 +126,22 @@ function namesOf({ ids, zones, interfaces }: ConfigNames, config: Config): Names
     interfaceAt: (index) => interfaces[index] ?? null,
     zone: (index) => zones[index] ?? null,
     zoneOfInterface: zoneOf,
+    ...(config.wireguard === undefined ? {} : { peerOf: peersOf(ids, config) }),
+  };
+}
+
+/** Who is behind an address: the longest of the allowed IPs that hold it. A tunnel's table is made when the first record asks. */
+function peersOf(ids: ConfigNames['ids'], config: Config): NonNullable<Names['peerOf']> {
+  const tunnels = new Map<number, PrefixMap<string> | undefined>();
+  for (const [id, { kind, name }] of ids) if (kind === 'interface' && config.wireguard?.[name] !== undefined) tunnels.set(id, undefined);
+  return (id, address) => {
+    if (!tunnels.has(id)) return undefined;
+    let allowed = tunnels.get(id);
+    if (allowed === undefined) {
+      tunnels.set(id, allowed = new PrefixMap());
+      for (const peer of config.wireguard![ids.get(id)!.name]!.peers ?? []) for (const prefix of allowedPrefixes(peer)) allowed.add(prefix, peer.name);
+    }
+    return allowed.longest({ address: addressOfBytes(address), length: 128 })?.value ?? null;
   };
 }
 

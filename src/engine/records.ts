@@ -15,6 +15,16 @@ export interface Names {
   interfaceAt(index: number): string | null;
   zone(index: number): string | null;
   zoneOfInterface?(id: number): string | null;
+  /** Of a tunnel, the peer behind which an address is; null: none. Undefined: this interface is no tunnel. */
+  peerOf?(interfaceId: number, address: Uint8Array): string | null | undefined;
+}
+
+/** Where a record's packets came in or left; `peer`: of tunnels alone. */
+export interface PlaceView { interface: string | null; zone: string | null; peer?: string | null }
+
+function placeOf(names: Names, interfaceId: number, zone: string | null, address: Uint8Array): PlaceView {
+  const peer = names.peerOf?.(interfaceId, address);
+  return { interface: names.interfaceById(interfaceId), zone, ...(peer === undefined ? {} : { peer }) };
 }
 
 export interface FlowRecordView {
@@ -27,8 +37,8 @@ export interface FlowRecordView {
   destination: string; destinationPort: number;
   translated: { source: string; sourcePort: number; destination: string; destinationPort: number } | null;
   rule: string | null; natSource: string | null; natDestination: string | null;
-  from: { interface: string | null; zone: string | null };
-  to: { interface: string | null; zone: string | null };
+  from: PlaceView;
+  to: PlaceView;
   state: string; endReason: string | null;
   packets: [number, number]; bytes: [number, number];
   start: string; last: string; durationMs: number; expiresSeconds: number;
@@ -45,7 +55,7 @@ export interface DropRecordView {
   source: string; sourcePort: number;
   destination: string; destinationPort: number;
   rule: string | null;
-  from: { interface: string | null; zone: string | null };
+  from: PlaceView;
   bytes: number;
   verdict: 'dropped';
 }
@@ -98,8 +108,8 @@ export function decodeFlow(view: DataView, offset: number, names: Names): FlowRe
     translated: isTranslated ? translated : null,
     rule: names.rule(record.ruleId),
     natSource: names.natRule(record.natSourceId), natDestination: names.natRule(record.natDestinationId),
-    from: { interface: names.interfaceById(record.fromInterface), zone: names.zone(record.fromZone) },
-    to: { interface: names.interfaceById(record.toInterface), zone: names.zone(record.toZone) },
+    from: placeOf(names, record.fromInterface, names.zone(record.fromZone), record.src),
+    to: placeOf(names, record.toInterface, names.zone(record.toZone), record.natDst),
     state: entryName(SESSION_STATES, record.state),
     endReason: record.endReason === 0 ? null : entryName(END_REASONS, record.endReason),
     packets: [Number(record.packets[0] ?? 0), Number(record.packets[1] ?? 0)],
@@ -122,7 +132,7 @@ export function decodeDrop(view: DataView, offset: number, names: Names): DropRe
     source: formatAddress(record.src), sourcePort: record.srcPort,
     destination: formatAddress(record.dst), destinationPort: record.dstPort,
     rule: names.rule(record.ruleId),
-    from: { interface: names.interfaceById(record.interface), zone: names.zoneOfInterface?.(record.interface) ?? null },
+    from: placeOf(names, record.interface, names.zoneOfInterface?.(record.interface) ?? null, record.src),
     bytes: record.bytes,
     verdict: 'dropped',
   };

@@ -10,7 +10,7 @@ export type StreamType = (typeof STREAM_TYPES)[number];
 export const PLACES = [
   'time', 'event', 'verdict', 'sessionId', 'protocol', 'source', 'sourcePort', 'destination', 'destinationPort',
   'translatedSource', 'translatedSourcePort', 'translatedDestination', 'translatedDestinationPort',
-  'rule', 'natSource', 'natDestination', 'fromInterface', 'fromZone', 'toInterface', 'toZone',
+  'rule', 'natSource', 'natDestination', 'fromInterface', 'fromZone', 'fromPeer', 'toInterface', 'toZone', 'toPeer',
   'state', 'endReason', 'reason', 'packets', 'bytes', 'start', 'durationMs', 'tcpFlags',
 ] as const;
 export type Place = (typeof PLACES)[number];
@@ -22,10 +22,11 @@ const COVERED: Record<string, readonly Place[]> = {
   sourcePort: ['sourcePort', 'translatedSourcePort'],
   destinationPort: ['destinationPort', 'translatedDestinationPort'],
   translated: ['translatedSource', 'translatedSourcePort', 'translatedDestination', 'translatedDestinationPort'],
-  from: ['fromInterface', 'fromZone'],
-  to: ['toInterface', 'toZone'],
+  from: ['fromInterface', 'fromZone', 'fromPeer'],
+  to: ['toInterface', 'toZone', 'toPeer'],
   interface: ['fromInterface', 'toInterface'],
   zone: ['fromZone', 'toZone'],
+  peer: ['fromPeer', 'toPeer'],
 };
 
 /** Of the application layer: no record carries them yet, so they are gone already. */

@@ -40,7 +40,7 @@ type Keys = Record<Place, Uint8Array>;
 
 const MEMBER_OF_OBJECT: Partial<Record<Place, string>> = {
   translatedSource: 'source', translatedSourcePort: 'sourcePort', translatedDestination: 'destination', translatedDestinationPort: 'destinationPort',
-  fromInterface: 'interface', fromZone: 'zone', toInterface: 'interface', toZone: 'zone',
+  fromInterface: 'interface', fromZone: 'zone', fromPeer: 'peer', toInterface: 'interface', toZone: 'zone', toPeer: 'peer',
 };
 
 export class JsonFormat {
@@ -58,6 +58,7 @@ export class JsonFormat {
     this.isWhole = Object.values(places).every((treatment) => treatment === Treatment.KEEP);
     const anyOf = (...list: Place[]): boolean => list.some((place) => places[place] !== Treatment.DROP);
     this.hasTranslated = anyOf('translatedSource', 'translatedSourcePort', 'translatedDestination', 'translatedDestinationPort');
+    // A peer alone makes no object: most records have none.
     this.hasFrom = anyOf('fromInterface', 'fromZone');
     this.hasTo = anyOf('toInterface', 'toZone');
   }
@@ -65,7 +66,7 @@ export class JsonFormat {
   flow(view: DataView, bytes: Uint8Array, offset: number, names: NameTexts): void {
     const { out, treat } = this;
     out.reserve();
-    if (this.isWhole) {
+    if (this.isWhole && !isTunnelled(view, offset, names)) {
       this.wholeFlow(view, bytes, offset, names);
       return;
     }
@@ -91,6 +92,7 @@ export class JsonFormat {
       const at = out.at;
       if (this.open('fromInterface', treat.fromInterface)) out.text(names.interface(view.getUint32(offset + Flow.FROM_INTERFACE, true)));
       if (this.open('fromZone', treat.fromZone)) out.text(names.zone(view.getUint16(offset + Flow.FROM_ZONE, true)));
+      this.peer('fromPeer', view.getUint32(offset + Flow.FROM_INTERFACE, true), bytes, offset + Flow.SOURCE, names);
       this.closeObject(at);
     }
     if (this.hasTo) {
@@ -98,6 +100,7 @@ export class JsonFormat {
       const at = out.at;
       if (this.open('toInterface', treat.toInterface)) out.text(names.interface(view.getUint32(offset + Flow.TO_INTERFACE, true)));
       if (this.open('toZone', treat.toZone)) out.text(names.zone(view.getUint16(offset + Flow.TO_ZONE, true)));
+      this.peer('toPeer', view.getUint32(offset + Flow.TO_INTERFACE, true), bytes, offset + Flow.NAT_DESTINATION, names);
       this.closeObject(at);
     }
     if (this.open('state', treat.state)) out.text(STATE_TEXTS[bytes[offset + Flow.STATE]!]!);
@@ -198,6 +201,7 @@ export class JsonFormat {
       const at = out.at;
       if (this.open('fromInterface', treat.fromInterface)) out.text(names.interface(id));
       if (this.open('fromZone', treat.fromZone)) out.text(names.zoneOfInterface(id));
+      this.peer('fromPeer', id, bytes, offset + Drop.SOURCE, names);
       this.closeObject(at);
     }
     if (this.open('bytes', treat.bytes)) out.decimal(view.getUint16(offset + Drop.BYTES, true));
@@ -208,6 +212,12 @@ export class JsonFormat {
   entry(entry: object): void {
     const { members } = this.plan;
     this.out.ascii(asciiJson(members.size === 0 ? entry : treatMembers(entry, members)));
+  }
+
+  /** Of a tunnel, the peer behind which the address is; other interfaces have no such member. */
+  private peer(place: 'fromPeer' | 'toPeer', interfaceId: number, bytes: Uint8Array, addressAt: number, names: NameTexts): void {
+    if (!names.isTunnel(interfaceId)) return;
+    if (this.open(place, this.treat[place])) this.out.text(names.peer(interfaceId, bytes.subarray(addressAt, addressAt + 16)));
   }
 
   private open(place: Place, treatment: Treatment): boolean {
@@ -271,6 +281,9 @@ export class JsonFormat {
     else this.out.ascii(view.getBigUint64(offset, true).toString());
   }
 }
+
+const isTunnelled = (view: DataView, offset: number, names: NameTexts): boolean =>
+  names.hasTunnels && (names.isTunnel(view.getUint32(offset + Flow.FROM_INTERFACE, true)) || names.isTunnel(view.getUint32(offset + Flow.TO_INTERFACE, true)));
 
 export function isTranslated(view: DataView, offset: number): boolean {
   // Source and destination stand side by side, before and after translation; so do the four ports.

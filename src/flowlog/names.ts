@@ -5,6 +5,7 @@ import type { Names } from '../engine/records.js';
 import { asciiJson, snippet } from './output.js';
 
 const BLOCKS = 4096; // a power of two
+const ANY_ADDRESS = new Uint8Array(16);
 
 /** What every record of a rule's sessions between two interfaces has in common, as text. */
 interface Block { rule: number; natSource: number; natDestination: number; from: number; to: number; zones: number; text: Uint8Array }
@@ -16,6 +17,8 @@ export class NameTexts {
   private readonly zones: Uint8Array[] = [];
   private readonly interfaceZones = new Map<number, Uint8Array>();
 
+  private readonly tunnels = new Map<number, boolean>();
+  private readonly peers = new Map<string | null, Uint8Array>();
   private readonly blocks: (Block | undefined)[] = [];
 
   constructor(readonly names: Names) {}
@@ -31,6 +34,19 @@ export class NameTexts {
     return text;
   }
 
+  get hasTunnels(): boolean { return this.names.peerOf !== undefined; }
+  isTunnel(id: number): boolean {
+    if (!this.hasTunnels) return false;
+    let known = this.tunnels.get(id);
+    if (known === undefined) this.tunnels.set(id, known = this.names.peerOf!(id, ANY_ADDRESS) !== undefined);
+    return known;
+  }
+  peer(id: number, address: Uint8Array): Uint8Array {
+    const name = this.names.peerOf!(id, address) ?? null;
+    let text = this.peers.get(name);
+    if (text === undefined) this.peers.set(name, text = textOf(name));
+    return text;
+  }
   rule(id: number): Uint8Array { return this.rules.get(id) ?? keep(this.rules, id, this.names.rule(id)); }
   natRule(id: number): Uint8Array { return this.natRules.get(id) ?? keep(this.natRules, id, this.names.natRule(id)); }
   interface(id: number): Uint8Array { return this.interfaces.get(id) ?? keep(this.interfaces, id, this.names.interfaceById(id)); }

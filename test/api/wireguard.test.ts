@@ -7,7 +7,7 @@ import { publicKeyOf } from '../../src/cli/wireguard-keys.js';
 import type { WireguardView } from '../../src/control/wireguard.js';
 import { WIREGUARD_PEER_RECORD_BYTES, writeWireguardPeerRecord } from '../../src/engine/abi.generated.js';
 import { bytesOf, parseAddress } from '../../src/lib/address.js';
-import { CONFIG, id } from '../control/bench.js';
+import { CONFIG, id, makeDrop, makeFlow } from '../control/bench.js';
 import { startApi, type ApiBench } from './bench.js';
 
 const key = (byte: number): string => Buffer.alloc(32, byte).toString('base64');
@@ -109,4 +109,16 @@ test('a key file that holds no key: a commit is refused and changes nothing, a s
   const [tunnel] = await shown(started);
   expect(tunnel).toMatchObject({ publicKey: null, faults: [expect.stringContaining(file) as string] });
   expect(JSON.stringify(tunnel)).not.toContain('this is no key');
+});
+
+test('records and sessions of a tunnel name the peer behind which an address is', async () => {
+  const bench = await startApi({ config: TUNNEL });
+  const tunnel = { fromInterface: id('interface', 'wg0'), fromZone: 2 };
+  bench.addon.pendingRecords.flows.push(makeFlow({ source: '10.2.7.7', natSource: '10.2.7.7', ...tunnel }), makeFlow({ destination: '10.99.0.3', toInterface: id('interface', 'wg0') }), makeFlow({ source: '10.77.0.1', ...tunnel }));
+  bench.addon.pendingRecords.drops.push(makeDrop({ source: '10.99.0.3', interface: id('interface', 'wg0') }));
+  type Places = { from: { peer?: string | null }; to?: { interface: string; peer?: string | null } };
+  await expect.poll(async () => (await bench.ask('GET', 'flows')).body.records.length as number, { timeout: 5000 }).toBe(3);
+  const flows = (await bench.ask('GET', 'flows')).body.records as Places[];
+  expect(flows.map(({ from, to }) => [from.peer, to!.peer])).toEqual(expect.arrayContaining([['nva-2', undefined], [undefined, 'laptop'], [null, undefined]]));
+  await expect.poll(async () => ((await bench.ask('GET', 'drops')).body.records as Places[]).map(({ from }) => from.peer), { timeout: 5000 }).toEqual(['laptop']);
 });

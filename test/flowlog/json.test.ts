@@ -1,19 +1,19 @@
 // Lines written from the structs' bytes say what the decoder says; what is to be redacted is nowhere in them.
 import { describe, expect, test } from 'vitest';
 import { DROP_RECORD_BYTES, FLOW_RECORD_BYTES } from '../../src/engine/abi.generated.js';
-import { decodeDrop, decodeFlow, viewOf } from '../../src/engine/records.js';
+import { decodeDrop, decodeFlow, viewOf, type Names } from '../../src/engine/records.js';
 import { FIELD_NAMES, fieldName, knowField, planFields } from '../../src/flowlog/fields.js';
 import { JsonFormat } from '../../src/flowlog/json.js';
+import { NameTexts } from '../../src/flowlog/names.js';
 import { asciiJson, Output } from '../../src/flowlog/output.js';
 import { makeDrop, makeFlow } from '../control/bench.js';
 import { names, nameTexts, randomDrops, randomFlows } from './support.js';
 
 const RECORDS = 2000;
 
-function lines(bytes: Uint8Array, recordBytes: number, kind: 'flow' | 'drop', plan = planFields()): string[] {
+function lines(bytes: Uint8Array, recordBytes: number, kind: 'flow' | 'drop', plan = planFields(), texts = nameTexts()): string[] {
   const out = new Output(64);
   const format = new JsonFormat(out, plan);
-  const texts = nameTexts();
   return Array.from({ length: bytes.length / recordBytes }, (_, index) => {
     format[kind](viewOf(bytes), bytes, index * recordBytes, texts);
     return out.take().toString('latin1');
@@ -36,6 +36,27 @@ describe('lines', () => {
       const { help: _help, ...expected } = decodeDrop(viewOf(bytes), index * DROP_RECORD_BYTES, names);
       expect(JSON.parse(line)).toEqual(expected);
     });
+  });
+
+  test('of tunnels: with the peer behind which the address is; other interfaces have none', () => {
+    const withTunnel: Names = { ...names, peerOf: (id, bytes) => (id !== 3 ? undefined : bytes[15]! % 3 === 0 ? null : `peer-ü-${bytes[15]! % 3}`) };
+    const flows = randomFlows(RECORDS, 11);
+    const drops = randomDrops(RECORDS, 12);
+    let peers = 0;
+    lines(flows, FLOW_RECORD_BYTES, 'flow', planFields(), new NameTexts(withTunnel)).forEach((line, index) => {
+      const { last: _last, expiresSeconds: _expires, ...expected } = decodeFlow(viewOf(flows), index * FLOW_RECORD_BYTES, withTunnel);
+      expect(JSON.parse(line)).toEqual(expected);
+      expect('peer' in expected.from).toBe(expected.from.interface === 'dmz-ü');
+      if (expected.to.peer) peers += 1;
+    });
+    expect(peers).toBeGreaterThan(RECORDS / 10);
+    lines(drops, DROP_RECORD_BYTES, 'drop', planFields(), new NameTexts(withTunnel)).forEach((line, index) => {
+      const { help: _help, ...expected } = decodeDrop(viewOf(drops), index * DROP_RECORD_BYTES, withTunnel);
+      expect(JSON.parse(line)).toEqual(expected);
+    });
+    for (const plan of [planFields(['peer']), planFields([], ['peer'])]) {
+      expect(lines(flows, FLOW_RECORD_BYTES, 'flow', plan, new NameTexts(withTunnel)).join()).not.toContain('peer-');
+    }
   });
 
   test('piece by piece and as a whole they are the same', () => {
