@@ -10,7 +10,5 @@ export default defineConfig({
     testTimeout: 30_000,
     hookTimeout: 60_000,
     teardownTimeout: 20_000,
-    // Real processes and devices on a machine that others use: a second try, which the report names.
-    retry: 1,
   },
 });

@@ -282,6 +282,7 @@ bool engine::inject(uint16_t interface, const uint8_t* bytes, size_t length, uin
   unsigned port_slot = shared_->interfaces[current_->interface_slots[interface]].port_slot.load();
   if (port_slot >= SL_PORTS_MAX) { *error = "the interface has no port"; w.pool().put(address); return false; }
   w.path().process(&frame, 1, port_slot, true, now_ns);
+  w.path().offload_waiting();
   end_injected(before, out);
   return true;
 }

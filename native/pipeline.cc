@@ -293,7 +293,7 @@ void pipeline::forward(packet& p, const session_ref& r) {
   }
   rewrite(p, s, d);
   account(p, s, d);
-  if (s.offload.load(std::memory_order_relaxed) == SL_OFFLOAD_NOT_YET) consider_offload(s);
+  if (s.offload.load(std::memory_order_relaxed) == SL_OFFLOAD_NOT_YET) consider_offload(s, r.index);
   counters_.add(SL_COUNTER_FAST_PATH_HITS);
   if (p.l3_length > mtu) [[unlikely]] emit_fragments(p, *a, out, mtu);
   else emit(p, *a, out);
@@ -419,14 +419,26 @@ void pipeline::account(packet& p, session& s, unsigned d) {
   if (s.last_seen_ticks.load(std::memory_order_relaxed) != now_ticks_) s.last_seen_ticks.store(now_ticks_, std::memory_order_relaxed);
 }
 
-// From here on the XDP program forwards its packets (bpf/offload.h), but those that need us.
-void pipeline::consider_offload(session& s) {
+// May the XDP program forward its packets (bpf/offload.h), but those that need us?
+void pipeline::consider_offload(const session& s, uint32_t index) {
   if (!shared_.offload) return;
   bool established = s.state.load(std::memory_order_relaxed) == SL_STATE_ESTABLISHED;
   // A TCP handshake is over when the third packet was here; others when they were answered, or go on without an answer.
   if (!established && (s.key0.protocol == protocol_tcp || s.packets[0] < SL_OFFLOAD_ONE_WAY_PACKETS)) return;
-  s.offload.store(SL_OFFLOAD_ON, std::memory_order_release);
-  counters_.add(SL_COUNTER_SESSIONS_OFFLOADED);
+  if (to_offload_.empty() || to_offload_.back().index != index) to_offload_.push_back({index, s.incarnation});
+}
+
+// From here on it does. A packet of theirs that still waits before us is overtaken by those that the program forwards.
+void pipeline::offload_waiting() {
+  for (const auto [index, incarnation] : to_offload_) {
+    session& s = shared_.sessions.at(index);
+    if (s.incarnation != incarnation || s.offload.load(std::memory_order_relaxed) != SL_OFFLOAD_NOT_YET) continue;
+    s.offload.store(SL_OFFLOAD_ON, std::memory_order_seq_cst);
+    // Another worker may be ending it: it says so first, and takes the offload off then.
+    if (s.flags.load(std::memory_order_seq_cst) & session_ended) { s.offload.store(SL_OFFLOAD_NOT_YET, std::memory_order_release); continue; }
+    counters_.add(SL_COUNTER_SESSIONS_OFFLOADED);
+  }
+  to_offload_.clear();
 }
 
 void pipeline::emit(packet& p, adjacency& a, const interface_state& out) {

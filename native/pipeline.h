@@ -66,6 +66,10 @@ class pipeline {
   // is of sweep_ns, or whenever a next hop changed; bounded work.
   void housekeeping(uint64_t now_ns, uint32_t sweep_budget = sweep_budget_max);
   bool holds_packets() const { return !held_.empty(); }
+  // Sessions that process() found ready for the XDP program, and the moment from which it forwards them: best when none of their packets
+  // waits to be processed or sent. Between batches, on the worker's thread.
+  bool has_sessions_to_offload() const { return !to_offload_.empty(); }
+  void offload_waiting();
   // A part of the walk over the sessions that follows a commit; true when there is more to do. Bounded work.
   bool revalidate_some(uint64_t now_ns);
   // Ends a session on an operator's word. Between batches.
@@ -125,7 +129,7 @@ class pipeline {
   void rewrite(packet& p, const session& s, unsigned direction);
   void clamp_mss(packet& p, const session& s, const interface_state& out);
   void account(packet& p, session& s, unsigned direction);
-  void consider_offload(session& s);
+  void consider_offload(const session& s, uint32_t index);
   void emit(packet& p, adjacency& a, const interface_state& out);
   void emit_fragments(packet& p, adjacency& a, const interface_state& out, unsigned mtu_bytes);
   void hold(packet& p, uint32_t adjacency_id, adjacency& a, bool ready_to_leave = false);
@@ -191,6 +195,8 @@ class pipeline {
   std::vector<tx_item> output_;
   std::vector<held_packet> held_;
   uint32_t adjacency_version_ = 0;
+  struct offload_candidate { uint32_t index, incarnation; };
+  std::vector<offload_candidate> to_offload_;
   uint32_t revalidating_ = 0, revalidate_at_ = session_none;  // generation of the walk, and how far it got
   uint64_t revalidation_began_ns_ = 0;
   uint64_t error_tokens_ns_ = 0, drop_tokens_ns_ = 0, fragments_checked_ns_ = 0;

@@ -20,6 +20,8 @@ namespace {
 // Often and little: when a million sessions end at once, packets wait 2 ms at a time for it, not 20. A sleeping worker does it at each of its
 // ten wake-ups a second, for all of the time since.
 constexpr uint64_t housekeeping_ns = 10'000'000;
+// Sessions go to the XDP program when the rings were found empty, or after so many rounds: a worker that never catches up needs it most.
+constexpr unsigned offload_rounds_max = 8;
 constexpr uint64_t kernel_drops_interval_ns = 1'000'000'000;
 constexpr uint64_t housekeeping_held_ns = 5'000'000;  // while packets wait for a next hop
 constexpr int sleep_ms_max = 100, sleep_ms_busy_tx = 1, sleep_ms_held = 5;
@@ -182,6 +184,13 @@ bool worker::round(uint64_t now_ns) {
   if (kicks != kicks_) {
     if (kicks > kicks_) pipeline_->counters().add(SL_COUNTER_TX_KICKS, kicks - kicks_);
     kicks_ = kicks;
+  }
+  if (pipeline_->has_sessions_to_offload()) {
+    const bool waiting = std::any_of(sockets_.begin(), sockets_.end(), [](const port_socket& s) { return s.socket->rx_ready(); });
+    if (!waiting || ++offload_rounds_ >= offload_rounds_max) {
+      pipeline_->offload_waiting();
+      offload_rounds_ = 0;
+    }
   }
   // now_ns is from before the first batch was received.
   if (worked) pipeline_->counters().add_latency(monotonic_ns() - now_ns);

@@ -67,6 +67,7 @@ class worker {
   uint32_t fill_target_ = 0;  // frames a fill ring gets: half of all, shared by the sockets, so that some stay for answers
   uint64_t host_heard_ns_ = 0;
   bool host_waits_ = false;   // the host has a packet for a tunnel
+  unsigned offload_rounds_ = 0;  // sessions wait so long to be offloaded
   uint64_t housekept_ns_ = 0, kernel_drops_counted_ns_ = 0, kicks_ = 0;
   std::atomic<uint32_t> frames_free_{0}, held_{0};
 

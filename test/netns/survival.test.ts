@@ -16,7 +16,6 @@ const STREAM_RATE = 4000;
 const FLOOD_RATE = 3000;
 const RULE_SESSIONS = 3;
 const ICMP_IDLE_S = 4;
-const OVERTAKEN_MAX = 8;
 const STAY_PORT = 9999;
 
 const POLICY = `${OFFLOAD_POLICY.replace('service: [udp/9998]', `service: [udp/9998], maxSessions: ${RULE_SESSIONS}`)}
@@ -96,27 +95,27 @@ describeNetns('survival', () => {
     await bench.appliance.start();
   }, 60_000);
 
-  test.each(FAMILIES)('%s: offloaded UDP goes on while the engine is killed: nothing lost, nothing twice', async (family) => {
+  test.each(FAMILIES)('%s: offloaded UDP goes on while the engine is killed: nothing lost, nothing out of order', async (family) => {
     const talk = new Conversation(raw, family, 'udp', 'source NAT', { dstPort: 5300 });
+    const before = (await countsOf(bench)).offloaded['eth1'] ?? 0;
     const stream = new FrameStream(bench.lab, 'client', buildFrame(talk.fields(0, { payload: Buffer.alloc(32) })), STREAM_RATE);
     onTestFinished(async () => void (await stream.program.stop()));
-    await until('the program forwards the stream', async () => ((await countsOf(bench)).offloaded['eth1'] ?? 0) > 100);
+    // Counted from then on: at the change-over a packet may be overtaken (docs/internals/offload.md).
+    await until('the program forwards the stream', async () => ((await countsOf(bench)).offloaded['eth1'] ?? 0) > before + 100);
     const count = new FrameCount(bench.lab, 'internet', 5300);
     onTestFinished(async () => void (await count.program.stop()));
     await until('it arrives', () => count.counted().received > 1000);
     for (let kill = 0; kill < 2; kill++) {
-      const before = count.counted().received;
+      const received = count.counted().received;
       await killEngine();
-      await until('it still arrives', () => count.counted().received > before + STREAM_RATE / 4);
+      await until('it still arrives', () => count.counted().received > received + STREAM_RATE / 4);
     }
     // While nobody reads its sockets, too: between two engines.
     const restarted = await bench.appliance.json<Restarted>('restart', 'engine');
     expect(restarted.pid).not.toBe(restarted.pidBefore);
     const sent = stream.sent();
     await until('all of it arrived', () => count.counted().last >= sent - 1);
-    expect(count.counted()).toMatchObject({ lost: 0, repeated: 0 });
-    // A packet that takes the engine's way in between may be overtaken by those behind it: seen once, 2 of 18,544.
-    expect(count.counted().reordered).toBeLessThanOrEqual(OVERTAKEN_MAX);
+    expect(count.counted()).toMatchObject({ lost: 0, reordered: 0, repeated: 0 });
   }, 90_000);
 
   test('flows that stay in the engine wait for it and go on; NAT bindings and counts are what they were', async () => {
