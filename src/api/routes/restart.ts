@@ -2,6 +2,8 @@
 // Answers before the process ends; the supervisor starts the next one at once. `sluice restart` waits for it.
 import { Type, type Static } from '@sinclair/typebox';
 import type { FastifyInstance } from 'fastify';
+import type { Control } from '../../control/control.js';
+import { errorCode } from '../../engine/ipc.js';
 import { isAlive, readPidFile } from '../../supervisor/pid-file.js';
 import type { ApiContext } from '../context.js';
 import { ApiError } from '../errors.js';
@@ -20,10 +22,19 @@ export function registerRestart(api: FastifyInstance, { control, paths }: ApiCon
     },
   }, async ({ body }, reply) => {
     requireSupervisor(paths.supervisorPid);
-    if (body.process === 'engine') return reply.status(202).send({ process: 'engine', pid: await control.engine.restart() });
+    if (body.process === 'engine') return reply.status(202).send({ process: 'engine', pid: await restartEngine(control) });
     if (!control.restartSelf) throw new ApiError(501, 'SLUICE_API_NOT_IMPLEMENTED', 'this control was not started by a supervisor');
     reply.raw.once('finish', control.restartSelf);
     return reply.status(202).send({ process: 'control', pid: process.pid });
+  });
+}
+
+/** It ends right after its answer: what else is asked of it then breaks the connection, and the answer may not have been read yet. */
+async function restartEngine({ engine }: Control): Promise<number> {
+  const { pid } = await engine.status();
+  return engine.restart().catch((error: unknown) => {
+    if (errorCode(error) === 'SLUICE_IPC_CLOSED') return pid;
+    throw error;
   });
 }
 
