@@ -89,7 +89,7 @@ describe('failures under --json', () => {
     up: [['--config', '/nothing/here.yaml'], 'log'], check: [[], 'SLUICE_CLI_USAGE'], doctor: [['--colour'], 'SLUICE_CLI_USAGE'], status: [[], 'SLUICE_CLI_NOT_RUNNING'], top: [['--once'], 'SLUICE_CLI_NOT_RUNNING'],
     flows: [[], 'SLUICE_CLI_NOT_RUNNING'], drops: [[], 'SLUICE_CLI_NOT_RUNNING'], observe: [[], 'SLUICE_CLI_NOT_RUNNING'], capture: [[], 'SLUICE_CLI_NOT_RUNNING'],
     simulate: [['--from', 'trust', '--source', '10.0.1.10', '--destination', '198.51.100.7', '--protocol', 'tcp'], 'SLUICE_CLI_NOT_RUNNING'], rules: [[], 'SLUICE_CLI_NOT_RUNNING'], restart: [['engine'], 'SLUICE_CLI_NOT_RUNNING'],
-    config: [['history'], 'SLUICE_CLI_NOT_RUNNING'], token: [['list'], 'SLUICE_CLI_NOT_RUNNING'], audit: [['show'], 'SLUICE_CLI_NOT_RUNNING'],
+    config: [['history'], 'SLUICE_CLI_NOT_RUNNING'], wireguard: [['show'], 'SLUICE_CLI_NOT_RUNNING'], node: [['show'], 'SLUICE_CLI_NOT_RUNNING'], token: [['list'], 'SLUICE_CLI_NOT_RUNNING'], audit: [['show'], 'SLUICE_CLI_NOT_RUNNING'],
     backup: [['/tmp/sluice-nobody-is-here.backup', '--passphrase-file', '/nothing/here'], 'SLUICE_CLI_FAILED'], restore: [['/nothing/here'], 'SLUICE_CLI_FAILED'], completion: [['fish'], 'SLUICE_CLI_USAGE'], 'completion-names': [['planets'], 'SLUICE_CLI_USAGE'],
   };
 
