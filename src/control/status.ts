@@ -132,7 +132,7 @@ export async function statusView(control: Control, paths: RunDirectory): Promise
     bytes: named ? { received: named['rx-bytes'] ?? 0, sent: named['tx-bytes'] ?? 0 } : null,
     drops: counters ? dropsOf(control, counters) : {},
     failure: control.failure ?? null,
-    problems: control.problems, obstacles: control.obstacles, warnings: engine?.warnings ?? [],
+    problems: control.problems, obstacles: control.obstacles, warnings: [...(engine?.warnings ?? []), ...(tunnels ?? []).flatMap(({ faults }) => faults)],
   };
 }
 

@@ -167,7 +167,7 @@ export class EngineHost {
       pid: process.pid, startedAt: this.startedAt, generation: this.generation,
       applyMicroseconds: this.applied?.microseconds ?? null, appliedAt: this.applied?.at ?? null, restored: this.applied?.restored ?? false,
       ports: [...this.ports.values()].map(({ name, ifindex, slot, queues, attachedMode }) => ({ name, ifindex, slot, queues, mode: attachedMode })),
-      workers: this.options.open.workers, warnings: [...this.warnings, ...this.wireguard.faults()], recordsShed: this.recordsShed,
+      workers: this.options.open.workers, warnings: this.warnings, recordsShed: this.recordsShed,
     };
   }
 

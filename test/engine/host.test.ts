@@ -265,12 +265,12 @@ describe('WireGuard', () => {
     const plan = planOn(await freePort());
     plan.wireguards![0]!.privateKeyFile = join(paths.dir, 'missing');
     const { addon } = makeWireguardAddon(plan);
-    const { host } = await startHost(paths, makeFacts(), addon);
+    await startHost(paths, makeFacts(), addon);
     const connection = await connect(paths);
     const fault = `wg0: ${join(paths.dir, 'missing')} is not there`;
     expect((await configure(connection, plan)).head['warnings']).toEqual([fault]);
     await connection.request('apply', {}, makeSnapshot(1));
-    expect(host.status().warnings).toEqual([fault]);
+    expect((await show(connection))[0]!.faults).toEqual([fault]);
     await expect(configure(connection, { ...plan, wireguards: [{ ...plan.wireguards![0]!, privateKeyFile: join(paths.dir, 'lost') }] })).rejects.toMatchObject({ code: 'SLUICE_WIREGUARD' });
   });
 
