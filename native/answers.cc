@@ -67,7 +67,7 @@ void pipeline::send_error(packet& p, icmp_error kind, uint32_t mtu_bytes) {
   counters_.add(SL_COUNTER_ICMP_ERRORS_SENT);
 }
 
-// Sends a packet of ours back to where `p` came from: same interface, same link address; or to the tunnel's peer (leave_tunnel).
+// Sends a packet of ours back to where `p` came from: same interface, same link address; or to the tunnel's peer that has the source.
 void pipeline::answer(packet& p, const uint8_t* ip_packet, unsigned length) {
   uint64_t address;
   if (!pool_.get(&address)) { bump(counters_.drop[SL_DROP_UMEM_EXHAUSTED]); return; }
@@ -80,10 +80,16 @@ void pipeline::answer(packet& p, const uint8_t* ip_packet, unsigned length) {
   std::memcpy(reply.l3(), ip_packet, length);
   adjacency back;
   uint64_t mac = 0;
-  std::memcpy(&mac, p.data + 6, 6);
+  const interface_state& out = shared_.interfaces[p.interface_slot];
+  if (out.port_slot.load(std::memory_order_relaxed) == port_slot_tunnel) {
+    const wireguard_routes::tunnel* tunnel = snap_->wireguard ? snap_->wireguard->of_interface(snap_->slot_interfaces[p.interface_slot]) : nullptr;
+    mac = tunnel ? tunnel->peer_of(p.key.src) : wireguard_peer_none;
+  } else {
+    std::memcpy(&mac, p.data + 6, 6);
+  }
   back.mac.store(mac, std::memory_order_relaxed);
   back.interface_slot = p.interface_slot;
-  emit(reply, back, shared_.interfaces[p.interface_slot]);
+  emit(reply, back, out);
 }
 
 void pipeline::to_host(packet& p) {

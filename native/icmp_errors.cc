@@ -36,7 +36,7 @@ void pipeline::icmp_error_packet(packet& p) {
   uint32_t adjacency_id;
   adjacency* a = egress(p, r, &adjacency_id);
   if (!a) return;
-  if (!(a->mac.load(std::memory_order_relaxed) & adjacency::resolved_bit)) { hold(p, adjacency_id, *a); return; }
+  if (!is_reachable(*a)) { hold(p, adjacency_id, *a); return; }
   // RFC 5508 R6: errors neither refresh nor end a session, so nothing is accounted to it.
   rewrite_icmp_error(p, e, s, r.direction);
   emit(p, *a, shared_.interfaces[a->interface_slot]);

@@ -520,7 +520,7 @@ void pipeline::hold(packet& p, uint32_t adjacency_id, adjacency& a, bool ready_t
     drop(p, SL_DROP_NEIGHBOUR_UNRESOLVED);
     return;
   }
-  if (held_.size() == held_packets_max || a.waiting.load(std::memory_order_relaxed) >= held_per_neighbour_max) {
+  if (held_.size() == held_packets_max || a.waiting.load(std::memory_order_relaxed) >= (tunnel ? held_per_peer_max : held_per_neighbour_max)) {
     drop(p, SL_DROP_NEIGHBOUR_QUEUE_FULL);
     return;
   }

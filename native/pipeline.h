@@ -25,6 +25,8 @@ namespace sluice {
 inline constexpr unsigned batch_max = 64;
 inline constexpr unsigned held_packets_max = 256;      // waiting for next hops, a worker
 inline constexpr unsigned held_per_neighbour_max = 16; // kernel: unres_qlen_bytes holds about 100; a first burst fits
+inline constexpr unsigned held_per_peer_max = 128;     // for a session: all flows through a tunnel wait at one place. The kernel's MAX_STAGED_PACKETS
+static_assert(held_per_peer_max <= held_packets_max / 2);
 inline constexpr uint64_t held_ns_max = 3'000'000'000; // the kernel gives up after three solicitations, one a second
 inline constexpr uint32_t drop_records_per_second_max = 5000;
 // Deadlines of sessions looked at, and sessions ended at most, in 100 ms: 256 KiB of memory; a million are gone through in 1.6 s.

@@ -9,8 +9,8 @@
 //        6 way_to          the outer header's addresses and next hop, looked up once a snapshot and endpoint
 //        7 send_outer      outer header, and out by a port; or held there, encrypted
 //   host 8 from_host       packets of the host's own that its routes lead to tunnels
-// A packet out of a tunnel gets an Ethernet header in front, in place of the message's: its source holds the peer's slot, as
-// adjacency.mac of a next hop through a tunnel does, so that answers find back; and captures, fragments and what waits need no second way.
+// A packet out of a tunnel gets an empty Ethernet header in front, in place of the message's, so that captures, fragments and what waits
+// need no second way.
 // Outer packets are the appliance's own: no rule, no session. DF is clear over IPv4, as the kernel's WireGuard does: what the path cannot
 // carry is cut there rather than lost, and an ICMP error about it changes nothing.
 #include <algorithm>
@@ -53,10 +53,9 @@ bool combine_ecn(uint8_t* ip, uint8_t outer_class) {
   return true;
 }
 
-// In front of a packet out of a tunnel, or into one; see the file's head.
-void write_link_header(uint8_t* frame, uint8_t ip_version, uint32_t peer_slot) {
+// In front of a packet out of a tunnel, or into one that a capture copies; see the file's head.
+void write_link_header(uint8_t* frame, uint8_t ip_version) {
   std::memset(frame, 0, 12);
-  std::memcpy(frame + 6, &peer_slot, sizeof peer_slot);
   store16(frame + 12, ip_version == 6 ? ethertype_ipv6 : ethertype_ipv4);
 }
 
@@ -183,7 +182,7 @@ bool pipeline::leave_tunnel(packet& p, const open_item& opened) {
   p.length = ethernet_bytes + opened.packet_bytes;
   p.l3_offset = ethernet_bytes;
   p.ip_version = opened.packet[0] >> 4;
-  write_link_header(p.data, p.ip_version, opened.peer->slot);
+  write_link_header(p.data, p.ip_version);
   interface_counters& received = counters_.interface[p.interface_slot];
   bump(received.rx_packets);
   bump(received.rx_bytes, opened.packet_bytes);
@@ -259,7 +258,7 @@ void pipeline::seal_some(std::span<const entered_packet> entered) {
     if (reason != SL_DROP_NONE) { drop_entered(e, reason); continue; }
     if (captures_ && e.bytes) [[unlikely]] {
       uint8_t* link = e.packet - ethernet_bytes;
-      write_link_header(link, e.packet[0] >> 4, slot);
+      write_link_header(link, e.packet[0] >> 4);
       fate_ = {};
       capture_done(capture(link, ethernet_bytes + e.bytes, e.interface_slot, SL_CAPTURE_OUT, now_ns_));
     }

@@ -59,7 +59,7 @@ static_assert(offsetof(adjacency, used_ticks) == offsetof(sl_adjacency, used_tic
               offsetof(adjacency, in_use) == offsetof(sl_adjacency, in_use));
 
 // A next hop through a tunnel is a peer: its address is the peer's id, and the place of the link address holds the peer's slot in
-// wireguard_table, as four bytes in memory order. Whether a session with it is there is asked of the peer itself.
+// wireguard_table. Whether a session with it is there is asked of the peer itself.
 inline sl_address tunnel_next_hop(uint32_t peer_id) {
   sl_address a{};
   store32(a.bytes + 12, peer_id);

@@ -387,6 +387,27 @@ TEST_CASE("tunnel: larger than its MTU") {
   }
 }
 
+TEST_CASE("tunnel: ICMP errors of others go through it with the session that they are about") {
+  pair p;
+  const auto there = only(p.b.receive(wan, only(p.a.receive(lan, from_a()), wan)), lan);
+  std::vector<uint8_t> error{3, 3, 0, 0, 0, 0, 0, 0};
+  error.insert(error.end(), ip_of(there), ip_of(there) + 28);
+  const auto told = only(p.a.receive(wan, only(p.b.receive(lan, ip_frame("10.2.0.10", "10.1.0.10", protocol_icmp, error, 2)), wan)), lan);
+  CHECK(ip_of(told)[20] == 3);
+  CHECK(ip_of(told)[21] == 3);
+  CHECK(load32(ip_of(told) + 12) == 0x0a02000a);
+}
+
+TEST_CASE("tunnel: TTL that ends here is told through it") {
+  pair p;
+  frame last = from_a();
+  last.bytes[14 + 8] = 2;
+  set_traffic_class(last.bytes, 0);
+  const auto told = only(p.a.receive(wan, only(p.b.receive(wan, only(p.a.receive(lan, last), wan)), wan)), lan);
+  CHECK(ip_of(told)[20] == 11);
+  CHECK(load32(ip_of(told) + 12) == 0x0a640002);
+}
+
 TEST_CASE("tunnel: MSS clamp by the tunnel's MTU") {
   pair p;
   p.a.policy.interfaces[tunnel].mss_clamp_bytes = 1;
