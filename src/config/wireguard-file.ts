@@ -213,6 +213,7 @@ export function formatPeerFile(name: string, config: WireguardConfig, peer: Wire
     ...(peer.endpoint === undefined ? [] : [`ListenPort = ${parseEndpoint(peer.endpoint).port}`]), ...(config.mtu === undefined ? [] : [`MTU = ${config.mtu}`]),
     '', '[Peer]', `# Name = ${hostname ?? name}`, publicKey === undefined ? '# PublicKey = what `sluice wireguard show` prints' : `PublicKey = ${publicKey}`,
     ...(peer.presharedKeyFile === undefined ? [] : [`# PresharedKey is not exported: it is in ${printable(peer.presharedKeyFile)}`]),
+    `# AllowedIPs: add what else is behind ${hostname ?? name}, separated by commas`,
     ...(own.length > 0 ? [`AllowedIPs = ${[...new Set(own.map((prefix) => formatPrefix(networkOf(prefix))))].join(', ')}`] : []),
     endpoint === undefined ? `# Endpoint = an address of ours, port ${listenPort(config)}` : `Endpoint = ${endpoint}`,
     ...(peer.keepalive ? [`PersistentKeepalive = ${peer.keepalive}`] : []),

@@ -15,12 +15,14 @@ export interface WireguardView extends Omit<EngineWireguard, 'peers'> { zone: st
 /** All tunnels of the configuration in force, in its order. `engine`: absent while it does not answer; then nothing is known of sessions. */
 export function wireguardViews(control: Control, engine: readonly EngineWireguard[] | undefined): WireguardView[] {
   const known = new Map((engine ?? []).map((one) => [one.interface, one]));
+  // Check does not know our own keys: they are the engine's.
+  const own = new Map((engine ?? []).flatMap((one) => [one.publicKey, one.nextPublicKey].map((key) => [key, one.interface] as const)));
   return (control.applied?.compiled.tunnels ?? []).map(({ name, zone, addresses, listen, mtuBytes, peers }): WireguardView => {
     const live = known.get(name);
     const livePeers = new Map((live?.peers ?? []).map((one) => [one.name, one]));
     return {
       interface: name, zone, addresses, mtuBytes, listen, publicKey: live?.publicKey ?? null, nextPublicKey: live?.nextPublicKey ?? null,
-      rotation: live?.rotation ?? 'none', faults: live?.faults ?? [], refused: live?.refused ?? null,
+      rotation: live?.rotation ?? 'none', faults: [...live?.faults ?? [], ...[...peers].flatMap(([peer, { publicKey }]) => (publicKey !== null && own.has(publicKey) ? [`peer ${peer} has the public key of our own ${own.get(publicKey)}: write the other end's`] : []))], refused: live?.refused ?? null,
       peers: [...peers].map(([peer, { node, publicKey, nextPublicKey, presharedKey, endpoint, allowedIPs, keepalive }]): WireguardPeerView => {
         const one = livePeers.get(peer);
         return {

@@ -122,3 +122,10 @@ test('records and sessions of a tunnel name the peer behind which an address is'
   expect(flows.map(({ from, to }) => [from.peer, to!.peer])).toEqual(expect.arrayContaining([['nva-2', undefined], [undefined, 'laptop'], [null, undefined]]));
   await expect.poll(async () => ((await bench.ask('GET', 'drops')).body.records as Places[]).map(({ from }) => from.peer), { timeout: 5000 }).toEqual(['laptop']);
 });
+
+test('a peer with our own public key is a fault: check cannot know it', async () => {
+  const bench = await startApi({ config: TUNNEL });
+  const own = (await shown(bench))[0]!.publicKey!;
+  expect((await bench.ask('PUT', 'config/wireguard/wg0/peers/laptop', { body: { publicKey: own, allowedIPs: ['10.99.0.3/32'] }, headers: { 'if-match': '*' } })).status).toBe(200);
+  expect((await shown(bench))[0]!.faults).toEqual([expect.stringContaining('peer laptop has the public key of our own wg0')]);
+});

@@ -3,6 +3,7 @@ import { expect, test } from 'vitest';
 import * as abi from '../../src/engine/abi.generated.js';
 import { checkConfig } from '../../src/config/check.js';
 import { compileSnapshot, type Compiled } from '../../src/config/compile.js';
+import { diffConfigs } from '../../src/config/diff.js';
 import { emitConfig } from '../../src/config/emit.js';
 import { findSecrets } from '../../src/config/load.js';
 import { fnv1a32 } from '../../src/config/names.js';
@@ -277,6 +278,14 @@ function alike(one: ReturnType<typeof read> | undefined) {
   const { prefixes, peers, routes, interfaces, addresses, wireguards } = one;
   return { peers: peers.map(({ id, allowedIps: { first, count } }) => [id, prefixes.slice(first, first + count)]), routes, interfaces, addresses, wireguards };
 }
+
+test('differences name a peer', () => {
+  const { config } = check(good);
+  const changed = structuredClone(config!);
+  changed.wireguard!['wg0']!.peers![1]!.keepalive = 5;
+  changed.wireguard!['wg0']!.peers!.shift();
+  expect(diffConfigs(config, changed).changes.map(({ path, kind }) => `${kind} ${path}`)).toEqual(['removed wireguard.wg0.peers[nva-2]', 'added wireguard.wg0.peers[nva-3].keepalive']);
+});
 
 test('emitted and read again, a tunnel is what it was, a peer a line', () => {
   const { config } = check(good);

@@ -53,7 +53,7 @@ const INTERFACE_COLUMNS: readonly Column<InterfaceView>[] = [
   { title: 'ZONE', of: (one) => one.zone },
   { title: 'LINK', of: (one) => one.link },
   { title: 'MTU', of: (one) => (one.mtuBytes === null ? '' : String(one.mtuBytes)), right: true },
-  { title: 'XDP', of: (one) => one.xdpMode ?? 'none' },
+  { title: 'XDP', of: (one) => (one.kind === 'wireguard' ? '' : one.xdpMode ?? 'none') },
   { title: 'TO ENGINE', of: (one) => one.steering?.toEngine, right: true },
   { title: 'TO HOST', of: (one) => one.steering?.toHost, right: true },
   { title: 'DROPPED', of: (one) => one.steering?.dropped, right: true },
