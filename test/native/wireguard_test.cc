@@ -8,6 +8,7 @@
 #include <set>
 #include <thread>
 
+#include "tunnel/aead.h"
 #include "wireguard_sides.h"
 
 namespace sluice {
@@ -189,6 +190,25 @@ TEST_CASE("wireguard: a session ends with its last counter") {
   for (unsigned i = 0; i < 1000; ++i) a.table->seal(0, seal, now);
   CHECK(s->send_counter.load() < UINT64_MAX - 4096);
   CHECK(seal[4].message_bytes == 0);
+}
+
+TEST_CASE("wireguard: counters from REJECT_AFTER_MESSAGES on are not received either") {
+  wireguard_side a, b;
+  REQUIRE(wireguard_connect(a, b));
+  const wireguard_session* const s = a.sending();
+  std::string error;
+  const auto cipher = aead::open(&error);
+  for (const uint64_t counter : {wireguard_reject_after_messages - 1, wireguard_reject_after_messages, UINT64_MAX}) {
+    CAPTURE(counter);
+    std::vector<uint8_t> message(32, 0);
+    store32_raw(message.data(), wireguard_transport);
+    store32_raw(message.data() + 4, s->remote_index);
+    store64_raw(message.data() + 8, counter);
+    aead_item item{message.data() + 16, 0, 0, nullptr, s->send_key};
+    item.set_counter(counter);
+    cipher->seal({&item, 1});
+    CHECK(wireguard_open(b, message).item.reason == (counter < wireguard_reject_after_messages ? SL_DROP_NONE : SL_DROP_WIREGUARD_REPLAY));
+  }
 }
 
 TEST_CASE("wireguard: REJECT_AFTER_TIME ends sending and receiving") {
@@ -495,7 +515,7 @@ TEST_CASE("wireguard: readers see whole endpoints while others write") {
   while (reads.load() == 0) std::this_thread::yield();
   std::vector<std::thread> writers;
   for (unsigned t = 0; t < 2; ++t)
-    writers.emplace_back([&, t] { for (uint32_t i = 0; i < 100'000; ++i) e.store(wireguard_from(i * 2 + t, static_cast<uint16_t>(i * 2 + t))); });
+    writers.emplace_back([&, t] { for (uint32_t i = 0; i < 400'000; ++i) e.store(wireguard_from(i * 2 + t, static_cast<uint16_t>(i * 2 + t))); });
   for (std::thread& t : writers) t.join();
   stop.store(true);
   reader.join();
