@@ -38,8 +38,8 @@ function goodFacts(): DoctorFacts {
 const running = (over: Partial<StatusView> = {}): StatusView => ({
   version: '1', hostname: null, directory: '/run/sluice', ready: true, missing: [], generation: 3, appliedAt: null, applyMicroseconds: null, uptimeSeconds: 1,
   processes: [{ role: 'engine', pid: 2, state: 'running', uptimeSeconds: 1 }],
-  interfaces: [{ name: 'untrust', device: 'eth1', zone: 'untrust', vlanId: null, addresses: [], mtuBytes: 1500, link: 'up', driver: 'mlx5_core', queues: 4, xdpMode: 'native', steering: null }],
-  rules: 0, sessions: { total: 1, max: 1000, byState: {} }, natMappings: 0, fragments: 0, buffers: { free: 900, total: 1000 }, workers: 4, packets: null, bytes: null, drops: {},
+  interfaces: [{ name: 'untrust', kind: 'port', device: 'eth1', zone: 'untrust', vlanId: null, addresses: [], mtuBytes: 1500, link: 'up', driver: 'mlx5_core', queues: 4, xdpMode: 'native', steering: null }],
+  tunnels: [], rules: 0, sessions: { total: 1, max: 1000, byState: {} }, natMappings: 0, fragments: 0, buffers: { free: 900, total: 1000 }, workers: 4, packets: null, bytes: null, drops: {},
   failure: null, problems: [], obstacles: [], warnings: [], ...over,
 });
 

@@ -12,11 +12,11 @@ import { makeFlow, startBench, type ControlBench } from '../control/bench.js';
 import { openTerminal } from './terminal.js';
 
 const port = (name: string, device: string): InterfaceView => ({
-  name, device, zone: name, vlanId: null, addresses: [], mtuBytes: 1500, link: 'up', driver: 'veth', queues: 1, xdpMode: 'native', steering: null,
+  name, kind: 'port', device, zone: name, vlanId: null, addresses: [], mtuBytes: 1500, link: 'up', driver: 'veth', queues: 1, xdpMode: 'native', steering: null,
 });
 const STATUS: StatusView = {
   version: '1.2.3', hostname: 'nva-1', directory: '/run/sluice', ready: true, missing: [], generation: 7, appliedAt: null, applyMicroseconds: null, uptimeSeconds: 60, processes: [],
-  interfaces: [port('untrust', 'eth1'), port('trust', 'eth2'), port('guests', 'eth2')], rules: 2,
+  interfaces: [port('untrust', 'eth1'), port('trust', 'eth2'), port('guests', 'eth2')], tunnels: [], rules: 2,
   sessions: { total: 30, max: 1000, byState: { established: 25, new: 5 } }, natMappings: 0, fragments: 0, buffers: { free: 900, total: 1000 }, workers: 2,
   packets: null, bytes: null, drops: {}, failure: null, problems: [], obstacles: [], warnings: [],
 };
