@@ -187,7 +187,11 @@ export class Resolver {
     }
     if (this.askers.get(id) !== asker) return; // it asked again, or went away
     asker.retryMs = LOOKUP_RETRY_MS_MIN;
-    asker.onAddress(addresses[asker.turn % addresses.length]!);
+    try {
+      asker.onAddress(addresses[asker.turn % addresses.length]!);
+    } catch (error) {
+      this.onFault(asker.name, error);
+    }
   }
 
   /** Two that ask for one name get one lookup. */

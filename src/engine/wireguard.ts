@@ -269,7 +269,7 @@ export class WireguardHost {
     tunnel.presharedKeys = presharedKeys;
     for (const id of closedPeers) this.tell(tunnel, 'sessions cannot be ended', () => this.addon.wireguardForget(id));
     for (const id of formerPeers.keys()) if (!tunnel.peers.has(id)) this.forgetPeer(id);
-    for (const peer of tunnel.peers.values()) this.placePeer(tunnel, peer, formerPeers.get(peer.id), start);
+    for (const peer of tunnel.peers.values()) this.tell(tunnel, 'the endpoint of a peer', () => this.placePeer(tunnel, peer, formerPeers.get(peer.id), start));
     // Peers learn our new port from the next message that we send.
     if (before && former.listen !== plan.listen) for (const id of tunnel.peers.keys()) this.send(plan.id, id, EMPTY);
   }
@@ -484,12 +484,14 @@ export class WireguardHost {
 
   private callWanted(nowNs: bigint): void {
     if (this.wanted.size === 0) return;
-    const known = new Set([...this.eachRecord()].filter(({ endpoint }) => endpoint.port !== 0).map(({ id }) => id));
+    const records = new Map([...this.eachRecord()].map((record) => [record.id, record]));
     let calls = 0;
     for (const id of this.wanted) {
       if (calls >= WANTS_TURN_MAX) return;
-      if (!known.has(id)) continue; // where it is will be known when its name was looked up, or when it calls
+      const record = records.get(id);
+      if (record === undefined || record.endpoint.port === 0) continue; // known when its name was looked up, or when it calls
       this.wanted.delete(id);
+      if (record.currentCreatedNs !== 0n) continue; // it did
       calls += 1;
       const tunnel = this.peers.get(id);
       this.drive(tunnel, (device) => device.want(id, nowNs));

@@ -370,6 +370,14 @@ describe('a restart of the engine', () => {
     expect([pair.west.publicKey(), pair.east.publicKey()]).toEqual(keys);
   });
 
+  test('a peer without an endpoint that calls by itself is not called back', async () => {
+    const pair = await makePair();
+    await pair.east.crash(); // it never had a session: east does not know where west is
+    await expectTunnel(pair);
+    await pass(10_000);
+    expect(handshakes(pair.network)).toBe(1);
+  });
+
   test('never shows a peer an earlier time, also when the clock was set back', async () => {
     const pair = await makePair();
     await expectTunnel(pair);
@@ -488,6 +496,14 @@ describe('faults', () => {
     await new Promise<void>((resolve) => void socket.close(() => resolve()));
     await pass(11_000);
     await vi.waitFor(() => expect(pair.west.show('wg1')).toMatchObject({ faults: [], publicKey: expect.any(String) as string }));
+  });
+
+  test('an endpoint that is no address of ours to give leaves the other peers theirs', async () => {
+    const pair = await makePair();
+    const odd = peer('odd', Buffer.alloc(32, 9).toString('base64'), { endpoint: { address: '::ffff:192.0.2.9', port: 9 } });
+    await pair.west.change([plan(pair.westPort, [odd, { ...pair.toEast, endpoint: { address: EAST, port: pair.eastPort } }])]);
+    expect(pair.west.logged.join('')).toContain('IPv6 clothes');
+    await expectTunnel(pair);
   });
 
   test('an addon that refuses a call for one peer does not keep the others from theirs', async () => {
