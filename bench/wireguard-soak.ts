@@ -45,8 +45,8 @@ export async function main(argv: readonly string[]): Promise<void> {
     lab.ip("recv", `address add ${network.firstDestination}/32 dev recv0`);
     await until("the tunnel is up", async () => (await lab.run("gen", ["ping", "-c", "1", "-W", "2", network.firstDestination])).code === 0, { deadlineMs: 30_000 });
     const shown = async (): Promise<Shown> => {
-      const answer = await pair.dut.ask<Shown[] | { interfaces: Shown[] }>("wireguard", "show");
-      return (Array.isArray(answer) ? answer : answer.interfaces)[0]!;
+      const { interfaces } = await pair.dut.ask<{ interfaces: Shown[] }>("wireguard", "show");
+      return interfaces[0]!;
     };
 
     const packets = (options.rate * 1e6) / 8 / PACKET_BYTES;

@@ -5,15 +5,15 @@
 // name that no other lab uses. A program that was killed leaves its socket behind; the next start removes those.
 
 import { generateKeyPairSync, randomBytes } from 'node:crypto';
-import { readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import type { Lab } from './lab.js';
 import type { Program } from './program.js';
-import { until } from './until.js';
 
 const SOCKET_DIRECTORY = '/run/wireguard';
 const DEVICE_PREFIX = 'slwg';
+const STALE_AFTER_MS = 60_000;
 export const WIREGUARD_PORT = 51820;
 export const WIREGUARD_MTU = 1420;
 
@@ -83,10 +83,8 @@ export class WireguardGo {
     const device = `${DEVICE_PREFIX}${lab.id}${(devicesMade++).toString(36)}`;
     const program = lab.start(node, [...(options.placement ?? []), 'wireguard-go', '--foreground', device], { env: { LOG_LEVEL: 'verbose' } });
     const one = new WireguardGo(program, device, options, lab, node);
-    await until('wireguard-go answers', async () => {
-      if (!program.running) throw new Error(`it ended (${program.describeExit()}): ${program.tail()}`);
-      return (await lab.run(node, ['wg', 'show', device])).code === 0;
-    });
+    // Not by asking: `wg` removes a socket on which nobody listens yet.
+    await program.waitForOutput(/UAPI listener started/);
     await one.configure();
     const family = (prefix: string): string => (prefix.includes(':') ? '-6' : '-4');
     lab.ip(node, `link set ${device} mtu ${options.mtu ?? WIREGUARD_MTU} up`, ...(options.addresses ?? []).map((address) => lab.addressLine(address, device)));
@@ -153,7 +151,7 @@ export function parseDump(text: string): PeerState[] {
     });
 }
 
-/** Sockets of our devices on which nobody listens any more. */
+/** Sockets of our devices on which nobody listens any more; a young one may be about to. */
 async function removeStaleSockets(): Promise<void> {
   let names: string[] = [];
   try {
@@ -163,6 +161,8 @@ async function removeStaleSockets(): Promise<void> {
   }
   for (const name of names) {
     const path = join(SOCKET_DIRECTORY, name);
+    const stat = statSync(path, { throwIfNoEntry: false });
+    if (!stat || Date.now() - stat.mtimeMs < STALE_AFTER_MS) continue;
     const error = await new Promise<NodeJS.ErrnoException | undefined>((resolve) => {
       const socket = connect(path, () => resolve(undefined)).on('error', resolve);
       socket.on('connect', () => socket.destroy());
