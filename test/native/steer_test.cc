@@ -16,7 +16,6 @@
 #include <linux/if_packet.h>
 #include <net/if.h>
 #include <poll.h>
-#include <sys/mount.h>
 #include <sys/socket.h>
 
 #include <array>
@@ -29,6 +28,7 @@
 
 #include "io/xsk.h"
 #include "network_namespace.h"
+#include "pin_directory.h"
 
 using namespace sluice;
 using namespace sluice_test;
@@ -447,23 +447,6 @@ uint32_t program_id(int fd) {
   REQUIRE(bpf_obj_get_info_by_fd(fd, &info, &size) == 0);
   return info.id;
 }
-
-// A bpffs for pins, in a mount namespace of the test's thread: gone with the process, however it ends.
-struct pin_directory {
-  pin_directory() {
-    static const bool apart = unshare(CLONE_NEWNS) == 0 && mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0;
-    REQUIRE(apart);
-    char name[] = "/tmp/sluice-steer-test-XXXXXX";
-    REQUIRE(mkdtemp(name));
-    path = name;
-    REQUIRE(mount("bpf", name, "bpf", 0, nullptr) == 0);
-  }
-  ~pin_directory() {
-    umount2(path.c_str(), MNT_DETACH);
-    rmdir(path.c_str());
-  }
-  std::string path;
-};
 
 bool attach(steering& s, uint32_t ifindex, const std::string& name, std::string* error, xdp_mode wanted = xdp_mode::native) {
   std::string warning;

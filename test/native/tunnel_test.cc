@@ -5,10 +5,13 @@
 #include <openssl/evp.h>
 #include <openssl/params.h>
 
+#include <cstdlib>
 #include <set>
 
 #include "engine.h"
+#include "network_namespace.h"
 #include "packets.h"
+#include "pin_directory.h"
 
 namespace sluice {
 namespace {
@@ -32,10 +35,16 @@ struct appliance {
   int self, other;
   uint32_t local_index = 0;
 
-  appliance(int self_, bool outer_v6 = false) : self(self_), other(3 - self_) {
+  // pins: a bpffs; the flow memory is then that of the steering program's maps, and what an appliance before it left there.
+  appliance(int self_, bool outer_v6 = false, const std::string& pins = {}) : self(self_), other(3 - self_) {
     engine_options o;
     o.offline = true;
     o.sessions_max = 1024;
+    if (!pins.empty()) {
+      const char* object = std::getenv("SLUICE_STEER_OBJECT");
+      o.bpf_object = object ? object : "build/bpf/steer.bpf.o";
+      o.pin_directory = pins;
+    }
     std::string error;
     REQUIRE_MESSAGE(e.open(o, {}, &error), error);
     policy.settings.default_action = SL_ACTION_REJECT;
@@ -581,6 +590,43 @@ TEST_CASE("tunnel: a peer that is gone, and back") {
   CHECK(p.a.receive(lan, from_a()).reason == SL_DROP_NO_ROUTE);
   const injected left_over = p.a.receive(wan, only(p.b.receive(lan, from_b()), wan));
   CHECK(left_over.verdict == "host");  // UDP to an address of the host, as any
+}
+
+TEST_CASE("tunnel: the next engine goes on with its sessions, and waits for keys") {
+  sluice_test::pin_directory pins;
+  sluice_test::network_namespace there;
+  sluice_test::inside in{there};
+  sluice_test::run_ip("link add name p2 index 2 type veth peer name p3 index 3");
+  appliance b(2);
+  auto live = [](appliance& one) { return one.e.counters()[SL_COUNTER_COUNT + unsigned{SL_DROP_REASON_COUNT}]; };
+  auto published = [](appliance& one, uint16_t port) { return one.e.offline_steering()->engine_port_words()[port / 64] >> (port & 63) & 1; };
+  {
+    appliance a(1, false, pins.path);
+    CHECK(published(a, port_a) == 1);
+    CHECK(published(a, port_b) == 0);
+    connect(a, b);
+    same_packet(from_a(), only(b.receive(wan, only(a.receive(lan, from_a()), wan)), lan));
+    REQUIRE(live(a) == 1);
+    // Another port, and back: one is taken away with the other.
+    a.policy.wireguards[0].listen_port = port_b;
+    a.apply();
+    CHECK(published(a, port_a) == 0);
+    CHECK(published(a, port_b) == 1);
+    a.policy.wireguards[0].listen_port = port_a;
+    a.apply();
+  }
+  appliance next(1, false, pins.path);
+  CHECK(live(next) == 1);
+  CHECK(next.record().current_created_ns == 0);
+  // The answer's key is unknown here; what goes there waits.
+  CHECK(next.receive(wan, only(b.receive(lan, from_b()), wan)).reason == SL_DROP_WIREGUARD_UNKNOWN_INDEX);
+  CHECK(next.receive(lan, from_a()).verdict == "hold");
+  CHECK(next.count(SL_WIREGUARD_WANTED) == 1);
+  connect(next, b);
+  same_packet(from_a(), only(b.receive(wan, only(next.wait(1), wan)), lan));
+  same_packet(from_b(), only(next.receive(wan, only(b.receive(lan, from_b()), wan)), lan));
+  CHECK(live(next) == 1);
+  CHECK(next.counter(SL_COUNTER_SESSIONS_CREATED) == 0);
 }
 
 TEST_CASE("tunnel: roaming, on what authenticates") {
