@@ -110,7 +110,7 @@ export class Nodes {
     clearTimeout(this.listenTimer);
     for (const { link } of this.peers.values()) link?.stop();
     this.releaseInForce();
-    for (const [name, waiter] of this.waiters) waiter.failed(new ApiError(503, 'SLUICE_NOT_READY', `control ends; the rotation of ${name} goes on with the next one`));
+    for (const [name, waiter] of this.waiters) waiter.failed(new ApiError(503, 'SLUICE_NODE_ENDING', `control ends; the rotation of ${name} goes on with the next one`));
     this.waiters.clear();
     await this.listener?.close();
   }
@@ -376,8 +376,9 @@ export class Nodes {
       const former = before?.wireguard.find((one) => one.interface === tunnel.name);
       const keys = view?.publicKey ? { publicKey: view.publicKey, nextPublicKey: view.nextPublicKey } : former; // without its key for a moment
       if (keys === undefined) return [];
-      // From the switch on nobody shall begin with the old key any more.
-      const isSwitched = view?.rotation === 'switched' && keys.nextPublicKey !== null;
+      // Once the sessions have moved nobody shall begin with the old key any more.
+      const phase = this.find(tunnel.name)?.phase;
+      const isSwitched = view?.rotation === 'switched' && keys.nextPublicKey !== null && (phase === 'settling' || phase === 'finishing');
       return [{
         interface: tunnel.name, publicKey: isSwitched ? keys.nextPublicKey! : keys.publicKey, nextPublicKey: isSwitched ? null : keys.nextPublicKey,
         endpoint: announce?.endpoint ?? null, port: tunnel.listen, allowedIPs: asList<string>(announce?.allowedIPs).map((text) => formatPrefix(parsePrefix(text))),
@@ -456,6 +457,7 @@ export class Nodes {
         continue;
       }
       if (rotation.sequence === null) {
+        this.renewRecord();
         this.put({ ...rotation, sequence: this.state.sequence });
         continue;
       }

@@ -3,14 +3,16 @@
 //   preparing   the engine makes the next key and answers to both from here on
 //   announcing  our record has both keys; until each node has it in force, or the overlap has passed
 //   switching   the engine makes its handshakes with the next key, one with every peer now
-//   settling    our record has the next key alone; until each node has it in force and a session that is younger, or the overlap has passed
+//   moving      until there is a session with each node that was made with the next key, or the overlap has passed
+//   settling    our record has the next key alone; until each node has it in force, or the overlap has passed: a node that is told so ends
+//               what sessions it has with the old one (src/wireguard/device.ts), hence not before they have moved
 //   finishing   the engine wipes the old key, which nobody uses any more
 // Each phase is on disk before its work begins, and each call of the engine may be repeated (src/engine/wireguard.ts): whatever dies between any
 // two steps, the next look at what the engine has (`reconcile`) says where to go on.
 // Peers that are no nodes cannot be told: they answer to none of this, and are waited for as long as for a node that is away.
 import type { RotatePhase } from '../engine/wireguard.js';
 
-export const PHASES = ['preparing', 'announcing', 'switching', 'settling', 'finishing'] as const;
+export const PHASES = ['preparing', 'announcing', 'switching', 'moving', 'settling', 'finishing'] as const;
 export type Phase = (typeof PHASES)[number];
 
 export interface Rotation {
@@ -43,17 +45,17 @@ export const CALLS: Readonly<Partial<Record<Phase, RotatePhase>>> = { preparing:
 export function reconcile(rotation: Rotation, engine: EngineRotation, nowMs: number): Rotation | undefined {
   const to = (phase: Phase): Rotation => (phase === rotation.phase ? rotation : enter(rotation, phase, nowMs));
   switch (rotation.phase) {
-    case 'preparing': return engine === 'switched' ? to('settling') : rotation;
-    case 'announcing': return engine === 'none' ? to('preparing') : engine === 'switched' ? to('settling') : rotation; // none: its next key was lost or damaged
+    case 'preparing': return engine === 'switched' ? to('moving') : rotation;
+    case 'announcing': return engine === 'none' ? to('preparing') : engine === 'switched' ? to('moving') : rotation; // none: its next key was lost or damaged
     case 'switching': return engine === 'none' ? to('preparing') : rotation;
-    case 'settling': return engine === 'prepared' ? to('switching') : engine === 'none' ? to('finishing') : rotation;
+    case 'moving': case 'settling': return engine === 'prepared' ? to('switching') : engine === 'none' ? to('finishing') : rotation;
     case 'finishing': return engine === 'prepared' ? to('switching') : rotation;
   }
 }
 
 /** A rotation that the engine has begun and that we do not know of: our own state was lost. */
 export function adopt(name: string, engine: 'prepared' | 'switched', overlapMs: number, nowMs: number): Rotation {
-  return { interface: name, phase: engine === 'prepared' ? 'announcing' : 'settling', startedMs: nowMs, sinceMs: nowMs, switchedMs: engine === 'switched' ? nowMs : null, overlapMs, sequence: null, by: { name: 'sluice', via: 'system' }, force: true, left: [] };
+  return { interface: name, phase: engine === 'prepared' ? 'announcing' : 'moving', startedMs: nowMs, sinceMs: nowMs, switchedMs: engine === 'switched' ? nowMs : null, overlapMs, sequence: null, by: { name: 'sluice', via: 'system' }, force: true, left: [] };
 }
 
 export function begin(name: string, by: Rotation['by'], overlapMs: number, force: boolean, nowMs: number): Rotation {
@@ -62,7 +64,7 @@ export function begin(name: string, by: Rotation['by'], overlapMs: number, force
 
 /** The next phase begins. */
 export function enter(rotation: Rotation, phase: Phase, nowMs: number, left: readonly string[] = []): Rotation {
-  const switchedMs = phase === 'switching' ? nowMs : rotation.switchedMs ?? (phase === 'settling' ? nowMs : null);
+  const switchedMs = phase === 'switching' ? nowMs : rotation.switchedMs ?? (phase === 'moving' ? nowMs : null);
   return { ...rotation, phase, sinceMs: nowMs, switchedMs, sequence: null, left: [...new Set([...rotation.left, ...left])] };
 }
 
@@ -76,8 +78,8 @@ export function after(rotation: Rotation, nowMs: number, left: readonly string[]
 export function waitsFor({ phase, sequence, switchedMs }: Rotation, peers: readonly RotationPeer[]): string[] {
   if (CALLS[phase] !== undefined) return [];
   return peers.filter(({ have, established, latestHandshakeMs }) => {
-    if (sequence === null || have === undefined || have === null || have < sequence) return true;
-    return phase === 'settling' && established && (latestHandshakeMs === null || latestHandshakeMs < (switchedMs ?? 0));
+    if (phase === 'moving') return have !== undefined && established && (latestHandshakeMs === null || latestHandshakeMs < (switchedMs ?? 0));
+    return sequence === null || have === undefined || have === null || have < sequence;
   }).map(({ name }) => name);
 }
 

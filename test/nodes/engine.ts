@@ -13,6 +13,9 @@ export class FakeEngine {
   /** Of each peer, by its name. */
   handshakes = new Map<string, string>();
   nowMs: () => number = () => Date.now();
+  /** Handshakes take a while. */
+  onSwitch: () => void = () => void setTimeout(() => this.shakeHands(), 5).unref();
+  onHandshake: () => void = () => undefined;
   onChange: () => void = () => undefined;
 
   constructor(readonly name = 'wg0', readonly peers: readonly string[] = ['nva-2']) {}
@@ -31,7 +34,7 @@ export class FakeEngine {
     } else if (phase === 'switch') {
       if (this.phase === 'none') throw new IpcError('SLUICE_WIREGUARD_ROTATION', 'there is no next key; prepare one first');
       this.phase = 'switched';
-      for (const peer of this.peers) this.handshakes.set(peer, new Date(this.nowMs()).toISOString());
+      this.onSwitch();
     } else if (this.phase === 'switched') {
       this.wiped.push(this.current);
       this.current = this.next!;
@@ -39,6 +42,11 @@ export class FakeEngine {
       this.phase = 'none';
     } else if (this.phase === 'prepared') throw new IpcError('SLUICE_WIREGUARD_ROTATION', 'handshakes still use the old key; switch first');
     this.onChange();
+  }
+
+  shakeHands(): void {
+    for (const peer of this.peers) this.handshakes.set(peer, new Date(this.nowMs()).toISOString());
+    this.onHandshake();
   }
 
   show(): WireguardView[] {

@@ -30,7 +30,7 @@ const Node = answer('Node', {
   notes: Type.Array(text, { description: 'what of its record does not count, and why' }), tunnels: Type.Array(text, { description: 'tunnels here of which it is a peer' }),
 });
 const Rotation = answer('Rotation', {
-  interface: text, phase: Type.String({ description: 'preparing, announcing, switching, settling or finishing' }), startedAt: time(), by: Author,
+  interface: text, phase: Type.String({ description: 'preparing, announcing, switching, moving, settling or finishing' }), startedAt: time(), by: Author,
   waitingFor: Type.Array(text, { description: 'peers' }), left: Type.Array(text, { description: 'peers that were not waited for any longer' }),
 });
 const NodesSchema = answer('Nodes', {

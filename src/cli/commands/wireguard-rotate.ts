@@ -2,13 +2,15 @@
 // nodes take; interrupting it, or a restart of control, leaves the rotation running. Progress goes to stderr, the result to stdout.
 import { setTimeout as delay } from 'node:timers/promises';
 import { InvalidArgumentError, type Command } from 'commander';
-import { type ApiClient, ClientError } from '../../api/client.js';
+import { ApiClient, ClientError } from '../../api/client.js';
 import type { Operation } from '../../api/operations.js';
+import type { WireguardView } from '../../control/wireguard.js';
 import { durationMs, OVERLAP_MS_MAX, OVERLAP_MS_MIN } from '../../config/schema-nodes.js';
 import type { Rotated } from '../../nodes/nodes.js';
 import type { NodesView } from '../../nodes/view.js';
 import { addCommon, clientOf, type CommonOptions } from '../options.js';
 import { CliError, print, printJson } from '../output.js';
+import { sessionHeaders } from '../ssh-session.js';
 
 const POLL_MS = 250;
 
@@ -38,48 +40,52 @@ async function rotate(name: string, options: RotateOptions): Promise<void> {
     said = text;
   };
   const body = { ...(options.overlap === undefined ? {} : { overlapS: options.overlap }), ...(options.force ? { force: true } : {}) };
-  const first = await client.post<Rotated | Operation>(`/api/v1/wireguard/${encodeURIComponent(name)}/rotate`, body);
-  const result = 'phase' in first ? await follow(client, name, first, say) : first;
+  const before = await keyOf(client, name);
+  // Answered at once: whatever happens to control afterwards, it has begun.
+  const asking = new ApiClient(client.socket, { ...sessionHeaders(), prefer: 'respond-async' });
+  const operation = await asking.post<Operation>(`/api/v1/wireguard/${encodeURIComponent(name)}/rotate`, body);
+  const result = await follow(client, name, operation, before ?? '', say);
   if (options.json) return printJson(result);
   print(`${name} has the public key ${result.publicKey}${result.milliseconds > 0 ? ` after ${(result.milliseconds / 1000).toFixed(1)} s` : ''}; the old one is wiped.`);
   for (const peer of result.left) process.stderr.write(`note: ${peer} was not waited for any longer, and may be cut off until it hears of the new key\n`);
 }
 
-async function follow(client: ApiClient, name: string, operation: Operation, say: (text: string) => void): Promise<Rotated> {
+async function keyOf(client: ApiClient, name: string): Promise<string | null | undefined> {
+  return (await client.get<{ interfaces: WireguardView[] }>('/api/v1/wireguard')).interfaces.find((one) => one.interface === name)?.publicKey;
+}
+
+async function follow(client: ApiClient, name: string, operation: Operation, before: string, say: (text: string) => void): Promise<Rotated> {
   for (;;) {
     let now: Operation;
     try {
       now = await client.get<Operation>(`/api/v1/operations/${operation.id}`);
     } catch (error) {
       if (!(error instanceof ClientError) || !['NOT_RUNNING', 'SLUICE_CLIENT_CONNECTION', 'SLUICE_API_NOT_FOUND'].includes(error.code)) throw error;
-      return followState(client, name, say); // another control goes on with it
+      return followState(client, name, before, say); // another control goes on with it
     }
     if (now.state === 'done') return now.result as Rotated;
-    if (now.problem?.code === 'SLUICE_NOT_READY') return followState(client, name, say);
-    if (now.state === 'failed') throw new CliError(now.problem?.detail ?? 'the rotation failed');
+    if (now.problem?.code === 'SLUICE_NODE_ENDING') return followState(client, name, before, say);
+    if (now.problem) throw new ClientError(now.problem.code, now.problem.detail, now.problem);
     say(now.phase);
     await delay(POLL_MS);
   }
 }
 
-/** Without the operation that a control knew which is gone. */
-async function followState(client: ApiClient, name: string, say: (text: string) => void): Promise<Rotated> {
+/** Without the operation, which the control that knew it took along. */
+async function followState(client: ApiClient, name: string, before: string, say: (text: string) => void): Promise<Rotated> {
   say('control starts again');
   for (;;) {
     await delay(POLL_MS);
-    let view: NodesView;
     try {
-      view = await client.get<NodesView>('/api/v1/nodes');
-    } catch (error) {
-      if (error instanceof ClientError && ['NOT_RUNNING', 'SLUICE_CLIENT_CONNECTION'].includes(error.code)) continue;
-      throw error;
-    }
-    const rotation = view.rotations.find((one) => one.interface === name);
-    const announced = view.record?.wireguard.find((one) => one.interface === name);
-    if (rotation || !announced) {
+      const rotation = (await client.get<NodesView>('/api/v1/nodes')).rotations.find((one) => one.interface === name);
+      const publicKey = rotation ? null : await keyOf(client, name);
+      if (publicKey) {
+        if (publicKey === before) throw new CliError(`control ended before the rotation of ${name} had begun`, 'run it again');
+        return { interface: name, publicKey, previousPublicKey: before, milliseconds: 0, left: [] };
+      }
       say(rotation?.phase ?? 'waiting for the engine');
-      continue;
+    } catch (error) {
+      if (!(error instanceof ClientError) || !['NOT_RUNNING', 'SLUICE_CLIENT_CONNECTION', 'SLUICE_ENGINE_AWAY'].includes(error.code)) throw error;
     }
-    return { interface: name, publicKey: announced.publicKey, previousPublicKey: '', milliseconds: 0, left: [] };
   }
 }
