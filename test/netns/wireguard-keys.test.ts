@@ -192,6 +192,16 @@ describeNetns('two appliances with a tunnel', () => {
     const thief = lab.start('nva1', [process.execPath, '-e', script]);
     await thief.waitForOutput(/EADDRINUSE/);
     await thief.stop();
+    // Fragments are the kernel's: where nobody holds the port it answers, here it does not.
+    const probe = (port: number): string => `
+      const socket = require('node:dgram').createSocket('udp4');
+      socket.on('error', ({ code }) => console.log('port ${port}:', code));
+      socket.connect(${port}, '192.0.2.1', () => {
+        socket.send(Buffer.alloc(3000, 1));
+        setTimeout(() => { console.log('port ${port}: end'); socket.close(); }, 1000);
+      });`;
+    const probes = await Promise.all([51998, PORT].map((port) => lab.must('nva2', [process.execPath, '-e', probe(port)])));
+    expect(probes).toEqual(['port 51998: ECONNREFUSED\nport 51998: end\n', `port ${PORT}: end\n`]);
   });
 
   test('an appliance that was ended and started again has the same key, and its tunnel before anybody sends; a key open to others closes it', async () => {
