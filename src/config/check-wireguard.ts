@@ -193,6 +193,7 @@ function checkWays(context: CheckContext, tunnels: readonly TopologyTunnel[]): v
       checkOuterWay(context, ways, tunnel, endpoint.literal, [...pathOf(tunnel), 'peers', i, 'endpoint']);
     });
   }
+  for (const tunnel of tunnels) warnSpoofing(context, ways, tunnel);
   const allowed = new Map(tunnels.map((tunnel) => [tunnel, allowedBy(tunnel)]));
   context.config.routes?.forEach((route, i) => {
     if (route.via === undefined) return;
@@ -263,6 +264,19 @@ function warnSkippedRoutes({ config, topology, problems }: CheckContext): void {
       problems.warn('SLUICE_ROUTE_DUPLICATE', path, `${formatPrefix(prefix)} has a route already, routes[${skipped}], which does not lead into the tunnel`, silence);
     }
   }
+}
+
+/** Without routes of their own, allowed IPs need configured ones: what no route leads back into the tunnel may not come out of it either. */
+function warnSpoofing({ problems }: CheckContext, ways: PrefixMap<Way>, tunnel: TopologyTunnel): void {
+  if (tunnel.config.routes !== false || (tunnel.config.antiSpoofing ?? 'strict') !== 'strict') return;
+  const into = new PrefixMap<true>();
+  for (const [prefix, { through }] of ways.entries()) if (through === tunnel) into.add(prefix, true);
+  tunnel.config.peers?.forEach((peer, i) => {
+    const lost = allowedPrefixes(peer).find((prefix) => into.longest(prefix) === undefined && !into.hasWithin(prefix));
+    if (lost === undefined) return;
+    problems.warn('SLUICE_WIREGUARD_ALLOWED_IPS', [...pathOf(tunnel), 'peers', i, 'allowedIPs'], `no route leads to ${formatPrefix(lost)} through ${quote(tunnel.name)}: anti-spoofing drops what comes from there`,
+      `add a route: { to: ${formatPrefix(lost)}, via: { interface: ${tunnel.name} } }, or write antiSpoofing: loose`);
+  });
 }
 
 function checkInnerRoute({ problems }: CheckContext, tunnel: TopologyTunnel, allowed: PrefixMap<WireguardPeerConfig>, to: Prefix, hop: bigint | undefined, path: Path): void {

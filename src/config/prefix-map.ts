@@ -19,6 +19,10 @@ export class PrefixMap<T> {
     return undefined;
   }
 
+  *entries(): Generator<[Prefix, T]> {
+    for (const [length, entries] of this.#byLength) for (const [address, value] of entries) yield [{ address, length }, value];
+  }
+
   /** By the longest prefix that holds all of `prefix`. IPv4's lengths start at 96: a shorter one is IPv6's. */
   longest({ address, length: most }: Prefix): { prefix: Prefix; value: T } | undefined {
     this.#lengths ??= [...this.#byLength.keys()].sort((a, b) => b - a);

@@ -2,7 +2,8 @@
 // dropped packets, and an options template that names interfaces (ingressInterface → interfaceName). Pure: bytes in, messages out;
 // sequence numbers and export times are stamped when a message leaves. Who: stream.ts.
 // Element numbers are IANA's registry "IP Flow Information Export (IPFIX) Entities". What is redacted or dropped is left out of the templates.
-// With an enterprise number of the user's, texts that IANA has no element for go along under it: 1 rule, 2 from zone, 3 to zone, 4 reason.
+// With an enterprise number of the user's, texts that IANA has no element for go along under it: 1 rule, 2 from zone, 3 to zone, 4 reason,
+// 5 from peer, 6 to peer (of tunnels).
 // Bounds: a message has `messageBytesMax` at most; over UDP that is MESSAGE_BYTES_UDP, what passes an Ethernet path unfragmented.
 import { DROP_REASONS, DropReason, EndReason, FlowEvent } from '../engine/abi.generated.js';
 import { Treatment, type FieldPlan, type Place } from './fields.js';
@@ -67,6 +68,9 @@ const NAT_EVENT = { CREATED: 4, DELETED: 5 } as const; // of NAT44 sessions
 const FORWARDING_STATUS_DROPPED_ACL = 129; // "dropped: ACL deny"
 const FORWARDING_STATUS_DROPPED = 128;
 
+/** Of a tunnel, the peer behind which an address is; else the empty text. */
+const peerOf = (interfaceAt: number, addressAt: number): Write => textOf((view, bytes, offset, names) => names.names.peerOf?.(view.getUint32(offset + interfaceAt, true), bytes.subarray(offset + addressAt, offset + addressAt + 16)) ?? null);
+
 function flowFields(isIpv4: boolean): Field[] {
   const address = isIpv4 ? ipv4At : ipv6At;
   const addressBytes = isIpv4 ? 4 : 16;
@@ -101,6 +105,8 @@ function flowFields(isIpv4: boolean): Field[] {
     { place: 'rule', element: 1, enterprise: 'own', length: VARIABLE, write: textOf((view, _bytes, offset, names) => names.names.rule(view.getUint32(offset + Flow.RULE, true))) },
     { place: 'fromZone', element: 2, enterprise: 'own', length: VARIABLE, write: textOf((view, _bytes, offset, names) => names.names.zone(view.getUint16(offset + Flow.FROM_ZONE, true))) },
     { place: 'toZone', element: 3, enterprise: 'own', length: VARIABLE, write: textOf((view, _bytes, offset, names) => names.names.zone(view.getUint16(offset + Flow.TO_ZONE, true))) },
+    { place: 'fromPeer', element: 5, enterprise: 'own', length: VARIABLE, write: peerOf(Flow.FROM_INTERFACE, Flow.SOURCE) },
+    { place: 'toPeer', element: 6, enterprise: 'own', length: VARIABLE, write: peerOf(Flow.TO_INTERFACE, Flow.NAT_DESTINATION) },
   ];
 }
 
@@ -124,6 +130,7 @@ function dropFields(isIpv4: boolean): Field[] {
     { place: 'reason', element: 89, length: 1, write: u8((_view, bytes, offset) => (isDenied(bytes, offset) ? FORWARDING_STATUS_DROPPED_ACL : FORWARDING_STATUS_DROPPED)) },
     { place: 'rule', element: 1, enterprise: 'own', length: VARIABLE, write: textOf((view, _bytes, offset, names) => names.names.rule(view.getUint32(offset + Drop.RULE, true))) },
     { place: 'fromZone', element: 2, enterprise: 'own', length: VARIABLE, write: textOf((view, _bytes, offset, names) => names.names.zoneOfInterface?.(view.getUint32(offset + Drop.INTERFACE, true)) ?? null) },
+    { place: 'fromPeer', element: 5, enterprise: 'own', length: VARIABLE, write: peerOf(Drop.INTERFACE, Drop.SOURCE) },
     { place: 'reason', element: 4, enterprise: 'own', length: VARIABLE, write: textOf((_view, bytes, offset) => DROP_REASONS[bytes[offset + Drop.REASON]!]?.name ?? null) },
   ];
 }

@@ -115,6 +115,14 @@ test('routes through a tunnel: by its name, by an address in its subnet, and onl
   expect(codes(tunnel(two, '', ', { to: 10.0.0.0/8, via: { interface: wg0 } }'))).toEqual([]); // parts of it are a peer's
 });
 
+test('without routes of their own, allowed IPs need some: anti-spoofing would drop what comes from there', () => {
+  const peers = peer('allowedIPs: [10.99.0.2/32, 10.2.0.0/16]');
+  expect(codes(tunnel(peers, ', routes: false'))).toEqual(['wireguard.wg0.peers[0].allowedIPs SLUICE_WIREGUARD_ALLOWED_IPS']);
+  expect(codes(tunnel(peers, ', routes: false, antiSpoofing: loose'))).toEqual([]);
+  expect(codes(tunnel(peers, ', routes: false', ', { to: 10.0.0.0/14, via: { interface: wg0 } }'))).toEqual([]);
+  expect(codes(tunnel(peers, ', routes: false', ', { to: 10.2.7.0/24, via: { interface: wg0 } }'))).toEqual([]);
+});
+
 test('encrypt: required: through a tunnel or not at all', () => {
   const peers = peer('allowedIPs: [10.99.0.2/32, 10.2.0.0/16]');
   const good = tunnel(peers, '', ', { to: 10.2.0.0/16, via: { interface: wg0 }, encrypt: required }');

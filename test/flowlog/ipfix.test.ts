@@ -2,13 +2,14 @@
 import { describe, expect, onTestFinished, test } from 'vitest';
 import type { LogConfig } from '../../src/config/schema-observability.js';
 import { DROP_RECORD_BYTES, DropReason, EndReason, FLOW_RECORD_BYTES, FlowEvent, readDropRecord, readFlowRecord } from '../../src/engine/abi.generated.js';
-import { viewOf } from '../../src/engine/records.js';
+import { viewOf, type Names } from '../../src/engine/records.js';
 import { IpfixFormat, IpfixSequence, MESSAGE_BYTES_UDP } from '../../src/flowlog/ipfix.js';
 import { planFields } from '../../src/flowlog/fields.js';
 import type { Run } from '../../src/flowlog/sink.js';
 import { Stream } from '../../src/flowlog/stream.js';
 import { makeDrop, makeFlow } from '../control/bench.js';
 import { IpfixDecoder, IpfixSplitter, receiveDatagrams, receiveStream, type IpfixMessage, type IpfixRecord, type Receiver } from './receivers.js';
+import { NameTexts } from '../../src/flowlog/names.js';
 import { names, nameTexts, randomDrops, randomFlows, spanOf } from './support.js';
 
 const INTERFACES = [{ id: 1, name: 'trust' }, { id: 2, name: 'untrust' }];
@@ -45,8 +46,9 @@ describe.each(['udp', 'tcp'] as const)('over %s', (transport) => {
     await expect.poll(() => receiver.messages.length).toBeGreaterThan(0);
     const flows = randomFlows(400, 31);
     const drops = randomDrops(200, 32);
-    stream.flows(spanOf(flows, FLOW_RECORD_BYTES), nameTexts());
-    stream.drops(spanOf(drops, DROP_RECORD_BYTES), nameTexts());
+    const withTunnel: Names = { ...names, peerOf: (id, bytes) => (id === 3 ? `peer-${bytes[15]}` : undefined) };
+    stream.flows(spanOf(flows, FLOW_RECORD_BYTES), new NameTexts(withTunnel));
+    stream.drops(spanOf(drops, DROP_RECORD_BYTES), new NameTexts(withTunnel));
     stream.flush();
     await received(receiver, 600);
     expect(receiver.faults).toEqual([]);
@@ -75,11 +77,13 @@ describe.each(['udp', 'tcp'] as const)('over %s', (transport) => {
       };
       for (const [element, value] of Object.entries(expected)) expect([element, number(record, element)]).toEqual([element, value]);
       expect([1, 2, 3].map((element) => record.values.get(`55555/${element}`)!.toString())).toEqual([names.rule(flow.ruleId) ?? '', names.zone(flow.fromZone) ?? '', names.zone(flow.toZone) ?? '']);
+      expect([5, 6].map((element) => record.values.get(`55555/${element}`)!.toString())).toEqual([flow.fromInterface === 3 ? `peer-${flow.src[15]}` : '', flow.toInterface === 3 ? `peer-${flow.natDst[15]}` : '']);
     });
     records.slice(400).forEach((record, index) => {
       const drop = readDropRecord(viewOf(drops), index * DROP_RECORD_BYTES);
       const isDenied = drop.reason === DropReason.POLICY_DENY || drop.reason === DropReason.POLICY_REJECT;
       expect([number(record, '323'), number(record, '352'), number(record, '233'), number(record, '89'), number(record, '10')]).toEqual([drop.timeNs / 1_000_000n, BigInt(drop.bytes), isDenied ? 3n : 4n, isDenied ? 129n : 128n, BigInt(drop.interface)]);
+      expect(record.values.get('55555/5')!.toString()).toBe(drop.interface === 3 ? `peer-${drop.src[15]}` : '');
     });
   });
 });
