@@ -112,6 +112,27 @@ export async function startSluicePair(bench: TunnelBench, options: DeviceOptions
   }
 }
 
+const NODES_PORT = 8444;
+
+/** Gateways that have their keys from one another, so that static keys can rotate. */
+export async function startNodePair(bench: TunnelBench, options: DeviceOptions): Promise<SluicePair> {
+  const own = { privateKeyFile: undefined, peers: undefined };
+  const pair = await startSluicePair(bench, options, { wireguard: own });
+  for (const end of ENDS) {
+    const other = otherOf(end);
+    const { id } = await pair[other].ask<{ id: string }>("node", "show", "--id");
+    const nodes = {
+      listen: `${bench.outer[end]}:${NODES_PORT}`,
+      peers: [{ name: other, id, url: `https://${bench.outer[other]}:${NODES_PORT}` }],
+      announce: { wg0: { endpoint: `${bench.outer[end]}:${WIREGUARD_PORT}` } },
+    };
+    const file = join(bench.lab.directory, `${end}-nodes.yaml`);
+    writeFileSync(file, gatewayConfiguration(bench, end, options, { wireguard: { ...own, peers: [{ name: other, node: other, allowedIPs: behind(other) }] }, top: { nodes } }));
+    await pair[end].ask("config", "commit", file);
+  }
+  return pair;
+}
+
 const sluicePair: Peer = {
   title: "sluice, firewall + WireGuard",
   async start(bench, options) {

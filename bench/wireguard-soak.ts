@@ -6,7 +6,7 @@ import { pause, until } from "../lab/until.js";
 import { benchCommand, parseCount } from "./options.js";
 import { finish, newReport, progress, table } from "./report.js";
 import { prepareTools } from "./tool.js";
-import { makeTunnelTopology, startSluicePair } from "./tunnel.js";
+import { makeTunnelTopology, startNodePair } from "./tunnel.js";
 import { network } from "./topology.js";
 
 const PACKET_BYTES = 1400;
@@ -41,7 +41,7 @@ export async function main(argv: readonly string[]): Promise<void> {
   const bench = makeTunnelTopology();
   const { lab, mac } = bench;
   try {
-    const pair = await startSluicePair(bench, {});
+    const pair = await startNodePair(bench, {});
     lab.ip("recv", `address add ${network.firstDestination}/32 dev recv0`);
     await until("the tunnel is up", async () => (await lab.run("gen", ["ping", "-c", "1", "-W", "2", network.firstDestination])).code === 0, { deadlineMs: 30_000 });
     const shown = async (): Promise<Shown> => {
