@@ -114,6 +114,7 @@ constexpr unsigned nonces_at_once = 64;  // random bytes are cheaper by the kilo
 constexpr unsigned sender_offset = 4;
 constexpr uint32_t mac1_offset(uint32_t length) { return length - 2 * mac_bytes; }
 constexpr uint32_t mac2_offset(uint32_t length) { return length - mac_bytes; }
+bool has_mac2(const uint8_t* message, uint32_t length) { return (load64_raw(message + mac2_offset(length)) | load64_raw(message + mac2_offset(length) + 8)) != 0; }
 
 }  // namespace
 
@@ -184,6 +185,9 @@ gate_verdict handshake_gate::judge(unsigned worker, aead& cipher, uint32_t inter
 
   gate_verdict verdict;
   const uint64_t source = hash_(from.address);
+  // In a flood most messages come to nothing whatever their mac1 is: from a stranger, without a cookie, and with no reply left to give. Not even it is looked at.
+  if (message[0] == wireguard_initiation && is_loaded(now_ns) && !has_mac2(message, length) && !is_known(source) && !ration_left(now_ns))
+    return {SL_DROP_WIREGUARD_HANDSHAKE_LIMIT};
   if (message[0] != wireguard_cookie) {
     unsigned key = 0;
     while (key < us.count && !us.mac1[key].matches(message, mac1_offset(length), message + mac1_offset(length))) ++key;
@@ -218,7 +222,7 @@ bool handshake_gate::under_load(uint64_t now_ns) {
     if (loaded_until_ns_.load(std::memory_order_relaxed) < now_ns + handshake_load_hold_ns - 1'000'000) loaded_until_ns_.store(now_ns + handshake_load_hold_ns, std::memory_order_relaxed);
     return true;
   }
-  return now_ns < loaded_until_ns_.load(std::memory_order_relaxed);
+  return is_loaded(now_ns);
 }
 
 // The cookie of a source: Mac(secret, address || port), section 5.4.7.
@@ -233,19 +237,26 @@ bool handshake_gate::cookie_of(part& p, const sl_wireguard_endpoint& from, uint8
 bool handshake_gate::has_cookie(part& p, const uint8_t* message, uint32_t length, const sl_wireguard_endpoint& from) {
   const uint8_t* const mac2 = message + mac2_offset(length);
   uint8_t cookie[cookie_bytes];
-  return (load64_raw(mac2) | load64_raw(mac2 + 8)) != 0 && cookie_of(p, from, cookie) && p.mac2.set_key(cookie, sizeof cookie) &&
+  return has_mac2(message, length) && cookie_of(p, from, cookie) && p.mac2.set_key(cookie, sizeof cookie) &&
          p.mac2.matches(message, mac2_offset(length), mac2);
 }
 
+bool handshake_gate::is_known(uint64_t source) const {
+  return known_[source % known_sources].load(std::memory_order_relaxed) == (static_cast<uint32_t>(source >> 32) | 1);
+}
+
+// Cookie replies to strangers have one bucket, as in source_buckets, which holds a tenth of a second's worth.
+constexpr uint64_t reply_us = us_per_second / cookie_replies_per_second, replies_burst_us = us_per_second / 10;
+
+bool handshake_gate::ration_left(uint64_t now_ns) const { return replies_.load(std::memory_order_relaxed) + reply_us <= now_ns / 1000 + replies_burst_us; }
+
 bool handshake_gate::may_reply(uint64_t source, uint64_t now_ns) {
-  if (known_[source % known_sources].load(std::memory_order_relaxed) == (static_cast<uint32_t>(source >> 32) | 1)) return reply_buckets_.take(source, now_ns);
-  // One bucket for all strangers, as in source_buckets; a tenth of a second's worth at once.
-  constexpr uint64_t interval_us = us_per_second / cookie_replies_per_second, burst_us = us_per_second / 10;
+  if (is_known(source)) return reply_buckets_.take(source, now_ns);
   const uint64_t now_us = now_ns / 1000;
   uint64_t full_us = replies_.load(std::memory_order_relaxed), next_us;
   do {
-    next_us = std::max(full_us, now_us) + interval_us;
-    if (next_us > now_us + burst_us) return false;
+    next_us = std::max(full_us, now_us) + reply_us;
+    if (next_us > now_us + replies_burst_us) return false;
   } while (!replies_.compare_exchange_weak(full_us, next_us, std::memory_order_relaxed));
   return true;
 }

@@ -4,7 +4,7 @@
 // Order: 1 type and length, 2 an answer's index is one that we gave out (both the table's, before judge()), 3 mac1 is for one of the interface's
 // keys, 4 under load an initiation carries a valid mac2, else it may get a cookie reply, 5 the source has not had its share.
 // An answer (types 2 and 3) needs no cookie: whoever is not on the path cannot know its index, which says as much about him as a cookie.
-// Cookie replies have a rate of their own: sending them is what a flood costs most. Sources that a peer was authentically heard from get theirs
+// Cookie replies have a rate of their own: sending them is what a flood costs most. Under load, what can get none is dropped before step 3. Sources that a peer was authentically heard from get theirs
 // past that rate, so that running tunnels find their next session whatever strangers send.
 //
 // Threads: set_keys() is the main thread's; judge() any worker's, with its number; note_peer() any thread's. Load, buckets and the cookies'
@@ -97,6 +97,9 @@ class handshake_gate {
   bool under_load(uint64_t now_ns);
   static bool cookie_of(part& p, const sl_wireguard_endpoint& from, uint8_t cookie[cookie_bytes]);
   static bool has_cookie(part& p, const uint8_t* message, uint32_t length, const sl_wireguard_endpoint& from);
+  bool is_loaded(uint64_t now_ns) const { return now_ns < loaded_until_ns_.load(std::memory_order_relaxed); }
+  bool is_known(uint64_t source) const;
+  bool ration_left(uint64_t now_ns) const;
   bool may_reply(uint64_t source, uint64_t now_ns);
   static bool write_reply(part& p, aead& cipher, const sl_wireguard_gate_key& key, const uint8_t* message, uint32_t length, const sl_wireguard_endpoint& from,
                           uint8_t* into);

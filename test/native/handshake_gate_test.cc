@@ -206,6 +206,24 @@ TEST_CASE("gate: load begins with too many in a quarter of a second, and ends a 
   CHECK(g.initiation(3, flood + second).reason == SL_DROP_NONE);
 }
 
+TEST_CASE("gate: load lasts as long as the flood, and a cookie helps all along") {
+  gated g;
+  unsigned passed = 0, helped = 0;
+  const auto message = wireguard_handshake_message(wireguard_initiation, 0, g.keys[0]);
+  std::vector<uint8_t> with;
+  for (uint32_t i = 0; i < 150'000; ++i) {  // three seconds
+    const uint64_t at = now + i * (second / 50'000);
+    passed += g.offer(message, wireguard_from(0x66000000 + i), at).reason == SL_DROP_NONE;
+    const sl_wireguard_endpoint peer = wireguard_from(0x0a0a0a0a);
+    if (i % 10'000 != 9'999) continue;
+    g.side.table->set_endpoint(100, peer);
+    if (with.empty() && g.offer(message, peer, at).answer) with = wireguard_handshake_message(wireguard_initiation, 0, g.keys[0], cookie_in(g.reply, message, g.keys[0]));
+    else helped += g.offer(with, peer, at).reason == SL_DROP_NONE;
+  }
+  CHECK(passed == handshake_load_per_second / 4);
+  CHECK(helped == 14);
+}
+
 TEST_CASE("gate: what is not for us makes no load") {
   gated g;
   auto bad = wireguard_handshake_message(wireguard_initiation, 0, g.keys[0]);
@@ -230,6 +248,11 @@ TEST_CASE("gate: cookie replies to strangers are rationed, those to where a peer
   g.load(later);
   for (unsigned i = 0; i < 5000; ++i) g.initiation(0x71000000 + i, later);
   CHECK_FALSE(g.initiation(0x0c0c0c0c, later).answer);
+  // So far is a stranger's mac1 not even looked at; of a source that is known it is.
+  auto foreign = wireguard_handshake_message(wireguard_initiation, 0, g.keys[0]);
+  foreign[20] ^= 1;
+  CHECK(g.offer(foreign, wireguard_from(0x0c0c0c0c), later).reason == SL_DROP_WIREGUARD_HANDSHAKE_LIMIT);
+  CHECK(g.offer(foreign, wireguard_from(0x0a0a0a0a), later).reason == SL_DROP_WIREGUARD_HANDSHAKE_MAC);
   unsigned configured = 0, heard = 0;
   for (unsigned i = 0; i < 100; ++i) {
     configured += g.initiation(0x0a0a0a0a, later).answer;
