@@ -2,6 +2,7 @@
 // own ephemeral ports avoid them, and no "port unreachable" answers what reaches the kernel.
 // Who: src/engine/wireguard.ts. The XDP program hands datagrams to these ports to the engine; the kernel sees only those that it had to
 // reassemble from fragments, and those that came while no program was attached. A handshake message among them goes to `onMessage`.
+// A port below 1024 is not held, since the engine has no right to: it works all the same, and only a program with that right could take it.
 // Bounds: MESSAGES_SECOND_MAX messages a second pass, over all ports; more, and what is no handshake, is counted and ignored. The
 // kernel queues RECEIVE_BYTES a socket, and drops the rest itself.
 import { createSocket, type RemoteInfo, type Socket } from 'node:dgram';
@@ -42,7 +43,10 @@ export class PortReservation {
       }
     } catch (error) {
       for (const socket of sockets) socket.close();
-      throw await this.describe(error, port);
+      const { code } = error as NodeJS.ErrnoException;
+      const users = code === 'EADDRINUSE' || code === 'EACCES' ? await this.usersOf(port) : undefined;
+      if (code !== 'EACCES' || users !== undefined) throw describe(error as NodeJS.ErrnoException, port, users);
+      sockets.length = 0;
     }
     this.held.set(port, { sockets, holders: new Set([holder]) });
   }
@@ -74,15 +78,18 @@ export class PortReservation {
     this.onMessage({ port, message, from: { address, port: fromPort } });
   }
 
-  private async describe(error: unknown, port: number): Promise<Error> {
-    const { code, message } = error as NodeJS.ErrnoException;
-    if (code === 'EACCES') return new IpcError('SLUICE_WIREGUARD_PORT', `UDP port ${port} needs CAP_NET_BIND_SERVICE, which the engine does not have; choose a port from 1024 on`);
-    if (code !== 'EADDRINUSE') return new IpcError('SLUICE_WIREGUARD_PORT', `UDP port ${port} cannot be held: ${message}`);
+  /** Who has sockets at the port, as far as the engine may see: '' when only that somebody has. Undefined: nobody. */
+  private async usersOf(port: number): Promise<string | undefined> {
     const listing = await tryRun(this.execute, 'ss', '-H', '-u', '-a', '-n', '-p', `sport = :${port}`);
-    const holders = [...(listing ?? '').matchAll(/\("([^"]+)",pid=(\d+)/g)].map(([, name, pid]) => `${name} (process ${pid})`);
-    const who = holders.length > 0 ? `by ${[...new Set(holders)].join(', ')}` : 'by a program that the engine may not see, or by the kernel (`ss -uanp`, `ip link show type wireguard`)';
-    return new IpcError('SLUICE_WIREGUARD_PORT', `UDP port ${port} is taken ${who}; end it, or listen on another port`);
+    if (!listing?.trim()) return undefined;
+    return [...new Set([...listing.matchAll(/\("([^"]+)",pid=(\d+)/g)].map(([, name, pid]) => `${name} (process ${pid})`))].join(', ');
   }
+}
+
+function describe({ code, message }: NodeJS.ErrnoException, port: number, users: string | undefined): IpcError {
+  if (code !== 'EADDRINUSE' && code !== 'EACCES') return new IpcError('SLUICE_WIREGUARD_PORT', `UDP port ${port} cannot be held: ${message}`);
+  const who = users ? `by ${users}` : 'by a program that the engine may not see, or by the kernel (`ss -uanp`, `ip link show type wireguard`)';
+  return new IpcError('SLUICE_WIREGUARD_PORT', `UDP port ${port} is taken ${who}; end it, or listen on another port`);
 }
 
 /** Undefined where the machine has no such family. The port is ours alone: neither address nor port are shared. */
