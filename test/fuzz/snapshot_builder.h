@@ -103,8 +103,9 @@ struct snapshot_builder {
     auto lay = [&](sl_section& section, const auto& entries) {
       out.resize((out.size() + 7) / 8 * 8);
       section = {static_cast<uint32_t>(out.size()), static_cast<uint32_t>(entries.size())};
-      const auto* p = reinterpret_cast<const uint8_t*>(entries.data());
-      out.insert(out.end(), p, p + entries.size() * sizeof entries[0]);
+      const size_t at = out.size(), bytes = entries.size() * sizeof entries[0];
+      out.resize(at + bytes);
+      if (bytes) std::memcpy(out.data() + at, entries.data(), bytes);
     };
     lay(h.interfaces, interfaces);
     lay(h.addresses, addresses);
