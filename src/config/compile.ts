@@ -11,7 +11,7 @@ import { bytesOf, formatAddress, formatPrefix, isIpv4, networkOf } from '../lib/
 import { compileNat, engineAddresses, slotsOf } from './compile-nat.js';
 import { allowedIpRoutes, compileWireguards } from './compile-wireguard.js';
 import { LIMITS, timerSeconds } from './defaults.js';
-import { environmentOf } from './environment.js';
+import { environmentOf, type Environment } from './environment.js';
 import { HOST_DEVICE, vlanDeviceName, type Device, type Facts } from './facts.js';
 import { isClaimedBy, natClaims, type NatClaim } from './nat-claims.js';
 import { IdTable, type NameKind, type Names } from './names.js';
@@ -77,7 +77,7 @@ export function compileSnapshot(config: Config, facts: Facts, generation: number
   compileInterfaces(context);
   const addresses = compileAddresses(context);
   const { inactiveRoutes, unencryptedRoutes } = compileRoutes(context);
-  compileRules(context);
+  compileRules(context, environment.matches);
   compileNat(context);
   const wireguards = compileWireguards(context);
   return {
@@ -256,25 +256,29 @@ function forward(one: TopologyInterface, via: Uint8Array): Nexthop {
 const ACTIONS = { allow: RuleAction.ALLOW, deny: RuleAction.DENY, reject: RuleAction.REJECT } as const;
 const LOGS = { none: 0, start: SL_LOG_START, end: SL_LOG_END, both: SL_LOG_START | SL_LOG_END } as const;
 
-function compileRules({ config, objects, topology, ids, writer }: CompileContext): void {
+/** `matches`: what check.ts found out about rules; what it did not keep is resolved here. */
+function compileRules({ config, objects, topology, ids, writer }: CompileContext, matches: Environment['matches']): void {
   const rules = config.firewall?.rules ?? [];
   if (rules.length > SL_RULES_MAX) throw new ConfigError('SLUICE_CONFIG_TOO_LARGE', `more than ${SL_RULES_MAX} rules`, 'join rules');
   for (const rule of rules) {
     if (rule.disabled) continue;
     if (rule.l7 !== undefined) throw new ConfigError('SLUICE_L7_UNSUPPORTED', `rule ${quote(rule.name)}: l7 cannot be enforced in this version`, 'disable the rule');
-    writer.rule(rule, ids, () => ({
-      fromZones: zoneMask(topology, rule.from),
-      toZones: zoneMask(topology, rule.to),
-      id: ids.id('rule', rule.name),
-      action: ACTIONS[rule.action],
-      // What a rule stops is recorded unless it says otherwise; what it allows only when it asks for it.
-      log: LOGS[rule.log ?? (rule.action === 'allow' ? 'none' : 'start')],
-      flags: rule.offload === 'never' ? SL_RULE_NO_OFFLOAD : 0,
-      sources: writer.prefixes(objects.addressList(rule.source)),
-      destinations: writer.prefixes(objects.addressList(rule.destination)),
-      services: writer.services(objects.serviceList(rule.service)),
-      sessionsMax: rule.maxSessions ?? 0,
-    }));
+    writer.rule(rule, ids, () => {
+      const known = matches.get(rule);
+      return {
+        fromZones: zoneMask(topology, rule.from),
+        toZones: zoneMask(topology, rule.to),
+        id: ids.id('rule', rule.name),
+        action: ACTIONS[rule.action],
+        // What a rule stops is recorded unless it says otherwise; what it allows only when it asks for it.
+        log: LOGS[rule.log ?? (rule.action === 'allow' ? 'none' : 'start')],
+        flags: rule.offload === 'never' ? SL_RULE_NO_OFFLOAD : 0,
+        sources: writer.prefixes(known?.sources ?? objects.addressList(rule.source)),
+        destinations: writer.prefixes(known?.destinations ?? objects.addressList(rule.destination)),
+        services: writer.services(known?.services ?? objects.serviceList(rule.service)),
+        sessionsMax: rule.maxSessions ?? 0,
+      };
+    });
   }
 }
 

@@ -21,6 +21,9 @@ class Found {
   readonly changes: Change[] = [];
   count = 0;
 
+  /** No more are named: their paths need not be made. */
+  get isFull(): boolean { return this.changes.length >= CHANGES_MAX; }
+
   add(make: () => Change): void {
     this.count += 1;
     if (this.changes.length < CHANGES_MAX) this.changes.push(make());
@@ -42,8 +45,12 @@ const isNamedList = (value: readonly unknown[]): boolean => value.every((item) =
 const at = (value: Mapping, key: string): unknown => (Object.hasOwn(value, key) ? value[key] : undefined);
 
 function compareMappings(found: Found, path: string, before: Mapping, after: Mapping): void {
-  for (const key of Object.keys(before)) compare(found, join(path, key), at(before, key), at(after, key));
-  for (const key of Object.keys(after)) if (!Object.hasOwn(before, key)) compare(found, join(path, key), undefined, after[key]);
+  const pathOf = (key: string): string => (found.isFull ? '' : join(path, key));
+  for (const key of Object.keys(before)) {
+    const [one, other] = [before[key], at(after, key)];
+    if (one !== other) compare(found, pathOf(key), one, other);
+  }
+  for (const key of Object.keys(after)) if (!Object.hasOwn(before, key)) compare(found, pathOf(key), undefined, after[key]);
 }
 
 const isTrimmable = (before: readonly unknown[], after: readonly unknown[]): boolean => keyOf(before[0]) !== undefined || keyOf(after[0]) !== undefined;
@@ -76,7 +83,7 @@ function compareLists(found: Found, path: string, wholeBefore: readonly unknown[
   for (const [key, to] of newPlaces) {
     const from = oldPlaces.get(key);
     if (from === undefined) found.add(() => ({ path: entryPath(path, key), kind: 'added', after: after[to] }));
-    else compare(found, entryPath(path, key), before[from], after[to]);
+    else if (before[from] !== after[to]) compare(found, found.isFull ? '' : entryPath(path, key), before[from], after[to]);
   }
 }
 

@@ -92,21 +92,25 @@ export class ConfigError extends Error {
 }
 
 export const PROBLEMS_MAX = 1000;
+const START: Position = { line: 1, column: 1 };
 
-/** Collects problems and gives each its place. `locate` is absent when a configuration did not come from a file. */
+/**
+ * Collects problems and gives each its place. `locate` is absent when a configuration did not come from a file. Without `locatesWarnings` what is
+ * no error stands at the start: to find a place costs as much as reading the whole text.
+ */
 export class Problems {
   readonly list: Problem[] = [];
   #leftOut = 0;
   #errors = 0;
 
-  constructor(readonly file: string, private readonly locate: (path: Path, at: At) => Position = () => ({ line: 1, column: 1 })) {}
+  constructor(readonly file: string, private readonly locate: (path: Path, at: At) => Position = () => START, private readonly locatesWarnings = true) {}
 
   get errors(): number { return this.#errors; }
 
   add(severity: Severity, code: ProblemCode, path: Path, message: string, remedy: string, at: At = 'value'): void {
     if (severity === 'error') this.#errors++;
     if (this.list.length >= PROBLEMS_MAX) { this.#leftOut++; return; }
-    this.list.push({ severity, code, file: this.file, ...this.locate(path, at), path: formatPath(path), message, remedy });
+    this.list.push({ severity, code, file: this.file, ...(severity === 'error' || this.locatesWarnings ? this.locate(path, at) : START), path: formatPath(path), message, remedy });
   }
 
   error(code: ProblemCode, path: Path, message: string, remedy: string, at: At = 'value'): void {

@@ -12,6 +12,9 @@ import type { AddressSet, ServiceSet } from './objects.js';
 import type { FirewallRule } from './schema.js';
 
 const NOTHING: Span = { first: 0, count: 0 };
+/** Rules' entries share buffers of so many: one of their own would cost each several times its bytes. */
+const RULES_A_BUFFER = 1024;
+const ADDRESS = new Uint8Array(16);
 
 /** Prefixes and services of all snapshots of one environment: what a rule points to keeps its place from one snapshot to the next. */
 export class SnapshotPools {
@@ -21,6 +24,19 @@ export class SnapshotPools {
   readonly #serviceSpans = new Map<ServiceSet, Span>();
   /** A rule's entry, for ids of one table. */
   readonly rules = new WeakMap<FirewallRule, { ids: object; bytes: Uint8Array }>();
+  #rulesBuffer = new DataView(new ArrayBuffer(RULES_A_BUFFER * RULE_BYTES));
+  #rulesUsed = 0;
+
+  ruleEntry(rule: Rule): Uint8Array {
+    if (this.#rulesUsed === RULES_A_BUFFER) {
+      this.#rulesBuffer = new DataView(new ArrayBuffer(RULES_A_BUFFER * RULE_BYTES));
+      this.#rulesUsed = 0;
+    }
+    const offset = this.#rulesUsed++ * RULE_BYTES;
+    writeRule(this.#rulesBuffer, offset, rule);
+    return new Uint8Array(this.#rulesBuffer.buffer, offset, RULE_BYTES);
+  }
+
   /** Entries that one snapshot needed when the pools were new. */
   neededFirst = 0;
 
@@ -37,7 +53,7 @@ export class SnapshotPools {
       span = { first: this.prefixes.count, count: set.prefixes.length };
       let offset = this.prefixes.grow(set.prefixes.length);
       for (const { address, length } of set.prefixes) {
-        writePrefix(this.prefixes.view, offset, { address: bytesOf(address), length });
+        writePrefix(this.prefixes.view, offset, { address: bytesOf(address, ADDRESS), length });
         offset += PREFIX_BYTES;
       }
       this.#prefixSpans.set(set, span);
@@ -83,9 +99,7 @@ export class SnapshotWriter {
   rule(rule: FirewallRule, ids: object, make: () => Rule): void {
     let known = this.pools.rules.get(rule);
     if (known?.ids !== ids) {
-      const bytes = new Uint8Array(RULE_BYTES);
-      writeRule(new DataView(bytes.buffer), 0, make());
-      known = { ids, bytes };
+      known = { ids, bytes: this.pools.ruleEntry(make()) };
       this.pools.rules.set(rule, known);
     }
     this.#rules.append(known.bytes);
@@ -154,14 +168,15 @@ export class SnapshotWriter {
 class EntryBytes {
   view = new DataView(new ArrayBuffer(16 * 1024));
   count = 0;
+  #all = new Uint8Array(this.view.buffer);
 
   constructor(private readonly entryBytes: number) {}
 
-  get bytes(): Uint8Array { return new Uint8Array(this.view.buffer, 0, this.count * this.entryBytes); }
+  get bytes(): Uint8Array { return this.#all.subarray(0, this.count * this.entryBytes); }
 
   append(entries: Uint8Array): void {
     const offset = this.grow(entries.length / this.entryBytes);
-    new Uint8Array(this.view.buffer).set(entries, offset);
+    this.#all.set(entries, offset);
   }
 
   /** Room for more entries; gives the offset of the first. */
@@ -171,7 +186,8 @@ class EntryBytes {
     const needed = this.count * this.entryBytes;
     if (needed > this.view.byteLength) {
       const larger = new Uint8Array(Math.max(needed, 2 * this.view.byteLength));
-      larger.set(new Uint8Array(this.view.buffer));
+      larger.set(this.#all);
+      this.#all = larger;
       this.view = new DataView(larger.buffer);
     }
     return offset;

@@ -28,6 +28,8 @@ export type { Author, Candidate, Change, CommitRequest, CommitResult, Revision, 
 const WAITING_MAX = 64;
 const COMMENT_CHARACTERS_MAX = 1000;
 export const CONFIRM_WITHIN_S_MAX = 86_400;
+/** Of larger texts only errors are looked up: warnings of a commit are named by their path, and a hundred thousand rules take a second to go through. */
+const LOCATED_CHARACTERS_MAX = 1024 * 1024;
 const TIMER_MS_MAX = 0x7fff_ffff; // setTimeout's own bound
 const WRITE_RETRY_MS = 10_000;
 const SYSTEM: Author = { name: 'sluice', via: 'system' };
@@ -410,7 +412,7 @@ export class Transactions {
       problems: (facts) => {
         // A commit asks twice, and each change of the machine again: the same facts give the same answer.
         if (known !== undefined && known.facts === facts) return known.problems;
-        const problems = new Problems(file, remembered);
+        const problems = new Problems(file, remembered, version.text.length <= LOCATED_CHARACTERS_MAX);
         checkConfig(version.config, problems, facts, true);
         known = { facts, problems: problems.sorted() };
         return known.problems;

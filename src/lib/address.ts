@@ -36,14 +36,15 @@ export function prefixFamily(prefix: Prefix): Family {
   return prefix.length >= 96 && isIpv4(prefix.address) ? 'ipv4' : 'ipv6';
 }
 
-export function bytesOf(address: bigint): Uint8Array {
-  const bytes = new Uint8Array(16);
-  const view = new DataView(bytes.buffer);
+/** `bytes`: where to write them, when they need not last. */
+export function bytesOf(address: bigint, bytes = new Uint8Array(16)): Uint8Array {
   if (isIpv4(address)) {
-    view.setUint16(10, 0xffff);
-    view.setUint32(12, Number(address - MAPPED_BASE));
+    const number = Number(address - MAPPED_BASE);
+    bytes.fill(0, 0, 10).fill(0xff, 10, 12);
+    for (let at = 0; at < 4; at += 1) bytes[12 + at] = (number >>> (24 - 8 * at)) & 0xff;
     return bytes;
   }
+  const view = new DataView(bytes.buffer, bytes.byteOffset);
   view.setBigUint64(0, address >> 64n);
   view.setBigUint64(8, address & 0xffff_ffff_ffff_ffffn);
   return bytes;

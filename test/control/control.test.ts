@@ -19,6 +19,7 @@ describe('control', () => {
     bench.addon.emit({ type: 'links-changed' });
     bench.facts.devices[1]!.ifindex = 30;
     await expect.poll(() => bench.addon.calls.at(-1), { timeout: 5000 }).toBe('apply 2');
+    await expect.poll(() => bench.control.applied?.generation, { timeout: 5000 }).toBe(2); // its answer came
     expect(bench.addon.calls).toContain('addPort eth2 slot 1');
     const { length } = bench.addon.calls;
     const { at } = bench.control.applied!;
