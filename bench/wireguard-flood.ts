@@ -11,7 +11,7 @@ import { join } from "node:path";
 import { blake2s } from "@noble/hashes/blake2.js";
 import { pause, until } from "../lab/until.js";
 import { WIREGUARD_PORT } from "../lab/wireguard-go.js";
-import { processSeconds, waitForQuiet } from "./machine.js";
+import { processSeconds, readCpuTimes, softirqThreads, waitForQuiet } from "./machine.js";
 import { parseCount, placementsOf, turnCommand, type TurnCommandOptions } from "./options.js";
 import { setOffloads, takeRedirectedFrames } from "./peers.js";
 import { atLeast, atMost, count, finish, newReport, progress, table } from "./report.js";
@@ -50,6 +50,8 @@ interface Measured {
   /** Of the near gateway's processes, while a stream of a fixed rate passes. */
   gatewayCores: number;
   sentPerSecond: number;
+  /** Of processes that have no part in it. */
+  foreignCores: number;
 }
 
 /** Initiations that are nothing but noise behind a right (or wrong) mac1. */
@@ -74,10 +76,14 @@ function addSink({ lab }: TunnelBench): void {
 }
 
 class FloodBench {
+  /** CPU of clients that have ended. */
+  #clientSeconds = 0;
+
   private constructor(
     private readonly bench: TunnelBench,
     private readonly pair: SluicePair,
     private readonly options: Options,
+    private readonly server: number,
   ) {}
 
   static async start(options: Options): Promise<FloodBench> {
@@ -97,7 +103,7 @@ class FloodBench {
       const iperf = lab.start("recv", [...placed(device), "iperf3", "--server", "--bind", network.firstDestination, "--forceflush"]);
       await iperf.waitForOutput(/listening/);
       await until("the tunnel is up", async () => (await lab.run("gen", ["ping", "-c", "1", "-W", "2", network.firstDestination])).code === 0, { deadlineMs: 30_000 });
-      return new FloodBench(bench, pair, options);
+      return new FloodBench(bench, pair, options, iperf.pid);
     } catch (error) {
       await lab.destroy();
       throw error;
@@ -116,11 +122,14 @@ class FloodBench {
     const flood = await Tool.start<FloodSample>(lab, "net", "udp_flood", [...argv, "--messages", file, "--message-bytes", String(INITIATION_BYTES)], generator);
     try {
       await pause(WARM_UP_SECONDS * 1000);
-      const before = await flood.sample();
+      const ours = [...this.pair.dut.pids(), ...this.pair.far.pids(), flood.pid, this.server, process.pid, ...softirqThreads()];
+      const foreign = (): number => readCpuTimes().busy - processSeconds(ours) - this.#clientSeconds;
+      const [before, foreignBefore] = [await flood.sample(), foreign()];
       const gigabitsPerSecond = await this.#iperf();
       const gatewayCores = await this.#cores();
       const after = await flood.sample();
-      return { gigabitsPerSecond, gatewayCores, sentPerSecond: ((after.sent - before.sent) / (after.ns - before.ns)) * 1e9 };
+      const seconds = (after.ns - before.ns) / 1e9;
+      return { gigabitsPerSecond, gatewayCores, sentPerSecond: (after.sent - before.sent) / seconds, foreignCores: Math.max(0, foreign() - foreignBefore) / seconds };
     } finally {
       await flood.stop();
     }
@@ -130,8 +139,14 @@ class FloodBench {
     const { lab } = this.bench;
     const { generator } = placementsOf(this.options);
     const argv = [...placed(generator), "iperf3", "--client", network.firstDestination, "--json", "--time", String(Math.max(1, Math.round(this.options.seconds))), "--omit", String(WARM_UP_SECONDS), ...more];
-    const result = await lab.run("gen", argv, { deadlineMs: (this.options.seconds + 20) * 1000 });
-    const { end, error } = JSON.parse(result.stdout) as { error?: string; end: { sum_received?: { bits_per_second: number }; sum: { bits_per_second: number } } };
+    const client = lab.start("gen", argv);
+    // A process that has ended leaves no times: the last reading counts.
+    let own = 0;
+    const watch = setInterval(() => (own = Math.max(own, processSeconds([client.pid]))), 50);
+    await client.finish((this.options.seconds + 20) * 1000);
+    clearInterval(watch);
+    this.#clientSeconds += own;
+    const { end, error } = JSON.parse(client.stdout) as { error?: string; end: { sum_received?: { bits_per_second: number }; sum: { bits_per_second: number } } };
     if (error) throw new Error(`iperf3 through the tunnel: ${error}`);
     return (end.sum_received?.bits_per_second ?? end.sum.bits_per_second) / 1e9;
   }
@@ -179,7 +194,7 @@ export async function main(argv: readonly string[]): Promise<void> {
           const take = async (atGateway: boolean): Promise<Measured> => {
             if (options.patience) await waitForQuiet(options.patience, FOREIGN_CORES_MAX);
             const one = await bench.measure(kind, atGateway);
-            progress(`round ${round}/${options.rounds}  ${kind}  ${atGateway ? "at the gateway" : "aside         "}  ${one.gigabitsPerSecond.toFixed(3)} Gbit/s, gateway ${one.gatewayCores.toFixed(3)} cores, flood ${count(one.sentPerSecond)} a second`);
+            progress(`round ${round}/${options.rounds}  ${kind}  ${atGateway ? "at the gateway" : "aside         "}  ${one.gigabitsPerSecond.toFixed(3)} Gbit/s, gateway ${one.gatewayCores.toFixed(3)} cores, flood ${count(one.sentPerSecond)} a second, other processes ${one.foreignCores.toFixed(2)} cores`);
             return one;
           };
           samples[kind].push({ aside: await take(false), flooded: await take(true) });
@@ -199,6 +214,8 @@ export async function main(argv: readonly string[]): Promise<void> {
     const cores = spread(({ aside, flooded }) => flooded.gatewayCores - aside.gatewayCores);
     const sent = Math.min(...pairs.flatMap(({ aside, flooded }) => [aside.sentPerSecond, flooded.sentPerSecond]));
     if (sent < SENT_MIN * options.rate) report.void.push(`only ${count(sent)} of ${count(options.rate)} initiations a second were sent`);
+    const foreign = Math.max(...pairs.flatMap(({ aside, flooded }) => [aside.foreignCores, flooded.foreignCores]));
+    if (foreign > FOREIGN_CORES_MAX && !options.urgent) report.void.push(`other processes took up to ${foreign.toFixed(2)} cores`);
     const named = kind === "right-mac" ? "right mac1" : "wrong mac1";
     report.verdicts.push(
       atLeast(`${named}: throughput with the flood ÷ without`, throughput, ...BARS.throughput),

@@ -167,7 +167,7 @@ export async function main(argv: readonly string[]): Promise<void> {
   const options = turnCommand("wireguard", "A WireGuard tunnel between two gateways: sluice against Debian's wireguard-go, in turns.", { turns: 2, seconds: 2 })
     .option("--parts <list>", `of ${PARTS.join(",")}`, listOf(PARTS), [...PARTS])
     .option("--peers <list>", `gateways, of ${GATEWAY_NAMES.join(",")}`, listOf(GATEWAY_NAMES), [...GATEWAY_NAMES])
-    .option("--rates <list>", "UDP: packets a second offered; the first one is what all gateways must carry", parseCounts, [30_000, 100_000, 200_000])
+    .option("--rates <list>", "UDP: packets a second offered; the first one is what all gateways must carry", parseCounts, [25_000, 100_000, 200_000])
     .option("--flows <n>", "UDP flows", parseCount, 100)
     .option("--size <bytes>", "UDP: frame size without FCS", parseCount, TUNNEL_FRAME_BYTES)
     .option("--streams <n>", "parallel TCP connections", parseCount, 1)

@@ -275,9 +275,9 @@ describeNetns('WireGuard', () => {
       expect(await who(bench.lab, remote.node, CLIENT.IPv4)).toMatchObject({ remote: remote.inner.IPv4 });
       expect(await tcpConnect(bench.lab, remote.node, CLIENT.IPv4, 8080, { timeoutMs: 1000 })).toMatchObject({ result: 'timeout' });
       const record = await until('a drop record', async () => (await bench.appliance.drops()).find(({ source, destinationPort }) => source === remote.inner.IPv4 && destinationPort === 8080));
-      expect(record.from).toEqual({ interface: 'wg0', zone: 'mesh' });
+      expect(record.from).toEqual({ interface: 'wg0', zone: 'mesh', peer: remote.node });
       const flow = (await bench.appliance.flows()).find(({ source, destinationPort }) => source === remote.inner.IPv4 && destinationPort === 80);
-      expect(flow).toMatchObject({ rule: 'out-of-the-tunnel', from: { interface: 'wg0', zone: 'mesh' } });
+      expect(flow).toMatchObject({ rule: 'out-of-the-tunnel', from: { interface: 'wg0', zone: 'mesh', peer: remote.node } });
       // No rule leads from the tunnel to the networks around the appliance.
       bench.lab.runSync(remote.node, ['ip', 'route', 'replace', ADDRESSES.IPv4.internet, 'dev', bench.gos.get(remote)!.device]);
       expect(await tcpConnect(bench.lab, remote.node, ADDRESSES.IPv4.internet, 80, { timeoutMs: 1000 })).toMatchObject({ result: 'timeout' });
