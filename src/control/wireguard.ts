@@ -9,7 +9,7 @@ import type { TunnelInfo } from './compiled.js';
 import type { Control } from './control.js';
 
 /** `publicKey`: null while the node that it belongs to has not told it. */
-export interface WireguardPeerView extends Omit<EnginePeer, 'publicKey'> { publicKey: string | null; node: string | null; presharedKey: boolean; allowedIPs: string[] }
+export interface WireguardPeerView extends Omit<EnginePeer, 'publicKey' | 'ownKey'> { publicKey: string | null; node: string | null; presharedKey: boolean; allowedIPs: string[] }
 export interface WireguardView extends Omit<EngineWireguard, 'peers'> { zone: string; addresses: string[]; mtuBytes: number; peers: WireguardPeerView[] }
 
 /** All tunnels of the configuration in force, in its order. `engine`: absent while it does not answer; then nothing is known of sessions. */

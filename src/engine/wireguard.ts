@@ -55,6 +55,7 @@ export interface WireguardPeerView {
   state: PeerStatus['state']; latestHandshake: string | null;
   rxBytes: number; txBytes: number; rxPackets: number; txPackets: number;
   keepalive: number | null;             // seconds; null: off
+  ownKey: string | null;                // our public key that the newest session was made with
 }
 
 export interface WireguardView {
@@ -625,7 +626,7 @@ export class WireguardHost {
       endpoint: record ? formatEndpoint(record.endpoint) : null,
       state: status?.state ?? 'none', latestHandshake: latestNs === 0n ? null : new Date(Number(latestNs / 1_000_000n)).toISOString(),
       rxBytes: Number(record?.rxBytes ?? 0), txBytes: Number(record?.txBytes ?? 0), rxPackets: Number(record?.rxPackets ?? 0), txPackets: Number(record?.txPackets ?? 0),
-      keepalive: peer.keepalive || null,
+      keepalive: peer.keepalive || null, ownKey: status?.self ? encode(status.self) : null,
     };
   }
 
@@ -638,12 +639,11 @@ export class WireguardHost {
     if (!tunnel) throw new IpcError('SLUICE_WIREGUARD_ROTATION', `there is no WireGuard interface '${name}'`);
     if (tunnel.plan.privateKeyFile !== undefined) throw new IpcError('SLUICE_WIREGUARD_ROTATION', `${name}: its key is ${tunnel.plan.privateKeyFile}, which is not ours to change; leave privateKeyFile out for a key that rotates`);
     if (!tunnel.device) throw new IpcError('SLUICE_WIREGUARD_ROTATION', tunnel.faults[0] ?? `${name} has no key`);
-    const isSwitch = phase === 'switch' && tunnel.phase !== 'switched';
     if (phase === 'prepare') this.keys.prepare(name);
     else if (phase === 'switch') this.keys.switch(name);
     else this.finish(tunnel);
     if (!this.setKeys(tunnel)) throw new IpcError('SLUICE_WIREGUARD_ROTATION', tunnel.faults[0]!);
-    if (isSwitch) tunnel.device.rekey();
+    if (phase === 'switch') tunnel.device.rekey(); // again when it is repeated: a peer's own handshake, begun before, may have crossed the first
     this.log.info({ interface: name, phase: tunnel.phase }, 'rotation of a static key');
     const keys = tunnel.device.publicKeys();
     return { publicKey: encode(keys.current), nextPublicKey: keys.next ? encode(keys.next) : null, rotation: tunnel.phase };

@@ -33,6 +33,8 @@ const TICK_ROTATING_MS = 250;
 const IN_FORCE_MS = 3000;
 const LISTEN_RETRY_MS = 1000;
 const STRANGERS_LOG_MS = 60_000;
+/** Sessions that have not moved by then are asked to once more. */
+const SWITCH_AGAIN_MS = 10_000;
 const SCHEDULE_RETRY_MS = 3_600_000;
 /** A record is issued again long before it ends. */
 const REISSUE_MS = LIFETIME_MS / 7;
@@ -74,6 +76,7 @@ export class Nodes {
   /** Why nodes do not work as configured, for people. */
   private problem: string | undefined;
   private readonly said = new Map<string, string>();
+  private readonly switchedMs = new Map<string, number>();
   private readonly notBefore = new Map<string, number>();
   private readonly waiters = new Map<string, Waiter>();
   private readonly inForceWaiters = new Set<() => void>();
@@ -463,13 +466,25 @@ export class Nodes {
       }
       const waits = waitsFor(rotation, this.rotationPeers(name));
       this.waiters.get(name)?.progress(waits.length === 0 ? rotation.phase : `${rotation.phase}: waiting for ${waits.slice(0, 8).join(', ')}${waits.length > 8 ? ' and others' : ''}`);
-      if (waits.length > 0 && !isOver(rotation, this.nowMs())) return;
+      if (waits.length > 0 && !isOver(rotation, this.nowMs())) {
+        await this.switchAgain(rotation);
+        return;
+      }
       if (waits.length > 0) {
         this.log.warn({ interface: name, phase: rotation.phase, peers: waits.slice(0, 20) }, 'a rotation does not wait any longer; these peers are cut off until they hear of the new key');
         this.audit(rotation, { left: waits.slice(0, 20) });
       }
       this.put(after(rotation, this.nowMs(), waits)!);
     }
+  }
+
+  /** A handshake that a peer began with the old key may have crossed ours: then the newest session is that one. */
+  private async switchAgain({ interface: name, phase, sinceMs }: Rotation): Promise<void> {
+    if (phase !== 'moving') return;
+    const nowMs = this.nowMs();
+    if (nowMs - Math.max(sinceMs, this.switchedMs.get(name) ?? 0) < SWITCH_AGAIN_MS) return;
+    this.switchedMs.set(name, nowMs);
+    await this.host.rotate(name, 'switch').catch((error: unknown) => { if (!/^SLUICE_(ENGINE_AWAY|IPC_)/.test(errorCode(error))) throw error; });
   }
 
   /** False: not now. What the engine has then, our record and the next phase are written as one. */
@@ -520,14 +535,15 @@ export class Nodes {
 
   private rotationPeers(name: string): RotationPeer[] {
     const tunnel = this.tunnels.find((one) => one.name === name);
-    const live = new Map(this.views.find((one) => one.interface === name)?.peers.map((peer) => [peer.name, peer]));
+    const view = this.views.find((one) => one.interface === name);
+    const live = new Map(view?.peers.map((peer) => [peer.name, peer]));
     const ids = new Map((this.config.peers ?? []).map((peer) => [peer.name, peer.id]));
     return [...tunnel?.peers ?? []].map(([peerName, { node }]) => {
       const one = live.get(peerName);
       const id = node === null ? undefined : ids.get(nodeAndInterface(node)[0]);
       return {
         name: peerName, have: node === null ? undefined : (id === undefined ? null : this.peers.get(id)?.have ?? null),
-        established: one?.state === 'established', latestHandshakeMs: one?.latestHandshake ? Date.parse(one.latestHandshake) : null,
+        hasOld: one?.state === 'established' && one.ownKey !== view?.nextPublicKey,
       };
     });
   }

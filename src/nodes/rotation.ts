@@ -21,8 +21,6 @@ export interface Rotation {
   /** Wall clock, milliseconds: it has to hold over a restart. */
   startedMs: number;
   sinceMs: number;
-  /** When handshakes with the next key may have begun; null: not yet. */
-  switchedMs: number | null;
   overlapMs: number;
   /** Of our record that says what this phase waits for; null: there is none yet. */
   sequence: number | null;
@@ -32,8 +30,11 @@ export interface Rotation {
   left: string[];
 }
 
-/** A peer of the tunnel. `have`: the sequence of our record that is in force at its end; undefined: it is no node. */
-export interface RotationPeer { name: string; have: number | null | undefined; established: boolean; latestHandshakeMs: number | null }
+/**
+ * A peer of the tunnel. `have`: the sequence of our record that is in force at its end; undefined: it is no node. `hasOld`: there is a session,
+ * and the newest one was made with the old key.
+ */
+export interface RotationPeer { name: string; have: number | null | undefined; hasOld: boolean }
 
 /** What the engine says of the interface; undefined: it has none of this name. */
 export type EngineRotation = 'none' | 'prepared' | 'switched' | undefined;
@@ -55,17 +56,16 @@ export function reconcile(rotation: Rotation, engine: EngineRotation, nowMs: num
 
 /** A rotation that the engine has begun and that we do not know of: our own state was lost. */
 export function adopt(name: string, engine: 'prepared' | 'switched', overlapMs: number, nowMs: number): Rotation {
-  return { interface: name, phase: engine === 'prepared' ? 'announcing' : 'moving', startedMs: nowMs, sinceMs: nowMs, switchedMs: engine === 'switched' ? nowMs : null, overlapMs, sequence: null, by: { name: 'sluice', via: 'system' }, force: true, left: [] };
+  return { interface: name, phase: engine === 'prepared' ? 'announcing' : 'moving', startedMs: nowMs, sinceMs: nowMs, overlapMs, sequence: null, by: { name: 'sluice', via: 'system' }, force: true, left: [] };
 }
 
 export function begin(name: string, by: Rotation['by'], overlapMs: number, force: boolean, nowMs: number): Rotation {
-  return { interface: name, phase: 'preparing', startedMs: nowMs, sinceMs: nowMs, switchedMs: null, overlapMs, sequence: null, by, force, left: [] };
+  return { interface: name, phase: 'preparing', startedMs: nowMs, sinceMs: nowMs, overlapMs, sequence: null, by, force, left: [] };
 }
 
 /** The next phase begins. */
 export function enter(rotation: Rotation, phase: Phase, nowMs: number, left: readonly string[] = []): Rotation {
-  const switchedMs = phase === 'switching' ? nowMs : rotation.switchedMs ?? (phase === 'moving' ? nowMs : null);
-  return { ...rotation, phase, sinceMs: nowMs, switchedMs, sequence: null, left: [...new Set([...rotation.left, ...left])] };
+  return { ...rotation, phase, sinceMs: nowMs, sequence: null, left: [...new Set([...rotation.left, ...left])] };
 }
 
 /** The phase after one whose work is done. Undefined: it was the last. */
@@ -75,10 +75,10 @@ export function after(rotation: Rotation, nowMs: number, left: readonly string[]
 }
 
 /** Peers that the phase still waits for. */
-export function waitsFor({ phase, sequence, switchedMs }: Rotation, peers: readonly RotationPeer[]): string[] {
+export function waitsFor({ phase, sequence }: Rotation, peers: readonly RotationPeer[]): string[] {
   if (CALLS[phase] !== undefined) return [];
-  return peers.filter(({ have, established, latestHandshakeMs }) => {
-    if (phase === 'moving') return have !== undefined && established && (latestHandshakeMs === null || latestHandshakeMs < (switchedMs ?? 0));
+  return peers.filter(({ have, hasOld }) => {
+    if (phase === 'moving') return have !== undefined && hasOld;
     return sequence === null || have === undefined || have === null || have < sequence;
   }).map(({ name }) => name);
 }

@@ -74,6 +74,8 @@ export interface PeerStatus {
   readonly state: 'none' | 'handshake' | 'established';
   /** Nanoseconds since the epoch of the last completed handshake; 0: never. */
   readonly latestHandshakeNs: bigint;
+  /** Our own public key that the newest session was made with. */
+  readonly self?: Uint8Array;
 }
 
 const record = STRUCTS.sl_wireguard_peer_record.fields;
@@ -177,7 +179,9 @@ export class WireguardDevice {
   /** The first message of a session that we answered came. */
   onConfirmed(peerId: number, _nowNs: bigint): Action[] {
     const peer = this.peers.get(peerId);
-    if (peer !== undefined) this.complete(peer);
+    if (peer === undefined) return [];
+    peer.provenSelf = peer.answeredSelf;
+    this.complete(peer);
     return [];
   }
 
@@ -201,7 +205,7 @@ export class WireguardDevice {
   status(peerId: number): PeerStatus | undefined {
     const peer = this.peers.get(peerId);
     if (peer === undefined) return undefined;
-    return { state: peer.hasSession ? 'established' : peer.attempt === undefined ? 'none' : 'handshake', latestHandshakeNs: peer.latestHandshakeNs };
+    return { state: peer.hasSession ? 'established' : peer.attempt === undefined ? 'none' : 'handshake', latestHandshakeNs: peer.latestHandshakeNs, ...(peer.provenSelf === undefined ? {} : { self: peer.provenSelf }) };
   }
 
   /** Wipes every key. The device is of no use any more. */
@@ -247,6 +251,7 @@ export class WireguardDevice {
     peer.newestTimestamp = timestamp;
     peer.consumedMs = nowMs;
     peer.provenKey = remoteStatic;
+    peer.answeredSelf = self.publicKey;
     peer.timers.handshakeReceivedMs = nowMs;
     // Whoever has precedence in a tie lets it go now; the other one may still be answered, by one that knows no ties.
     if (isTied) this.dropPending(peer);
@@ -271,6 +276,7 @@ export class WireguardDevice {
 
     const keypair = keypairBytes(peer.id, message.receiver, message.sender, true, nowNs, opened.state);
     peer.provenKey = pending.remoteStatic;
+    peer.provenSelf = pending.self.publicKey;
     peer.timers.handshakeReceivedMs = nowMs;
     peer.timers.onDerived(nowMs);
     this.complete(peer);

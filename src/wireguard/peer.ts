@@ -57,6 +57,9 @@ export class PeerState {
 
   /** The key by which it was last heard of. */
   provenKey: Uint8Array | undefined;
+  /** Our public key: of the newest session, and of the one that we have answered and that is not confirmed yet. */
+  provenSelf: Uint8Array | undefined;
+  answeredSelf: Uint8Array | undefined;
   newestTimestamp: Uint8Array | undefined; // of its initiations
   sentTimestamp: Uint8Array | undefined;   // of ours
   consumedMs = -Infinity;              // its last initiation

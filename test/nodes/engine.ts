@@ -10,9 +10,8 @@ export class FakeEngine {
   phase: Exclude<EngineRotation, undefined> = 'none';
   calls: RotatePhase[] = [];
   wiped: string[] = [];
-  /** Of each peer, by its name. */
-  handshakes = new Map<string, string>();
-  nowMs: () => number = () => Date.now();
+  /** Our key of each peer's newest session, by its name; none: with the first one. */
+  sessions = new Map<string, string>();
   /** Handshakes take a while. */
   onSwitch: () => void = () => void setTimeout(() => this.shakeHands(), 5).unref();
   onHandshake: () => void = () => undefined;
@@ -45,7 +44,7 @@ export class FakeEngine {
   }
 
   shakeHands(): void {
-    for (const peer of this.peers) this.handshakes.set(peer, new Date(this.nowMs()).toISOString());
+    for (const peer of this.peers) this.sessions.set(peer, this.begins);
     this.onHandshake();
   }
 
@@ -53,7 +52,7 @@ export class FakeEngine {
     return [{
       interface: this.name, listen: 51820, publicKey: this.current, nextPublicKey: this.next, rotation: this.phase, faults: [], refused: null,
       peers: this.peers.map((name) => ({
-        name, publicKey: '', nextPublicKey: null, endpoint: null, state: 'established' as const, latestHandshake: this.handshakes.get(name) ?? null,
+        name, publicKey: '', nextPublicKey: null, endpoint: null, state: 'established' as const, latestHandshake: null, ownKey: this.sessions.get(name) ?? null,
         rxBytes: 0, txBytes: 0, rxPackets: 0, txPackets: 0, keepalive: null,
       })),
     }];

@@ -40,7 +40,7 @@ describe('a handshake', () => {
     expect(a.sharesSessionWith(1, b, 1)).toBe(true);
     expect(a.session(1)!.sendKey).not.toEqual(a.session(1)!.receiveKey);
     for (const node of [a, b]) {
-      expect(node.device.status(1)).toEqual({ state: 'established', latestHandshakeNs: expect.any(BigInt) as bigint });
+      expect(node.device.status(1)).toEqual({ state: 'established', latestHandshakeNs: expect.any(BigInt) as bigint, self: node.publicKey });
       expect(node.trueTimeNs() - node.device.status(1)!.latestHandshakeNs).toBeLessThan(1_000_000_000n);
       expect(refusals(node)).toEqual({});
     }
@@ -691,10 +691,12 @@ describe('static keys that rotate', () => {
     b.setPeers({ settings: { id: 1, publicKey: a.publicKey, nextPublicKey: nextPublic } });
     network.run(3 * S);
 
+    expect(a.device.status(1)?.self).toEqual(a.publicKey);
     a.device.setKeys({ current: a.privateKey, next, initiateWith: 'next' });
     a.device.rekey();
     network.run(1 * S);
     expect(network.sent(INITIATION, a)).toHaveLength(2);
+    expect(a.device.status(1)?.self).toEqual(nextPublic);
     expect(a.sharesSessionWith(1, b, 1)).toBe(true);
     // b has learned the key by the handshake: its own initiations are for the new one.
     network.run(6 * S);
@@ -702,6 +704,7 @@ describe('static keys that rotate', () => {
     network.run(1 * S);
     expect(network.sent(INITIATION, b)).toHaveLength(1);
     expect(a.sharesSessionWith(1, b, 1)).toBe(true);
+    expect(a.device.status(1)?.self).toEqual(nextPublic);
 
     a.device.setKeys({ current: next });
     b.setPeers({ settings: { id: 1, publicKey: nextPublic } });
