@@ -1,6 +1,6 @@
 // Turns what the engine sends back (flow, drop, neighbour and rule-hit structs of native/abi/dataplane.h) into the objects that the
 // API, the CLI and logs show, and packs simulate requests. Names of rules, zones and interfaces come from the compiled configuration.
-// Who: src/control/, src/cli/commands/simulate.ts. Pure functions; nothing is kept.
+// Who: src/control/, src/cli/commands/simulate.ts. Pure functions; nothing is kept but the texts of MINUTES_KEPT minutes.
 import {
   DROP_REASONS, DropReason, END_REASONS, FLOW_EVENTS, RULE_ACTIONS, SESSION_STATES, SIMULATE_REQUEST_BYTES, type ListEntry,
   readDropRecord, readFlowRecord, readNeighbourRecord, readSimulateResult, writeSimulateRequest,
@@ -75,10 +75,25 @@ export function protocolNumber(text: string): number | undefined {
 
 export function entryName(list: readonly ListEntry[], value: number): string { return list[value]?.name ?? `unknown-${value}`; }
 
-/** Times are nanoseconds since the epoch; what lies outside Date's range (a broken record) becomes the epoch. */
+const MINUTES_KEPT = 4096;
+const MINUTE_MS = 60_000;
+const minutes = new Map<number, string>();
+const SECONDS = Array.from({ length: 60 }, (_, second) => String(second).padStart(2, '0'));
+const MILLISECONDS = Array.from({ length: 1000 }, (_, one) => `.${String(one).padStart(3, '0')}Z`);
+
+/** Times are nanoseconds since the epoch; what lies outside Date's range (a broken record) becomes the epoch. Pages hold thousands of times of few minutes. */
 export function isoTime(nanoseconds: bigint): string {
-  const milliseconds = Number(nanoseconds / 1_000_000n);
-  return new Date(milliseconds <= 8.64e15 ? milliseconds : 0).toISOString();
+  const exact = Number(nanoseconds / 1_000_000n);
+  const milliseconds = exact <= 8.64e15 ? exact : 0;
+  const minute = Math.floor(milliseconds / MINUTE_MS);
+  let start = minutes.get(minute);
+  if (start === undefined) {
+    if (minutes.size >= MINUTES_KEPT) minutes.clear();
+    start = new Date(minute * MINUTE_MS).toISOString().slice(0, -'00.000Z'.length);
+    minutes.set(minute, start);
+  }
+  const rest = milliseconds - minute * MINUTE_MS;
+  return `${start}${SECONDS[Math.floor(rest / 1000)]!}${MILLISECONDS[rest % 1000]!}`;
 }
 
 /** Flags as letters from FIN up: "FSPA" is a whole connection. */
@@ -98,9 +113,10 @@ export function decodeFlow(view: DataView, offset: number, names: Names): FlowRe
   };
   const isTranslated = translated.source !== source || translated.destination !== destination
     || record.natSrcPort !== record.srcPort || record.natDstPort !== record.dstPort;
+  const [start, last] = [isoTime(record.startNs), isoTime(record.lastNs)];
   return {
     kind: 'flow',
-    time: isoTime(record.lastNs > record.startNs ? record.lastNs : record.startNs),
+    time: record.lastNs > record.startNs ? last : start,
     event: entryName(FLOW_EVENTS, record.event),
     sessionId: record.sessionId.toString(),
     protocol: protocolName(record.protocol),
@@ -114,7 +130,7 @@ export function decodeFlow(view: DataView, offset: number, names: Names): FlowRe
     endReason: record.endReason === 0 ? null : entryName(END_REASONS, record.endReason),
     packets: [Number(record.packets[0] ?? 0), Number(record.packets[1] ?? 0)],
     bytes: [Number(record.bytes[0] ?? 0), Number(record.bytes[1] ?? 0)],
-    start: isoTime(record.startNs), last: isoTime(record.lastNs), expiresSeconds: record.expiresS,
+    start, last, expiresSeconds: record.expiresS,
     durationMs: record.lastNs > record.startNs ? Number(record.lastNs / 1_000_000n - record.startNs / 1_000_000n) : 0,
     tcpFlags: record.protocol === 6 ? [tcpFlagLetters(record.tcpFlags[0] ?? 0), tcpFlagLetters(record.tcpFlags[1] ?? 0)] : null,
     verdict: 'allowed',
