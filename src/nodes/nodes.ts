@@ -147,6 +147,11 @@ export class Nodes {
   private get config(): NodesConfig { return this.compiled?.nodes ?? {}; }
   private get tunnels(): readonly TunnelInfo[] { return this.compiled?.tunnels ?? []; }
 
+  /** Is there anything to tell or to rotate? Who has thousands of other peers is not asked for them all the time. */
+  private get hasTunnels(): boolean {
+    return this.config.announce !== undefined || this.tunnels.some(({ peers }) => [...peers.values()].some(({ node }) => node !== null));
+  }
+
   private configure(): void {
     const { identity } = this;
     if (!identity || !this.compiled || this.stopped) return;
@@ -315,7 +320,7 @@ export class Nodes {
 
   private async tick(): Promise<void> {
     if (!this.identity || !this.compiled || this.stopped) return;
-    if (this.tunnels.length > 0 || this.state.rotations.length > 0) {
+    if (this.hasTunnels || this.state.rotations.length > 0) {
       try {
         this.views = await this.host.show();
       } catch (error) {
