@@ -2,8 +2,10 @@
 // near gateway's port: with a right mac1 (anyone who knows the public key can make that), or with a wrong one.
 //
 // A round measures in turns: the flood aimed at a sink beside the gateway, then at the gateway. The sender's own work is the same
-// in both. Twice: iperf3 through the tunnel as fast as it goes, for the throughput that is left; and a stream at a fixed rate,
-// for the CPU that the gateway's processes need more.
+// in both. First iperf3 goes through the tunnel as fast as it can, for the throughput that is left; then a stream at a fixed rate,
+// for the CPU that the gateway's processes need more. That is measured beside a process that computes on the gateway's core: workers
+// stay awake for a moment after each burst, yielding to whoever wants the core, and what nobody else wanted is not the flood's price.
+// Without that process it is measured, too, for information (and with --urgent it means nothing: the gateway yields to nobody).
 
 import { randomBytes } from "node:crypto";
 import { writeFileSync } from "node:fs";
@@ -49,6 +51,8 @@ interface Measured {
   gigabitsPerSecond: number;
   /** Of the near gateway's processes, while a stream of a fixed rate passes. */
   gatewayCores: number;
+  /** The same on a core that nobody else wants. */
+  gatewayCoresAlone: number;
   sentPerSecond: number;
   /** Of processes that have no part in it. */
   foreignCores: number;
@@ -126,10 +130,11 @@ class FloodBench {
       const foreign = (): number => readCpuTimes().busy - processSeconds(ours) - this.#clientSeconds;
       const [before, foreignBefore] = [await flood.sample(), foreign()];
       const gigabitsPerSecond = await this.#iperf();
-      const gatewayCores = await this.#cores();
+      const gatewayCoresAlone = await this.#cores();
+      const gatewayCores = await this.#coresBesideOthers();
       const after = await flood.sample();
       const seconds = (after.ns - before.ns) / 1e9;
-      return { gigabitsPerSecond, gatewayCores, sentPerSecond: (after.sent - before.sent) / seconds, foreignCores: Math.max(0, foreign() - foreignBefore) / seconds };
+      return { gigabitsPerSecond, gatewayCores, gatewayCoresAlone, sentPerSecond: (after.sent - before.sent) / seconds, foreignCores: Math.max(0, foreign() - foreignBefore) / seconds };
     } finally {
       await flood.stop();
     }
@@ -160,6 +165,17 @@ class FloodBench {
     const cores = (processSeconds(pids) - before) / ((Date.now() - began) / 1000);
     await stream;
     return cores;
+  }
+
+  async #coresBesideOthers(): Promise<number> {
+    const { cpus } = placementsOf(this.options).device;
+    const burner = this.bench.lab.start("net", [...placed({ cpus }), "sh", "-c", "while :; do :; done"]);
+    try {
+      return await this.#cores();
+    } finally {
+      this.#clientSeconds += processSeconds([burner.pid]);
+      await burner.stop();
+    }
   }
 
   async stop(): Promise<unknown> {
@@ -194,7 +210,7 @@ export async function main(argv: readonly string[]): Promise<void> {
           const take = async (atGateway: boolean): Promise<Measured> => {
             if (options.patience) await waitForQuiet(options.patience, FOREIGN_CORES_MAX);
             const one = await bench.measure(kind, atGateway);
-            progress(`round ${round}/${options.rounds}  ${kind}  ${atGateway ? "at the gateway" : "aside         "}  ${one.gigabitsPerSecond.toFixed(3)} Gbit/s, gateway ${one.gatewayCores.toFixed(3)} cores, flood ${count(one.sentPerSecond)} a second, other processes ${one.foreignCores.toFixed(2)} cores`);
+            progress(`round ${round}/${options.rounds}  ${kind}  ${atGateway ? "at the gateway" : "aside         "}  ${one.gigabitsPerSecond.toFixed(3)} Gbit/s, gateway ${one.gatewayCores.toFixed(3)} cores (alone ${one.gatewayCoresAlone.toFixed(3)}), flood ${count(one.sentPerSecond)} a second, other processes ${one.foreignCores.toFixed(2)} cores`);
             return one;
           };
           samples[kind].push({ aside: await take(false), flooded: await take(true) });
@@ -212,6 +228,7 @@ export async function main(argv: readonly string[]): Promise<void> {
     const spread = (value: (pair: (typeof pairs)[number]) => number): Spread => spreadOf(pairs.map(value));
     const throughput = spread(({ aside, flooded }) => flooded.gigabitsPerSecond / aside.gigabitsPerSecond);
     const cores = spread(({ aside, flooded }) => flooded.gatewayCores - aside.gatewayCores);
+    const alone = spread(({ aside, flooded }) => flooded.gatewayCoresAlone - aside.gatewayCoresAlone);
     const sent = Math.min(...pairs.flatMap(({ aside, flooded }) => [aside.sentPerSecond, flooded.sentPerSecond]));
     if (sent < SENT_MIN * options.rate) report.void.push(`only ${count(sent)} of ${count(options.rate)} initiations a second were sent`);
     const foreign = Math.max(...pairs.flatMap(({ aside, flooded }) => [aside.foreignCores, flooded.foreignCores]));
@@ -221,9 +238,9 @@ export async function main(argv: readonly string[]): Promise<void> {
       atLeast(`${named}: throughput with the flood ÷ without`, throughput, ...BARS.throughput),
       atMost(`${named}: cores that the flood takes from the gateway's processes`, cores, ...BARS.floodCores),
     );
-    rows.push([named, spread(({ aside }) => aside.gigabitsPerSecond).median.toFixed(3), spread(({ flooded }) => flooded.gigabitsPerSecond).median.toFixed(3), throughput.median.toFixed(3), cores.median.toFixed(3), count(sent)]);
+    rows.push([named, spread(({ aside }) => aside.gigabitsPerSecond).median.toFixed(3), spread(({ flooded }) => flooded.gigabitsPerSecond).median.toFixed(3), throughput.median.toFixed(3), cores.median.toFixed(3), alone.median.toFixed(3), count(sent)]);
   }
-  finish(report, [table(["flood", "Gbit/s without", "with", "ratio", "cores for it", "sent/s, least"], rows) + "\n"], {
+  finish(report, [table(["flood", "Gbit/s without", "with", "ratio", "cores for it", "on a core alone", "sent/s, least"], rows) + "\n"], {
     ...options,
     plot: {
       title: `Tunnel throughput beside ${count(options.rate)} handshakes a second`,
