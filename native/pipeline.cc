@@ -64,6 +64,12 @@ void pipeline::process(const rx_frame* frames, unsigned count, unsigned port_slo
     bump(counters_.drop[SL_DROP_NO_SNAPSHOT], count);
     return;
   }
+  // What waits goes first, so that a flow keeps its order; unless this is one of those that waited.
+  if (!held_.empty() && waited_since_ns_ == 0) [[unlikely]] {
+    release_due();
+    port_slot_ = static_cast<uint8_t>(port_slot);
+    fate_ = {};
+  }
   const port_interfaces& port = snap_->ports[port_slot];
   const bool tunnels = snap_->wireguard != nullptr;
   uint64_t bytes = 0, completed_count = 0;
@@ -603,6 +609,13 @@ void pipeline::go_on(const held_packet& h) {
   if (captures_) capture_sent(sent);
 }
 
+// When a next hop changed since the last time, or one waited long enough.
+void pipeline::release_due() {
+  const uint32_t version = shared_.adjacencies.version();
+  if (!held_.empty() && (version != adjacency_version_ || held_.front().until_ns <= now_ns_)) release_held();
+  adjacency_version_ = version;
+}
+
 // Packets whose next hop answered go through again, from the start: policy may have changed while they waited.
 void pipeline::release_held() {
   std::vector<held_packet> keep, again;
@@ -668,9 +681,7 @@ void pipeline::housekeeping(uint64_t now_ns, uint32_t sweep_budget) {
   now_ticks_ = ticks_of_ns(now_ns);
   snap_ = shared_.current.load(std::memory_order_acquire);
   if (!snap_) return;
-  uint32_t version = shared_.adjacencies.version();
-  if (!held_.empty() && (version != adjacency_version_ || held_.front().until_ns <= now_ns)) release_held();
-  adjacency_version_ = version;
+  release_due();
   shared_.sessions.sweep(worker_, now_ticks_, sweep_budget, [this](uint32_t index) {
     session& s = shared_.sessions.at(index);
     uint32_t ends = s.last_seen_ticks.load(std::memory_order_relaxed) + ticks_of_s(idle_s(s, snap_->settings));

@@ -136,6 +136,7 @@ class pipeline {
   void emit_fragments(packet& p, adjacency& a, const interface_state& out, unsigned mtu_bytes);
   void hold(packet& p, uint32_t adjacency_id, adjacency& a, bool ready_to_leave = false);
   bool is_reachable(const adjacency& a) const;
+  void release_due();
   void release_held();
   void give_up(const held_packet& h, const adjacency* a);
   void go_on(const held_packet& h);

@@ -403,6 +403,7 @@ unsigned pipeline::take_from_host(uint64_t now_ns) {
   if (!from_host_) from_host_ = std::make_unique<uint8_t[]>(from_host_bytes_max);
   begin(now_ns);
   if (!snap_ || !snap_->wireguard) return 0;
+  if (!held_.empty()) release_due();
   unsigned taken = 0;
   for (; taken < batch_max; ++taken) {
     const size_t bytes = shared_.from_host(from_host_.get(), from_host_bytes_max);
@@ -416,6 +417,7 @@ unsigned pipeline::take_from_host(uint64_t now_ns) {
 void pipeline::from_host(const uint8_t* packet, size_t bytes, uint64_t now_ns) {
   begin(now_ns);
   if (!snap_ || !snap_->wireguard || bytes > from_host_bytes_max) return;
+  if (!held_.empty()) release_due();
   route_from_host(packet, bytes);
   if (!entered_.empty()) seal_entered();
 }
