@@ -3,6 +3,7 @@
 // RESTART_MS_MAX between starts; a child that lived for STABLE_MS starts at the minimum again; STOP_GRACE_MS from SIGTERM to SIGKILL.
 import { spawn, type ChildProcess } from 'node:child_process';
 import { closeSync, openSync, rmSync } from 'node:fs';
+import { setPriority } from 'node:os';
 import { identify, writePidFile } from './pid-file.js';
 import { LogFollower, type Log } from './log.js';
 import { relayToStdout } from './relay.js';
@@ -23,6 +24,7 @@ export interface ChildPlan {
   pidFile: string;
   logFile: string;
   isHeard?: boolean;    // its standard output is ours: log streams to stdout
+  niceness?: number;    // it gives way to the others when processors are short
 }
 
 export class ManagedChild {
@@ -74,12 +76,23 @@ export class ManagedChild {
     rmSync(this.plan.pidFile, { force: true });
   }
 
+  /** Before it has threads, so that all of them are as nice. */
+  private giveWay(pid: number | undefined): void {
+    if (pid === undefined || this.plan.niceness === undefined) return;
+    try {
+      setPriority(pid, this.plan.niceness);
+    } catch (error) {
+      this.log.warn({ err: error }, `${this.plan.role} runs at the priority of the others`);
+    }
+  }
+
   private launch(): void {
     const file = openSync(this.plan.logFile, 'a', 0o600);
     this.follower ??= new LogFollower(this.plan.logFile, this.plan.role, this.showLine);
     const [program = '', ...args] = this.plan.command;
     const child = spawn(program, args, { stdio: ['ignore', this.plan.isHeard ? 'pipe' : file, file] });
     closeSync(file);
+    this.giveWay(child.pid);
     if (child.stdout) relayToStdout(child.stdout);
     this.child = child;
     this.startedAtMs = performance.now();

@@ -33,6 +33,8 @@ const XDP_DETACH_MS_MAX = 2000;  // the kernel releases links from a work queue
 const WATCH_DEBOUNCE_MS = 50;
 /** A configuration of 100,000 rules is millions of short-lived values: with Node's default a third of its commit is garbage collection. */
 const CONTROL_SEMI_SPACE_MIB = 64;
+/** Packets go before commits: on two processors the engine lost some while control compiled or started. */
+const CONTROL_NICENESS = 5;
 const SCRIPTS = { supervisor: 'sluice', engine: 'src/engine/main.js', control: 'src/control/main.js' } as const;
 /** What the engine needs beside being uid 0: netdevs and netlink, raw sockets, BPF, and locked packet memory. */
 const ENGINE_CAPABILITIES = ['net_admin', 'net_raw', 'bpf', 'perfmon', 'ipc_lock'];
@@ -230,7 +232,7 @@ class Supervisor {
   private controlPlan(): ChildPlan {
     const options: ControlArguments = { dir: this.paths.dir, ...(this.user ? { user: this.user } : {}) };
     return {
-      role: 'control', script: SCRIPTS.control, pidFile: this.paths.controlPid, logFile: this.paths.controlLog, isHeard: true,
+      role: 'control', script: SCRIPTS.control, pidFile: this.paths.controlPid, logFile: this.paths.controlLog, isHeard: true, niceness: CONTROL_NICENESS,
       command: [...this.mount!.enter, process.execPath, `--max-semi-space-size=${CONTROL_SEMI_SPACE_MIB}`, scriptPath(SCRIPTS.control), JSON.stringify(options)],
     };
   }

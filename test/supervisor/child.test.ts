@@ -8,13 +8,13 @@ import { makeRunDirectory, silentLog } from '../engine/fake-addon.js';
 
 interface Managed { child: ManagedChild; lines: string[]; fatal: string[]; pidFile: string }
 
-function manage(script: string): Managed {
+function manage(script: string, niceness?: number): Managed {
   const paths = makeRunDirectory();
   const lines: string[] = [];
   const fatal: string[] = [];
   const child = new ManagedChild({
     role: 'engine', script: 'sluice-test-child', pidFile: paths.enginePid, logFile: paths.engineLog,
-    command: [process.execPath, '-e', `/* sluice-test-child */ ${script}`],
+    command: [process.execPath, '-e', `/* sluice-test-child */ ${script}`], ...(niceness === undefined ? {} : { niceness }),
   }, silentLog, (line) => lines.push(line), (role) => fatal.push(role));
   onTestFinished(() => child.stop(100));
   return { child, lines, fatal, pidFile: paths.enginePid };
@@ -34,6 +34,14 @@ describe('a child', () => {
     expect(isAlive(identity)).toBe(false);
     expect(readPidFile(pidFile)).toBeUndefined();
     expect(child.restarts).toBe(0);
+  });
+
+  test('that gives way does so with each of its threads', async () => {
+    const threads = "console.error([...new Set(fs.readdirSync('/proc/self/task').map((id) => fs.readFileSync('/proc/self/task/' + id + '/stat', 'utf8').split(') ')[1].split(' ')[16]))].join());";
+    const { child, lines } = manage(`${threads} ${LIVE}`, 7);
+    child.start();
+    await expect.poll(() => lines.length).toBe(2);
+    expect(lines[0]).toContain(`"msg":"7"`);
   });
 
   test('that is killed comes back, with another pid in its file', async () => {
