@@ -159,7 +159,7 @@ void note_local(snapshot& s) {
     s.local.emplace(a.address, i);
     // RFC 1812 section 5.3.5.2: directed broadcasts are not forwarded. /31 and /32 have none (RFC 3021).
     if (!is_ipv4(a.address) || a.prefix_length < 96 || a.prefix_length > 126) continue;
-    uint32_t host_mask = (1u << (128 - a.prefix_length)) - 1, value = load32(a.address.bytes + 12);
+    uint32_t host_mask = static_cast<uint32_t>((1ull << (128 - a.prefix_length)) - 1), value = load32(a.address.bytes + 12);
     sl_address b = a.address;
     store32(b.bytes + 12, value | host_mask);
     s.broadcasts.emplace(b, true);

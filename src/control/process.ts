@@ -30,7 +30,6 @@ export async function startControl({ dir, user }: ControlArguments): Promise<Con
   flowLog = attachFlowLog(control, paths, log);
   const access = new Access({ paths, log, owner: user });
   access.audit.listeners.push((record) => flowLog?.audit(record));
-  access.audit.listeners.push((record) => flowLog?.audit(record));
   transactions.follower = access;
   transactions.onKeysRestored = () => process.kill(process.pid, 'SIGTERM'); // the supervisor starts control again
   const nodes = new Nodes(paths.nodeState, log, {

@@ -29,6 +29,30 @@ TEST_CASE("snapshot: the sample is taken, and says what it holds") {
   CHECK(s->route_table->lookup(address_of("198.51.100.10")) != lpm::no_route);
 }
 
+TEST_CASE("snapshot: the broadcasts of subnets of every length") {
+  const uint32_t own = 0xcb007105;  // 203.0.113.5
+  auto address = [](uint32_t ipv4) {
+    sl_address a = address_of("0.0.0.0");
+    store32(a.bytes + 12, ipv4);
+    return a;
+  };
+  for (uint8_t length = 96; length <= 128; ++length) {  // /0 on the wire is 96 here: a shift by 32 bits once
+    CAPTURE(length);
+    snapshot_builder b = sample();
+    b.addresses = {b.addresses[0]};
+    b.addresses[0].address = address(own);
+    b.addresses[0].prefix_length = length;
+    std::string error;
+    std::vector<uint8_t> buffer = b.build();
+    auto s = compile_snapshot(buffer.data(), buffer.size(), &error);
+    REQUIRE_MESSAGE(s != nullptr, error);
+    uint32_t hosts = static_cast<uint32_t>((1ull << (128 - length)) - 1);
+    CHECK(s->broadcasts.size() == (length > 126 ? 0 : 2));
+    CHECK(s->broadcasts.count(address(own | hosts)) == (length <= 126));
+    CHECK(s->broadcasts.count(address(own & ~hosts)) == (length <= 126));
+  }
+}
+
 TEST_CASE("snapshot: made from the one before, it answers as one made from nothing") {
   snapshot_builder b = sample();
   std::string error;
