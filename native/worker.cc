@@ -25,7 +25,7 @@ constexpr unsigned offload_rounds_max = 8;
 constexpr uint64_t kernel_drops_interval_ns = 1'000'000'000;
 constexpr uint64_t housekeeping_held_ns = 5'000'000;  // while packets wait for a next hop
 constexpr int sleep_ms_max = 100, sleep_ms_busy_tx = 1, sleep_ms_held = 5;
-// After work a worker looks for more for so long before it sleeps: a handshake's next packet is often that near, and waking up costs
+// After it sent something a worker looks for more for so long before it sleeps: a handshake's next packet is often that near, and waking up costs
 // as much. It yields at each look, so that on a small machine only time that nobody else wants is spent.
 constexpr uint64_t awake_ns = 100'000;
 constexpr uint64_t hear_host_ns = 50'000;  // a busy worker looks so often whether the host has packets: the look is a system call
@@ -161,19 +161,19 @@ void worker::routine_worker() {
   shared_.epoch.sleep(index_);
 }
 
-// One batch from each socket. Returns whether anything was received.
+// One batch from each socket. Returns whether most of it was sent on: a flood, of which most is dropped, keeps nobody awake.
 bool worker::round(uint64_t now_ns) {
   rx_frame frames[batch_max];
-  bool worked = false;
+  uint64_t received = 0, sent = 0;
   for (port_socket& s : sockets_) {
     unsigned n = s.socket->receive(frames, batch_max);
     if (n) {
-      worked = true;
+      received += n;
       pipeline_->process(frames, n, s.port_slot, s.partial_checksums, now_ns);
-      transmit_output();
+      sent += transmit_output();
     }
   }
-  if (index_ == 0 && shared_.has_tunnels.load(std::memory_order_relaxed)) worked |= hear_host(now_ns);
+  const bool host_waits = index_ == 0 && shared_.has_tunnels.load(std::memory_order_relaxed) && hear_host(now_ns);
   uint64_t kicks = 0;
   for (port_socket& s : sockets_) {
     s.socket->flush();
@@ -193,8 +193,8 @@ bool worker::round(uint64_t now_ns) {
     }
   }
   // now_ns is from before the first batch was received.
-  if (worked) pipeline_->counters().add_latency(monotonic_ns() - now_ns);
-  return worked;
+  if (received) pipeline_->counters().add_latency(monotonic_ns() - now_ns);
+  return host_waits || (received && sent * 2 >= received);
 }
 
 // Packets of the host's own, for tunnels.
@@ -206,9 +206,9 @@ bool worker::hear_host(uint64_t now_ns) {
   return host_waits_;
 }
 
-void worker::transmit_output() {
+uint64_t worker::transmit_output() {
   auto& output = pipeline_->output();
-  if (output.empty()) return;
+  if (output.empty()) return 0;
   uint64_t packets = 0, bytes = 0;
   for (const tx_item& item : output) {
     xsk* socket = item.port_slot < SL_PORTS_MAX ? transmit_[item.port_slot] : nullptr;
@@ -223,6 +223,7 @@ void worker::transmit_output() {
   output.clear();
   pipeline_->counters().add(SL_COUNTER_TX_PACKETS, packets);
   pipeline_->counters().add(SL_COUNTER_TX_BYTES, bytes);
+  return packets;
 }
 
 void worker::sleep_until_work(uint64_t) {

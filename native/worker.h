@@ -50,7 +50,7 @@ class worker {
   worker(dataplane& shared, unsigned index) : shared_(shared), index_(index) {}
   void routine_worker();
   bool round(uint64_t now_ns);
-  void transmit_output();
+  uint64_t transmit_output();  // packets that went
   void run_tasks();
   void share_frames();
   void count_kernel_drops();
