@@ -4,9 +4,10 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-FUZZ_SECONDS=${FUZZ_SECONDS:-60}
 STAGES=(abi btf types native fuzz vitest)
 OUT=build/test
+# shellcheck source=scripts/sanitized.sh
+source scripts/sanitized.sh
 
 usage() {
   cat <<'TEXT'
@@ -17,7 +18,7 @@ Stages, in order:
   btf      the BPF objects' BTF agrees with native/abi/dataplane.h
   types    tsc over sources, lab and tests
   native   unit tests of the engine under AddressSanitizer and UBSan (build/asan)
-  fuzz     each fuzz target for FUZZ_SECONDS (default 60) from its corpus (build/fuzz, test/fuzz/corpus)
+  fuzz     each fuzz target with a fixed seed and number of inputs (build/fuzz); npm run fuzz -- --help for longer
   vitest   all TypeScript tests, end-to-end tests in network namespaces included
 
   --only STAGE   this stage; may be repeated
@@ -57,27 +58,11 @@ stage_types() {
   single node node_modules/typescript/bin/tsc --noEmit -p test/tsconfig.json
 }
 
-# build DIRECTORY CMAKE_OPTIONS...: quiet unless it fails.
-build() {
-  local directory=$1 log=$OUT/$(basename "$1").log
-  shift
-  echo "building $directory (details in $log)"
-  if { [ -f "$directory/build.ninja" ] || cmake -S native -B "$directory" -G Ninja "$@"; } >"$log" 2>&1 &&
-    cmake --build "$directory" ${TARGETS:+--target $TARGETS} >>"$log" 2>&1; then return 0; fi
-  tail -n 40 "$log"
-  return 1
-}
-
-# Sanitizers of Debian 12's compilers map their shadow at fixed places, which address randomisation with many bits may take.
-sanitized() {
-  if setarch "$(uname -m)" -R true 2>/dev/null; then setarch "$(uname -m)" -R "$@"; else "$@"; fi
-}
-
 stage_native() {
-  if ! TARGETS=sluice_native_tests build build/asan -DSLUICE_SANITIZE=ON; then count 0 1; return; fi
+  if ! build build/asan sluice_native_tests -DSLUICE_SANITIZE=ON; then count 0 1; return; fi
   if [ ! -x build/asan/sluice_native_tests ]; then echo "no native tests were built"; count 0 1; return; fi
   local status=0 cases
-  sanitized build/asan/sluice_native_tests --no-colors=true 2>&1 | tee "$OUT/native.log" || status=1
+  "${SANITIZED[@]}" build/asan/sluice_native_tests --no-colors=true 2>&1 | tee "$OUT/native.log" || status=1
   # doctest's last lines: "[doctest] test cases:  12 |  12 passed | 0 failed | 0 skipped"
   cases=$(sed -n 's/^\[doctest\] test cases: *[0-9]* | *\([0-9]*\) passed | *\([0-9]*\) failed.*/\1 \2/p' "$OUT/native.log" | tail -n 1)
   # A sanitizer's abort leaves no such line.
@@ -87,57 +72,15 @@ stage_native() {
   if (( status != 0 && stage_failed == 0 )); then count 0 1; fi
 }
 
-# A finding is an input that fails again when it runs alone. libFuzzer takes an input for a hang when the wall clock
-# moved 10 s during it, which a paused machine or a stepped clock does too: then the input passes alone, and the target
-# runs once more from the start.
-fuzz_one() {
-  local name log
-  name=$(basename "$1" _fuzz)
-  log=$OUT/fuzz-$name.log
-  fuzz_run "$1" && return 0
-  cp "$log" "$log.first"
-  local input
-  input=$(sed -n 's/.*Test unit written to //p' "$log" | tail -n 1)
-  grep -q 'ERROR: libFuzzer: timeout' "$log" && [ -f "$input" ] || return 1
-  sanitized timeout 120 "$1" -timeout=60 "$input" >>"$log" 2>&1 || return 1
-  echo "$name: an input took over 10 s by the wall clock and passes alone; the clock stepped or the machine paused. Once more."
-  fuzz_run "$1"
-}
-
-fuzz_run() {
-  local target=$1 name corpus found
-  name=$(basename "$target" _fuzz)
-  corpus=test/fuzz/corpus/$(basename "$target")
-  found=build/fuzz/found/$name
-  mkdir -p "$found"
-  local directories=("$found")
-  if [ -d "$corpus" ]; then directories+=("$corpus"); fi
-  sanitized "$target" -max_total_time="$FUZZ_SECONDS" -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
-    -artifact_prefix="build/fuzz/$name-" "${directories[@]}" >"$OUT/fuzz-$name.log" 2>&1
-}
-
 stage_fuzz() {
-  if ! TARGETS=fuzzers build build/fuzz -DCMAKE_CXX_COMPILER=clang++ -DSLUICE_FUZZ=ON; then count 0 1; return; fi
-  local targets=() target pids=() i
-  for target in build/fuzz/*_fuzz; do [ -x "$target" ] && targets+=("$target"); done
-  if (( ${#targets[@]} == 0 )); then echo "no fuzz targets were built"; count 0 1; return; fi
-  # As many at a time as there are processors; each has its own seconds.
-  for ((i = 0; i < ${#targets[@]}; i += $(nproc))); do
-    local group=("${targets[@]:i:$(nproc)}") j
-    pids=()
-    for target in "${group[@]}"; do fuzz_one "$target" & pids+=($!); done
-    for j in "${!group[@]}"; do
-      target=$(basename "${group[j]}" _fuzz)
-      if wait "${pids[j]}"; then
-        count 1 0
-        echo "$target: $(sed -n 's/^stat::number_of_executed_units: *//p' "$OUT/fuzz-$target.log") inputs in $FUZZ_SECONDS s, no finding"
-      else
-        count 0 1
-        echo "$target: failed; the input is build/fuzz/$target-*"
-        details+=("== $target fuzzer ==" "$(tail -n 40 "$OUT/fuzz-$target.log")")
-      fi
-    done
-  done
+  local said figures
+  bash scripts/fuzz.sh --fixed 2>&1 | tee "$OUT/fuzz.said" || true
+  said=$(<"$OUT/fuzz.said")
+  # Its last line: "N passed, N failed"
+  figures=$(sed -n '$s/^\([0-9]*\) passed, \([0-9]*\) failed$/\1 \2/p' <<<"$said")
+  # shellcheck disable=SC2086
+  count ${figures:-0 1}
+  if (( stage_failed )); then details+=("== fuzz ==" "$said" "$(tail -n 40 "$OUT"/fuzz-*.log 2>&1 || true)"); fi
 }
 
 stage_vitest() {
