@@ -2,7 +2,7 @@
 //
 // Called by `sluice wireguard import` and `export`. Pure: text in, values out; who calls writes files. The form is that of wg(8) and
 // wg-quick(8): sections in brackets, keys without regard to case, comments from # on, lists by comma and by repetition. No message
-// repeats a value of a key that is secret. Bound: FILE_BYTES_MAX, which 10,000 peers stay far below.
+// repeats what looks like a key: it may be a secret that got behind the wrong word. Bound: FILE_BYTES_MAX, which 10,000 peers stay far below.
 import { AddressError, formatPrefix, isIpv4, networkOf, parseAddress, parseInterfaceAddress, type Prefix } from '../lib/address.js';
 import { ConfigError, printable, quote } from './problem.js';
 import { KEY_PATTERN, type WireguardConfig, type WireguardPeerConfig } from './schema-wireguard.js';
@@ -24,8 +24,10 @@ export interface Imported {
 
 /** What is wrong with a file, and in which line. */
 export class WgFileError extends Error {
-  constructor(readonly line: number, message: string, readonly remedy: string) { super(`line ${line}: ${message}`); }
+  constructor(readonly line: number, message: string, readonly remedy: string) { super(`line ${line}: ${withoutKeys(message)}`); }
 }
+
+const withoutKeys = (text: string): string => text.replace(/[A-Za-z0-9+/]{43}=?/g, '(a key)');
 
 interface Line { number: number; key: string; value: string }
 interface Section { kind: 'interface' | 'peer'; number: number; lines: Line[]; name?: string }
@@ -109,7 +111,7 @@ function readInterface({ lines }: Section, result: Imported): void {
       case 'mtu': result.interface.mtu = numberOf(line, 576, 65535); break;
       case 'table':
         if (line.value.toLowerCase() === 'off') result.interface.routes = false;
-        else if (line.value.toLowerCase() !== 'auto') result.notes.push(`Table = ${printable(line.value)}: there is one forwarding table here; allowed IPs become routes in it`);
+        else if (line.value.toLowerCase() !== 'auto') result.notes.push(`Table = ${withoutKeys(printable(line.value))}: there is one forwarding table here; allowed IPs become routes in it`);
         break;
       case 'dns': case 'fwmark': case 'saveconfig': result.notes.push(`${line.key} in line ${line.number} has no counterpart and was left out`); break;
       case 'preup': case 'postup': case 'predown': case 'postdown': result.notes.push(`${line.key} in line ${line.number} was left out: what such commands do (routes, rules, NAT) stands in the configuration here`); break;

@@ -1,7 +1,8 @@
 // Where WireGuard peers are: what is kept over a restart of the engine (STATE/wireguard/endpoints.json), and names looked up.
 // Who: src/engine/wireguard.ts. The workers know each peer's endpoint of the moment; here is what they knew last, so that a restarted
-// engine reaches peers that have roamed or that no configuration has an endpoint for, and the clock that handshakes last showed,
-// so that no later one shows an earlier time (a peer refuses that as a replay) although the machine's clock was set back.
+// engine reaches peers that have roamed or that no configuration has an endpoint for. And time, both ways: the clock that our handshakes
+// last showed, so that no later one shows an earlier time (a peer refuses that as a replay) although the machine's clock was set back,
+// and the newest that each peer's showed, so that no recorded one is answered by the next engine.
 // Bounds: written at most once in SAVE_INTERVAL_MS; LOOKUPS_MAX names are looked up at a time, because each holds a thread of libuv's pool.
 import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
@@ -22,12 +23,14 @@ const LABEL_STEP_NS = 1n << 24n;          // src/wireguard/tai64n.ts
 /** `configured`: the endpoint that the configuration had then; the known one gives way when it has another now. */
 export interface KnownEndpoint { address: string; port: number; configured?: string }
 
-interface EndpointsFile { version: 1; clockNs: string; interfaces: Record<string, Record<string, KnownEndpoint>> }
+/** `newest`: by interface, then the peer's public key, base64 (a timestamp is its owner's): TAI64N in hexadecimal. Absent in older files. */
+interface EndpointsFile { version: 1; clockNs: string; interfaces: Record<string, Record<string, KnownEndpoint>>; newest?: Record<string, Record<string, string>> }
 
 // ---- what is kept -------------------------------------------------------------------------------------------------------
 
 export class EndpointStore {
   private readonly known = new Map<string, Map<string, KnownEndpoint>>(); // by interface, then peer
+  private readonly newest = new Map<string, Map<string, string>>();       // by interface, then the peer's public key
   private clockNs = 0n;
   private changed = false;
   private savedMs = -Infinity;
@@ -37,13 +40,16 @@ export class EndpointStore {
     try {
       const bytes = readFileSync(file);
       if (bytes.length > FILE_BYTES_MAX) throw new Error(`${bytes.length} bytes; ${FILE_BYTES_MAX} at most`);
-      const { version, clockNs, interfaces } = JSON.parse(bytes.toString('utf8')) as EndpointsFile;
+      const { version, clockNs, interfaces, newest = {} } = JSON.parse(bytes.toString('utf8')) as EndpointsFile;
       if (version !== 1 || !/^\d{1,20}$/.test(clockNs)) throw new Error('not of this form');
       for (const [name, peers] of Object.entries(interfaces)) {
         for (const [peer, { address, port, configured }] of Object.entries(peers)) {
           if (!isUsable(address) || !Number.isInteger(port) || port < 1 || port > 0xffff) continue;
-          this.peersOf(name).set(peer, { address, port, ...(typeof configured === 'string' ? { configured } : {}) });
+          placeOf(this.known, name).set(peer, { address, port, ...(typeof configured === 'string' ? { configured } : {}) });
         }
+      }
+      for (const [name, peers] of Object.entries(newest)) {
+        for (const [publicKey, timestamp] of Object.entries(peers)) if (/^[0-9a-f]{24}$/.test(timestamp)) placeOf(this.newest, name).set(publicKey, timestamp);
       }
       // A crash may have come between a handshake and the next writing.
       this.clockNs = BigInt(clockNs) + BigInt(2 * SAVE_INTERVAL_MS) * NS_PER_MS;
@@ -66,17 +72,34 @@ export class EndpointStore {
   set(name: string, peer: string, endpoint: KnownEndpoint): void {
     const before = this.find(name, peer);
     if (before?.address === endpoint.address && before.port === endpoint.port && before.configured === endpoint.configured) return;
-    this.peersOf(name).set(peer, endpoint);
+    placeOf(this.known, name).set(peer, endpoint);
     this.changed = true;
   }
 
-  /** Forgets all peers but these. */
-  keep(peers: ReadonlyMap<string, ReadonlySet<string>>): void {
-    for (const [name, known] of this.known) {
-      for (const peer of [...known.keys()]) {
-        if (peers.get(name)?.has(peer)) continue;
-        known.delete(peer);
-        this.changed = true;
+  /** The newest timestamp of initiations by whoever has one of these keys. */
+  newestOf(name: string, publicKeys: readonly string[]): Uint8Array | undefined {
+    const known = publicKeys.map((key) => this.newest.get(name)?.get(key)).filter((timestamp) => timestamp !== undefined);
+    return known.length === 0 ? undefined : new Uint8Array(Buffer.from(known.reduce((a, b) => (a > b ? a : b)), 'hex'));
+  }
+
+  setNewest(name: string, publicKeys: readonly string[], timestamp: Uint8Array): void {
+    const text = Buffer.from(timestamp).toString('hex');
+    for (const key of publicKeys) {
+      if (this.newest.get(name)?.get(key) === text) continue;
+      placeOf(this.newest, name).set(key, text);
+      this.changed = true;
+    }
+  }
+
+  /** Forgets all peers but these: names, and public keys, by interface. */
+  keep(peers: ReadonlyMap<string, ReadonlySet<string>>, publicKeys: ReadonlyMap<string, ReadonlySet<string>>): void {
+    for (const [all, kept] of [[this.known, peers], [this.newest, publicKeys]] as const) {
+      for (const [name, known] of all) {
+        for (const peer of [...known.keys()]) {
+          if (kept.get(name)?.has(peer)) continue;
+          known.delete(peer);
+          this.changed = true;
+        }
       }
     }
   }
@@ -111,16 +134,16 @@ export class EndpointStore {
   }
 
   private encode(): string {
-    const interfaces = Object.fromEntries([...this.known].map(([name, peers]) => [name, Object.fromEntries(peers)]));
-    const file: EndpointsFile = { version: 1, clockNs: String(this.clockNs), interfaces };
+    const plain = <T>(all: ReadonlyMap<string, ReadonlyMap<string, T>>): Record<string, Record<string, T>> => Object.fromEntries([...all].map(([name, peers]) => [name, Object.fromEntries(peers)]));
+    const file: EndpointsFile = { version: 1, clockNs: String(this.clockNs), interfaces: plain(this.known), newest: plain(this.newest) };
     return `${JSON.stringify(file)}\n`;
   }
+}
 
-  private peersOf(name: string): Map<string, KnownEndpoint> {
-    let peers = this.known.get(name);
-    if (!peers) this.known.set(name, peers = new Map());
-    return peers;
-  }
+function placeOf<T>(all: Map<string, Map<string, T>>, name: string): Map<string, T> {
+  let peers = all.get(name);
+  if (!peers) all.set(name, peers = new Map<string, T>());
+  return peers;
 }
 
 /** Zones and mapped IPv4 have no place in the data plane. */

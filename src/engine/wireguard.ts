@@ -166,7 +166,7 @@ export class WireguardHost {
       this.tearDown(tunnel, staged.find(({ plan }) => plan.interface === tunnel.plan.interface)?.plan.listen);
     }
     for (const one of staged) this.setUp(one, start);
-    this.store.keep(new Map(staged.map(({ plan }) => [plan.interface, new Set(plan.peers.map((peer) => peer.name))])));
+    this.store.keep(new Map(staged.map(({ plan }) => [plan.interface, new Set(plan.peers.map((peer) => peer.name))])), new Map(staged.map(({ plan }) => [plan.interface, new Set(plan.peers.flatMap(keysOf))])));
     this.schedule();
   }
 
@@ -257,11 +257,13 @@ export class WireguardHost {
     if (device) {
       const settings = [...tunnel.peers.values()].map((peer): PeerSettings => {
         const presharedKey = presharedKeys.get(peer.id);
+        const newestTimestamp = this.store.newestOf(plan.interface, keysOf(peer));
         return {
           id: peer.id, publicKey: decode(peer.publicKey),
           ...(peer.nextPublicKey === undefined ? {} : { nextPublicKey: decode(peer.nextPublicKey) }),
           ...(presharedKey === undefined ? {} : { presharedKey }),
           ...(peer.keepalive ? { keepaliveS: peer.keepalive } : {}),
+          ...(newestTimestamp === undefined ? {} : { newestTimestamp }),
         };
       });
       this.drive(tunnel, () => device.setPeers(settings));
@@ -309,6 +311,7 @@ export class WireguardHost {
   /** Nothing is sent or answered any more: no session, no handshake. Packets that want to go this way are dropped by the workers. */
   private closeDevice(tunnel: Tunnel, peers: Iterable<number>): void {
     if (!tunnel.device) return;
+    this.rememberNewest(tunnel);
     tunnel.device.close();
     tunnel.device = undefined;
     tunnel.phase = 'none';
@@ -373,8 +376,9 @@ export class WireguardHost {
     if (there && there.port !== 0) this.setEndpoint(tunnel, id, { ...there, local: new Uint8Array(16) });
   }
 
-  /** What the next engine should know: where there is a session now. */
+  /** What the next engine should know: where there is a session now, and how new initiations have to be. */
   private remember(): void {
+    for (const tunnel of this.tunnels.values()) this.rememberNewest(tunnel);
     for (const { id, endpoint, currentCreatedNs } of this.eachRecord()) {
       const tunnel = this.peers.get(id);
       const peer = tunnel?.peers.get(id);
@@ -382,6 +386,13 @@ export class WireguardHost {
       this.lastGood.set(id, endpoint);
       const configured = peer.endpoint && formatEndpoint(peer.endpoint);
       this.store.set(tunnel.plan.interface, peer.name, { address: formatAddress(endpoint.address), port: endpoint.port, ...(configured ? { configured } : {}) });
+    }
+  }
+
+  private rememberNewest({ plan, device, peers }: Tunnel): void {
+    for (const peer of peers.values()) {
+      const newest = device?.newestTimestamp(peer.id);
+      if (newest) this.store.setNewest(plan.interface, keysOf(peer), newest);
     }
   }
 
@@ -662,6 +673,8 @@ export class WireguardHost {
 const INTERFACE_OFFSET = 4; // of sl_wireguard_peer_record
 
 const lookupAll: Lookup = async (name) => (await lookup(name, { all: true })).map(({ address }) => address);
+
+const keysOf = ({ publicKey, nextPublicKey }: WireguardPeerPlan): string[] => (nextPublicKey === undefined ? [publicKey] : [publicKey, nextPublicKey]);
 
 function digestOf(key: Uint8Array): string { return createHash('sha256').update(key).digest('base64'); }
 function decode(publicKey: string): Uint8Array { return new Uint8Array(Buffer.from(publicKey, 'base64')); }

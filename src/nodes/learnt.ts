@@ -1,7 +1,8 @@
 // What other nodes told of themselves: their last records, kept on disk, and what of them becomes part of this node's tunnels.
 // Who: src/nodes/nodes.ts; `fillNodes` is called for each compilation (src/control/transactions.ts). Thread: control's main one.
 // It is state, not configuration: no revision is made of it, and the configuration alone decides what of it counts. A record gives keys to the
-// peers that say `node: NAME`, an endpoint to those that have none, and of its allowed IPs only those that lie within the node's `allow`.
+// peers that say `node: NAME`, an endpoint to those that have none, and of its allowed IPs only those that lie within the node's `allow`. A key that
+// two nodes claim is his who claimed it first: public keys are public, and whoever repeats another one's would cut that one off.
 // Files: a record a file in the directory, named after the node's id. One that is damaged is as good as absent: the next exchange brings it.
 import { mkdirSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
@@ -19,7 +20,11 @@ const FILE_BYTES_MAX = 128 * 1024;
 const SUFFIX = '.json';
 const NOTES_MAX = 8;
 
-export interface Learnt { readonly record: NodeRecord; readonly signed: SignedRecord; readonly acceptedAt: string }
+/** `claimedMs`: since when each of its public keys has stood in the node's records without a break; since the epoch. */
+export interface Learnt { readonly record: NodeRecord; readonly signed: SignedRecord; readonly acceptedAt: string; readonly claimedMs: Readonly<Record<string, number>> }
+
+const claimsOf = ({ wireguard }: NodeRecord, before: Readonly<Record<string, number>>, nowMs: number): Record<string, number> =>
+  Object.fromEntries(wireguard.flatMap(keysOf).map((key) => [key, Number.isFinite(before[key]) ? before[key]! : nowMs]));
 
 export class LearntRecords {
   private readonly known = new Map<string, Learnt>(); // by id
@@ -37,9 +42,10 @@ export class LearntRecords {
       }
       try {
         if (statSync(path).size > FILE_BYTES_MAX) throw new Error('larger than any record');
-        const { acceptedAt, ...signed } = JSON.parse(readFileSync(path, 'utf8')) as SignedRecord & { acceptedAt: string };
+        const { acceptedAt, claimedMs, ...signed } = JSON.parse(readFileSync(path, 'utf8')) as SignedRecord & { acceptedAt: string; claimedMs?: Record<string, number> };
         const id = `ed25519:${name.slice(0, -SUFFIX.length)}`;
-        this.known.set(id, { record: openRecord(signed, id, -Infinity, { kept: true }), signed, acceptedAt: String(acceptedAt) });
+        const record = openRecord(signed, id, -Infinity, { kept: true });
+        this.known.set(id, { record, signed, acceptedAt: String(acceptedAt), claimedMs: claimsOf(record, claimedMs ?? {}, Date.parse(acceptedAt) || 0) });
       } catch (error) {
         this.damage.push(`${path}: ${(error as Error).message}`);
       }
@@ -60,8 +66,9 @@ export class LearntRecords {
     const record = openRecord(signed, id, nowMs, before ? { former: { sequence: before.record.sequence, record: before.signed.record } } : {});
     if (before?.signed.record === signed.record) return false;
     const acceptedAt = new Date(nowMs).toISOString();
-    replaceFile(this.pathOf(id), JSON.stringify({ acceptedAt, ...signed }));
-    this.known.set(id, { record, signed: { record: signed.record, signature: signed.signature }, acceptedAt });
+    const claimedMs = claimsOf(record, before?.claimedMs ?? {}, nowMs);
+    replaceFile(this.pathOf(id), JSON.stringify({ acceptedAt, claimedMs, ...signed }));
+    this.known.set(id, { record, signed: { record: signed.record, signature: signed.signature }, acceptedAt, claimedMs });
     return true;
   }
 
@@ -82,14 +89,14 @@ export class LearntRecords {
 export interface Filled {
   /** Peers that are nodes have keys now, as far as they are known. */
   config: Config;
-  /** The sequence of the record of each node that counted. */
+  /** The sequence of the record of each node that counted, with every key in it: only then may the node begin to use them. */
   sequences: ReadonlyMap<string, number>;
   /** By node, what of its record does not count and why. */
   notes: ReadonlyMap<string, readonly string[]>;
 }
 
-/** `records`: by the node's name in the configuration. `ownKeys`: our own public keys, which no node has. */
-export function fillNodes(config: Config, records: ReadonlyMap<string, NodeRecord>, ownKeys: ReadonlySet<string>): Filled {
+/** `records`: by the node's name in the configuration. `ownKeys`: our own public keys, which no node has. `claimedMs`: see Learnt. */
+export function fillNodes(config: Config, records: ReadonlyMap<string, NodeRecord>, ownKeys: ReadonlySet<string>, claimedMs: (node: string, key: string) => number = () => 0): Filled {
   const sequences = new Map([...records].map(([name, { sequence }]) => [name, sequence]));
   const notes = new Map<string, string[]>();
   if (!Object.values(config.wireguard ?? {}).some(({ peers }) => peers?.some(({ node }) => node !== undefined))) return { config, sequences, notes };
@@ -99,13 +106,20 @@ export function fillNodes(config: Config, records: ReadonlyMap<string, NodeRecor
   };
   const allow = new Map((config.nodes?.peers ?? []).map((peer) => [peer.name, asList<string>(peer.allow).map(plainPrefix)]));
   const own = ownAddresses(config);
+  const owners = new Map<string, string>(); // key → node
+  for (const [node, { wireguard: announced }] of records) {
+    for (const key of announced.flatMap(keysOf)) {
+      const owner = owners.get(key);
+      if (owner === undefined || claimedMs(node, key) < claimedMs(owner, key)) owners.set(key, node);
+    }
+  }
   const wireguard = Object.fromEntries(Object.entries(config.wireguard!).map(([name, tunnel]) => [name, fillTunnel(name, tunnel)]));
   return { config: { ...config, wireguard }, sequences, notes };
 
   function fillTunnel(name: string, tunnel: WireguardConfig): WireguardConfig {
     const peers = tunnel.peers ?? [];
     if (!peers.some(({ node }) => node !== undefined)) return tunnel;
-    // What the configuration says goes first, then nodes in its order: nobody takes a key or a prefix from anybody.
+    // What the configuration says goes first: no node takes a key or a prefix from it. Prefixes within the `allow` of several are the first one's.
     const keys = new Set([...ownKeys, ...peers.flatMap(({ publicKey, nextPublicKey }) => [publicKey, nextPublicKey].filter((key) => key !== undefined))]);
     const prefixes = new Set(peers.flatMap((peer) => allowedPrefixes(peer).map(prefixKey)));
     return { ...tunnel, peers: peers.map((peer) => fillPeer(name, peer, keys, prefixes)) };
@@ -121,14 +135,17 @@ export function fillNodes(config: Config, records: ReadonlyMap<string, NodeRecor
       note(node, `it announces no tunnel ${theirs ?? interfaceName}${record.wireguard.length === 0 ? '' : `, but ${record.wireguard.map((one) => one.interface).join(', ')}`}`);
       return peer;
     }
-    const taken = keysOf(announced).filter((key) => keys.has(key));
-    if (taken.length > 0) {
-      note(node, `the public key ${taken[0]} of its tunnel ${announced.interface} is somebody else's already`);
-      return peer;
+    const isTaken = (key: string): boolean => keys.has(key) || owners.get(key) !== node;
+    for (const key of keysOf(announced).filter(isTaken)) {
+      note(node, `the public key ${key} of its tunnel ${announced.interface} is somebody else's already`);
+      sequences.delete(node);
     }
-    for (const key of keysOf(announced)) keys.add(key);
+    const [publicKey, nextPublicKey = null] = keysOf(announced).filter((key) => !isTaken(key));
+    if (publicKey === undefined) return peer;
+    keys.add(publicKey);
+    if (nextPublicKey !== null) keys.add(nextPublicKey);
     const added = addedPrefixes(node, peer, announced, prefixes);
-    return remembered(peer, announced, added);
+    return remembered(peer, { ...announced, publicKey, nextPublicKey }, added);
   }
 
   function addedPrefixes(node: string, peer: WireguardPeerConfig, { allowedIPs }: Announcement, prefixes: Set<string>): string[] {

@@ -124,11 +124,14 @@ export class Nodes {
   fill(config: Config): Filled {
     const nowMs = this.nowMs();
     const records = new Map<string, NodeRecord>();
+    const ids = new Map<string, string>();
     for (const { name, id } of config.nodes?.peers ?? []) {
       const record = this.learnt.current(id, nowMs);
-      if (record) records.set(name, record);
+      if (!record) continue;
+      records.set(name, record);
+      ids.set(name, id);
     }
-    return fillNodes(config, records, this.ownKeys());
+    return fillNodes(config, records, this.ownKeys(), (node, key) => this.learnt.get(ids.get(node)!)?.claimedMs[key] ?? Infinity);
   }
 
   /** The engine has this now. */

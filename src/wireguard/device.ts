@@ -208,6 +208,11 @@ export class WireguardDevice {
     return { state: peer.hasSession ? 'established' : peer.attempt === undefined ? 'none' : 'handshake', latestHandshakeNs: peer.latestHandshakeNs, ...(peer.provenSelf === undefined ? {} : { self: peer.provenSelf }) };
   }
 
+  /** The label of the newest initiation that a peer made: what has to outlive the process, see PeerSettings. Undefined: there was none. */
+  newestTimestamp(peerId: number): Uint8Array | undefined {
+    return this.peers.get(peerId)?.newestTimestamp;
+  }
+
   /** Wipes every key. The device is of no use any more. */
   close(): void {
     for (const peer of this.peers.values()) peer.wipe();

@@ -31,6 +31,7 @@ export interface PeerSettings {
   readonly nextPublicKey?: Uint8Array; // the peer's too: it rotates, and may use either
   readonly presharedKey?: Uint8Array;  // copied
   readonly keepaliveS?: number;        // persistent keepalive; 0 or absent: off
+  readonly newestTimestamp?: Uint8Array; // of a peer that is new here: of its initiations before a restart; none that is as old is answered
 }
 
 /** An initiation that waits for its response. */
@@ -82,6 +83,7 @@ export class PeerState {
   constructor(settings: PeerSettings) {
     this.id = settings.id;
     this.publicKeys = [];
+    this.newestTimestamp = settings.newestTimestamp?.slice();
     this.change(settings);
   }
 

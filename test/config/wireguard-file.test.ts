@@ -3,6 +3,7 @@ import { expect, test } from 'vitest';
 import { emitConfig } from '../../src/config/emit.js';
 import type { WireguardConfig } from '../../src/config/schema-wireguard.js';
 import { formatPeerFile, formatWgFile, parseWgFile, WgFileError } from '../../src/config/wireguard-file.js';
+import { fuzzSeed, generator, oneOf } from '../random.js';
 import { check } from './support.js';
 
 const key = (byte: number): string => Buffer.alloc(32, byte).toString('base64');
@@ -99,3 +100,42 @@ test('the file for the other end: its own address, our key, our subnet', () => {
   expect(peers).toEqual([{ peer: { name: 'nva-1', publicKey: key(5), endpoint: '203.0.113.4:51821', allowedIPs: ['10.99.0.0/24'], keepalive: 25 } }]);
   expect(parseWgFile(text).privateKey).toBeUndefined();
 });
+
+const FILES = 2000;
+test(`fuzz: ${FILES} files, seed ${fuzzSeed}: read or refused with a line, secrets in no message, and what is printed is a configuration`, () => {
+  console.log(`seed ${fuzzSeed}`);
+  const random = generator(fuzzSeed);
+  const keywords = ['PrivateKey', 'ListenPort', 'Address', 'MTU', 'DNS', 'Table', 'PostUp', 'PublicKey', 'PresharedKey', 'AllowedIPs', 'Endpoint', 'PersistentKeepalive', '__proto__', 'x'];
+  const values = [key(1), key(2), key(8), key(9), key(0), '51820', '0', '65536', '-1', '25', 'off', '10.99.0.1/24', '10.2.0.7/16', '10.2.0.7', '::/0', '2001:db8::1', '10.0.0.0/33', '0.0.0.0/0, ::/0', '203.0.113.20:51820', '[2001:db8::20]:1', 'vpn.example.net:51820', ':1', 'a:b:c', '1420', '1', '', '=', '\u0000', '\u2028', '"', '9'.repeat(400)];
+  const line = (): string => {
+    switch (random(8)) {
+      case 0: return oneOf(random, ['[Interface]', '[Peer]', '[peer]', '[ Peer ]', '[Other]', '[']);
+      case 1: return `# Name = ${oneOf(random, ['a', 'b', '-', '\u202e', '\u0007x', 'a: b', '"', '#', 'x'.repeat(100), '\u0001'])}`;
+      default: return `${oneOf(random, keywords)}${oneOf(random, [' = ', '=', ' '])}${oneOf(random, values)}`;
+    }
+  };
+  /** Mostly in order, or next to no file would be read. */
+  const file = (): string => {
+    const lines = FILE.split('\n');
+    for (let times = random(4); times > 0; times -= 1) lines.splice(random(lines.length), random(3), line());
+    return random(10) === 0 ? Array.from({ length: random(20) }, line).join('\n') : lines.join(oneOf(random, ['\n', '\r\n']));
+  };
+  let read = 0;
+  for (let count = 0; count < FILES; count += 1) {
+    const text = file();
+    const secrets = [key(8), key(9)];
+    try {
+      const { interface: own, peers, notes } = parseWgFile(text);
+      read += 1;
+      for (const secret of secrets) if (!peers.some(({ peer }) => peer.publicKey === secret)) expect(JSON.stringify([own, peers.map(({ peer }) => peer), notes])).not.toContain(secret);
+      // Printed as YAML it says the same; what the checks have against it, they say.
+      const section = { wireguard: { wg0: { zone: 'mesh', ...own, peers: peers.map(({ peer }) => peer) } } };
+      const { config, problems } = check(`version: 1\n${emitConfig(section)}`);
+      if (!problems.some(({ severity }) => severity === 'error')) expect(config!.wireguard, text).toEqual(section.wireguard);
+    } catch (error) {
+      expect(error, text).toBeInstanceOf(WgFileError);
+      for (const secret of secrets) expect((error as WgFileError).message).not.toContain(secret);
+    }
+  }
+  expect(read).toBeGreaterThan(FILES / 20);
+}, 60_000);

@@ -22,7 +22,7 @@ describe('what is kept', () => {
     store.set('wg0', 'a peer', { address: '192.0.2.1', port: 51820, configured: 'a.example:51820' });
     store.set('wg0', 'gone', { address: '192.0.2.2', port: 1 });
     store.set('wg1', 'a peer', { address: '2001:db8::1', port: 65535 });
-    store.keep(new Map([['wg0', new Set(['a peer'])], ['wg1', new Set(['a peer', 'never seen'])]]));
+    store.keep(new Map([['wg0', new Set(['a peer'])], ['wg1', new Set(['a peer', 'never seen'])]]), new Map());
     store.saveNow();
     expect(statSync(file).mode & 0o777).toBe(0o600);
     const again = open(file);
@@ -57,6 +57,38 @@ describe('what is kept', () => {
     const again = open(file);
     expect(again.showClock(1n)).toBeGreaterThan(last);
     expect(again.showClock(500n * SECOND_NS)).toBe(500n * SECOND_NS);
+  });
+
+  test('the newest timestamp of each public key, whichever of a peer\'s two it was kept under', () => {
+    const file = makeFile();
+    const store = open(file);
+    const timestamp = (last: number): Uint8Array => Uint8Array.from({ length: 12 }, (_, at) => (at === 11 ? last : 0x40));
+    store.setNewest('wg0', ['old=', 'new='], timestamp(5));
+    store.setNewest('wg0', ['gone='], timestamp(9));
+    store.setNewest('wg1', ['old='], timestamp(7));
+    store.keep(new Map(), new Map([['wg0', new Set(['old=', 'new='])], ['wg1', new Set(['old='])]]));
+    store.saveNow();
+    const again = open(file);
+    expect([again.newestOf('wg0', ['new=']), again.newestOf('wg1', ['old=', 'unheard of='])]).toEqual([timestamp(5), timestamp(7)]);
+    expect([again.newestOf('wg0', ['gone=']), again.newestOf('wg2', ['old='])]).toEqual([undefined, undefined]);
+    again.setNewest('wg0', ['new='], timestamp(6));
+    expect(again.newestOf('wg0', ['old=', 'new='])).toEqual(timestamp(6));
+  });
+
+  test('a file of an engine that kept no timestamps, and timestamps that are none', () => {
+    const file = makeFile();
+    open(file).showClock(1n);
+    const faults: unknown[] = [];
+    const store = open(file);
+    store.showClock(1n);
+    store.saveNow();
+    const { newest: _, ...older } = JSON.parse(readFileSync(file, 'utf8')) as { newest: unknown };
+    writeFileSync(file, JSON.stringify(older));
+    expect(open(file, faults).newestOf('wg0', ['a='])).toBeUndefined();
+    writeFileSync(file, JSON.stringify({ ...older, newest: { wg0: { 'a=': '40', 'b=': 7, 'c=': 'f'.repeat(24) } } }));
+    const again = open(file, faults);
+    expect([again.newestOf('wg0', ['a=', 'b=']), again.newestOf('wg0', ['c='])]).toEqual([undefined, new Uint8Array(12).fill(255)]);
+    expect(faults).toEqual([]);
   });
 
   test('a clock that was set back goes on in steps that a handshake\'s label can tell apart', () => {

@@ -392,6 +392,25 @@ describe('a restart of the engine', () => {
     await expectTunnel(pair);
   });
 
+  test('does not answer an initiation of before it, from wherever it comes; the peer itself is answered', async () => {
+    const pair = await makePair();
+    await expectTunnel(pair);
+    const recorded = pair.network.sent.find(({ message }) => message[0] === 1)!;
+    await pass(6000);
+    pair.network.tap = ({ from }) => !from.startsWith(EAST); // east hears, and is not heard
+    await pair.east.crash();
+    await pass(500);
+    const from = '198.51.100.66:6';
+    pair.east.workers.receive({ ...recorded, from });
+    await pass(500);
+    expect(pair.network.sent.filter(({ to }) => to === from)).toEqual([]);
+    expect(pair.east.show().refused).toMatchObject({ 'old-timestamp': 1 });
+    expect(pair.east.show().peers[0]!.endpoint).toBe(`${WEST}:${pair.westPort}`);
+    pair.network.tap = () => true;
+    await pass(6000);
+    await expectTunnel(pair);
+  });
+
   test.each(['{', '[]', '{"version":1,"clockNs":"x","interfaces":{}}', '{"version":1,"clockNs":"5","interfaces":{"wg0":{"east":{"address":"here","port":5}}}}'])('endpoints that read %j are as good as none', async (content) => {
     const pair = await makePair();
     await expectTunnel(pair);

@@ -79,15 +79,32 @@ describe('a peer that is a node', () => {
     const config = configOf(text(`{ name: branch, publicKey: "${STATIC_KEY}" }, ${NODE_PEER}, { name: three, node: nva-3 }`));
     const ours = makeKey();
     for (const stolen of [STATIC_KEY, ours]) {
-      for (const announced of [makeAnnouncement({ publicKey: stolen }), makeAnnouncement({ nextPublicKey: stolen })]) {
-        const filled = fill(config, { 'nva-2': makeRecord(ID, { wireguard: [announced] }) }, [ours]);
-        expect(peersOf(filled)[1]).toEqual(config.wireguard!['wg0']!.peers![1]);
+      const announced = makeAnnouncement();
+      for (const [keys, left] of [[{ publicKey: stolen }, undefined], [{ nextPublicKey: stolen }, announced.publicKey]] as const) {
+        const filled = fill(config, { 'nva-2': makeRecord(ID, { wireguard: [{ ...announced, ...keys }] }) }, [ours]);
+        const [, two] = peersOf(filled);
+        expect([two!.publicKey, two!.nextPublicKey]).toEqual([left, undefined]);
         expect(filled.notes.get('nva-2')?.[0]).toContain('somebody else\'s');
+        expect([...filled.sequences], 'not acknowledged: it must not begin to use that key').toEqual([]);
       }
     }
     const one = makeAnnouncement();
     const filled = fill(config, { 'nva-2': makeRecord(ID, { wireguard: [one] }), 'nva-3': makeRecord(OTHER_ID, { wireguard: [makeAnnouncement({ publicKey: one.publicKey })] }) });
     expect(peersOf(filled).map(({ publicKey }) => publicKey)).toEqual([STATIC_KEY, one.publicKey, undefined]);
+    expect(compileSnapshot(filled.config, makeFacts(), 1).wireguards[0]!.peers).toHaveLength(2);
+  });
+
+  test('keeps the key that it was the first to claim, whoever stands before it in the configuration', () => {
+    const config = configOf(text(`${NODE_PEER}, { name: three, node: nva-3 }`));
+    const [old, next] = [makeKey(), makeKey()];
+    const records = {
+      'nva-2': makeRecord(ID, { wireguard: [makeAnnouncement({ publicKey: old, nextPublicKey: next })] }),
+      'nva-3': makeRecord(OTHER_ID, { wireguard: [makeAnnouncement({ publicKey: old, nextPublicKey: next })] }),
+    };
+    const claimed: Record<string, Record<string, number>> = { 'nva-2': { [old]: 20, [next]: 20 }, 'nva-3': { [old]: 10, [next]: 30 } };
+    const filled = fillNodes(config, new Map(Object.entries(records)), new Set(), (node, key) => claimed[node]![key]!);
+    expect(peersOf(filled).map(({ publicKey, nextPublicKey }) => [publicKey, nextPublicKey])).toEqual([[next, undefined], [old, undefined]]);
+    expect([...filled.notes.keys()]).toEqual(['nva-2', 'nva-3']);
     expect(compileSnapshot(filled.config, makeFacts(), 1).wireguards[0]!.peers).toHaveLength(2);
   });
 
@@ -126,6 +143,21 @@ describe('records that are kept', () => {
     expect(again.current(id, NOW + LIFETIME_MS)).toBe(undefined);
     expect(() => again.accept(id, signRecord(makeRecord(id, { sequence: 6, expiresAt: new Date(NOW + 2 * LIFETIME_MS).toISOString() }), privateKey), NOW + LIFETIME_MS)).toThrow(/lower/);
     expect(again.damage).toEqual([]);
+  });
+
+  test('say since when each key has stood in them without a break, over restarts', async () => {
+    const directory = temporaryDirectory();
+    const { id, privateKey } = await makeIdentity();
+    const [stays, leaves, comes] = [makeKey(), makeKey(), makeKey()];
+    let sequence = 7;
+    const accept = (records: LearntRecords, keys: { publicKey: string; nextPublicKey: string | null }, afterMs: number): LearntRecords => {
+      records.accept(id, signRecord(makeRecord(id, { sequence: sequence += 1, wireguard: [makeAnnouncement(keys)] }), privateKey), NOW + afterMs);
+      return records;
+    };
+    accept(new LearntRecords(directory), { publicKey: stays, nextPublicKey: leaves }, 1);
+    accept(new LearntRecords(directory), { publicKey: stays, nextPublicKey: comes }, 2);
+    accept(new LearntRecords(directory), { publicKey: stays, nextPublicKey: leaves }, 3);
+    expect(new LearntRecords(directory).get(id)!.claimedMs).toEqual({ [stays]: NOW + 1, [leaves]: NOW + 3 });
   });
 
   test('a damaged one, or one of another node, is as good as absent', async () => {

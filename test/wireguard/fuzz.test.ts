@@ -3,21 +3,10 @@
 import { expect, test } from 'vitest';
 import { parseMessage } from '../../src/wireguard/messages.js';
 import { addMacs, macKeysOf } from '../../src/wireguard/cookie.js';
+import { fuzzSeed as seed, generator } from '../random.js';
 import { Network, pair, type Pair } from './simulation.js';
 
-const seed = Number(process.env.SLUICE_FUZZ_SEED ?? 20261121);
 const inputs = Number(process.env.SLUICE_FUZZ_INPUTS ?? 100_000);
-
-/** xorshift32: quick, and no secret is made of it. */
-function generator(from: number): (below: number) => number {
-  let state = from | 1;
-  return (below) => {
-    state ^= state << 13;
-    state ^= state >>> 17;
-    state ^= state << 5;
-    return (state >>> 0) % below;
-  };
-}
 
 /** One message of each type, as they went between two nodes. */
 function genuine(): { all: Pair; messages: Uint8Array[] } {
