@@ -7,7 +7,6 @@
 namespace sluice {
 
 void pipeline::refuse(packet& p, const decision& d) {
-  uint32_t rule_id = d.rule != classifier::no_rule ? snap_->rules[d.rule].id : 0;
   if (d.rule != classifier::no_rule) snap_->rule_counters[d.rule]->hits.fetch_add(1, std::memory_order_relaxed);
   if (d.reason == SL_DROP_POLICY_REJECT) {
     if (p.key.protocol == protocol_tcp && p.has_l4()) {
@@ -25,7 +24,7 @@ void pipeline::refuse(packet& p, const decision& d) {
   // A rule, or the default, may say that what it stops is only counted.
   bool policy = d.reason == SL_DROP_POLICY_DENY || d.reason == SL_DROP_POLICY_REJECT;
   bool record = !policy || (d.rule != classifier::no_rule ? snap_->rules[d.rule].log != 0 : snap_->settings.default_log != 0);
-  drop(p, d.reason, rule_id, record);
+  drop(p, d.reason, cause_of(d), record);
 }
 
 // peer_slot: whose the next hop is, when it lies behind a tunnel.

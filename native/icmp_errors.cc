@@ -29,14 +29,14 @@ void pipeline::icmp_error_packet(packet& p) {
   }
   session& s = *r.s;
   unsigned quoted = 1 - r.direction;
-  if (e.has_sequence && !tcp_sequence_in_flight(s, quoted, e.sequence)) { drop(p, SL_DROP_ICMP_BAD_EMBEDDED, s.rule_id); return; }
+  if (e.has_sequence && !tcp_sequence_in_flight(s, quoted, e.sequence)) { drop(p, SL_DROP_ICMP_BAD_EMBEDDED, cause_of(r)); return; }
   if (s.generation.load(std::memory_order_relaxed) != static_cast<uint32_t>(snap_->generation) && !revalidate(p, r)) return;
   uint8_t ttl = v6 ? p.l3()[7] : p.l3()[8];
-  if (ttl <= 1) { drop(p, SL_DROP_TTL_EXPIRED, s.rule_id); return; }
+  if (ttl <= 1) { drop(p, SL_DROP_TTL_EXPIRED, cause_of(r)); return; }
   uint32_t adjacency_id;
   adjacency* a = egress(p, r, &adjacency_id);
   if (!a) return;
-  if (!is_reachable(*a)) { hold(p, adjacency_id, *a); return; }
+  if (!is_reachable(*a)) { hold(p, adjacency_id, *a, cause_of(r)); return; }
   // RFC 5508 R6: errors neither refresh nor end a session, so nothing is accounted to it.
   rewrite_icmp_error(p, e, s, r.direction);
   emit(p, *a, shared_.interfaces[a->interface_slot]);

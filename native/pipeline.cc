@@ -257,12 +257,12 @@ void pipeline::forward(packet& p, const session_ref& r) {
     // Another way in is fine within one zone (ECMP, asymmetric subnets); across zones it is spoofing.
     const sl_interface* expected = snap_->interface_of_slot(s.interface_slot[d]);
     const sl_interface* actual = snap_->interface_of_slot(p.interface_slot);
-    if (!expected || !actual || expected->zone != actual->zone) { drop(p, SL_DROP_ANTI_SPOOFING, s.rule_id); return; }
+    if (!expected || !actual || expected->zone != actual->zone) { drop(p, SL_DROP_ANTI_SPOOFING, cause_of(r)); return; }
   }
   uint8_t ttl = p.ip_version == 4 ? p.l3()[8] : p.l3()[7];
   if (ttl <= 1) [[unlikely]] {
     send_error(p, icmp_error::ttl_expired);
-    drop(p, SL_DROP_TTL_EXPIRED, s.rule_id);
+    drop(p, SL_DROP_TTL_EXPIRED, cause_of(r));
     return;
   }
   uint32_t adjacency_id;
@@ -272,15 +272,15 @@ void pipeline::forward(packet& p, const session_ref& r) {
   uint32_t mtu = out.mtu_bytes.load(std::memory_order_relaxed);
   const bool tunnel = out.port_slot.load(std::memory_order_relaxed) == port_slot_tunnel;
   if (tunnel) mtu = tunnel_mtu(*a, mtu);
-  if (p.l3_length > mtu && !fits(p, mtu)) [[unlikely]] return;
-  if (tunnel ? !is_reachable(*a) : !(a->mac.load(std::memory_order_relaxed) & adjacency::resolved_bit)) [[unlikely]] { hold(p, adjacency_id, *a); return; }
+  if (p.l3_length > mtu && !fits(p, r, mtu)) [[unlikely]] return;
+  if (tunnel ? !is_reachable(*a) : !(a->mac.load(std::memory_order_relaxed) & adjacency::resolved_bit)) [[unlikely]] { hold(p, adjacency_id, *a, cause_of(r)); return; }
 
   uint8_t state = s.state.load(std::memory_order_relaxed);
   if (p.key.protocol == protocol_tcp && p.has_l4()) {
     tcp_segment g = read_tcp_segment(p);
     tcp_result result = tcp_update(s, d, g);
     if (result.verdict != tcp_verdict::pass) [[unlikely]] {
-      if (result.verdict == tcp_verdict::drop) { drop(p, result.reason, s.rule_id); return; }
+      if (result.verdict == tcp_verdict::drop) { drop(p, result.reason, cause_of(r)); return; }
       end_session(r.index, SL_END_REPLACED);
       first_packet(p);
       return;
@@ -314,7 +314,7 @@ adjacency* pipeline::egress(packet& p, const session_ref& r, uint32_t* id) {
     if (!revalidate(p, r)) return nullptr;
     *id = r.s->adjacency[r.direction].load(std::memory_order_relaxed);
     a = shared_.adjacencies.get(*id);
-    if (!a) { drop(p, SL_DROP_NEIGHBOUR_UNRESOLVED, r.s->rule_id); return nullptr; }
+    if (!a) { drop(p, SL_DROP_NEIGHBOUR_UNRESOLVED, cause_of(r)); return nullptr; }
   }
   const interface_state& out = shared_.interfaces[a->interface_slot];
   if (!out.up.load(std::memory_order_relaxed) || out.port_slot.load(std::memory_order_relaxed) == port_slot_none) [[unlikely]] {
@@ -324,7 +324,7 @@ adjacency* pipeline::egress(packet& p, const session_ref& r, uint32_t* id) {
       adjacency* other = shared_.adjacencies.get(*id);
       if (other && shared_.interfaces[other->interface_slot].up.load(std::memory_order_relaxed)) return other;
       send_error(p, icmp_error::host_unreachable);
-      drop(p, SL_DROP_LINK_DOWN, r.s->rule_id);
+      drop(p, SL_DROP_LINK_DOWN, cause_of(r));
     }
     return nullptr;
   }
@@ -333,10 +333,10 @@ adjacency* pipeline::egress(packet& p, const session_ref& r, uint32_t* id) {
 }
 
 // Larger than the egress MTU: may it be fragmented here? If not, the sender is told and the packet dropped.
-bool pipeline::fits(packet& p, unsigned mtu_bytes) {
+bool pipeline::fits(packet& p, const session_ref& r, unsigned mtu_bytes) {
   if (!(p.flags & packet_dont_fragment)) return true;
   send_error(p, icmp_error::too_big, mtu_bytes);
-  drop(p, SL_DROP_TOO_BIG);
+  drop(p, SL_DROP_TOO_BIG, cause_of(r));
   return false;
 }
 
@@ -491,6 +491,10 @@ void pipeline::emit_fragments(packet& p, adjacency& a, const interface_state& ou
     std::memcpy(to, ip, header);
     std::memcpy(to + header, ip + header + at, part);
     piece.l3_length = static_cast<uint16_t>(header + part);
+    piece.l4_offset = static_cast<uint16_t>(piece.l3_offset + header);
+    piece.flags |= packet_fragment;
+    if (at > 0) piece.flags &= static_cast<uint8_t>(~packet_fragment_first);
+    else if (p.has_l4()) piece.flags |= packet_fragment_first;
     bool last = at + part == payload;
     store16(to + 2, piece.l3_length);
     store16(to + 6, static_cast<uint16_t>(((base + at) / 8) | (!last || more ? 0x2000 : 0)));
@@ -510,7 +514,7 @@ bool pipeline::is_reachable(const adjacency& a) const {
   return peer && peer->sending(now_ns_) && peer->endpoint.known();
 }
 
-void pipeline::hold(packet& p, uint32_t adjacency_id, adjacency& a, bool ready_to_leave) {
+void pipeline::hold(packet& p, uint32_t adjacency_id, adjacency& a, const drop_cause& cause, bool ready_to_leave) {
   uint64_t mac = a.mac.load(std::memory_order_relaxed);
   const bool tunnel = shared_.interfaces[a.interface_slot].port_slot.load(std::memory_order_relaxed) == port_slot_tunnel;
   wireguard_peer* peer = tunnel ? peer_of(a) : nullptr;
@@ -523,11 +527,11 @@ void pipeline::hold(packet& p, uint32_t adjacency_id, adjacency& a, bool ready_t
   }
   if ((mac & adjacency::failed_bit) && !ask) {
     if (!ready_to_leave) send_error(p, icmp_error::host_unreachable);
-    drop(p, SL_DROP_NEIGHBOUR_UNRESOLVED);
+    drop(p, SL_DROP_NEIGHBOUR_UNRESOLVED, cause);
     return;
   }
   if (held_.size() == held_packets_max || a.waiting.load(std::memory_order_relaxed) >= (tunnel ? held_per_peer_max : held_per_neighbour_max)) {
-    drop(p, SL_DROP_NEIGHBOUR_QUEUE_FULL);
+    drop(p, SL_DROP_NEIGHBOUR_QUEUE_FULL, cause);
     return;
   }
   const uint32_t waiting = a.waiting.fetch_add(1, std::memory_order_relaxed) + 1;
@@ -699,7 +703,7 @@ void pipeline::housekeeping(uint64_t now_ns, uint32_t sweep_budget) {
 
 // ---- drops -----------------------------------------------------------------------------------------------------------
 
-void pipeline::drop(packet& p, sl_drop_reason reason, uint32_t rule_id, bool record_it) {
+void pipeline::drop(packet& p, sl_drop_reason reason, const drop_cause& cause, bool record_it) {
   bump(counters_.drop[reason]);
   fate_.dropped = reason;
   // Counters are exact; records are sampled so that a flood of drops costs little.
@@ -710,23 +714,71 @@ void pipeline::drop(packet& p, sl_drop_reason reason, uint32_t rule_id, bool rec
   } else if (record_it) {
     drop_tokens_ns_ += per_record_ns;
     if (sl_drop_record* record = drop_records_.reserve()) {
-      *record = {};
-      record->time_ns = now_ns_ + static_cast<uint64_t>(shared_.wall_offset_ns.load(std::memory_order_relaxed));
-      record->src = p.key.src;
-      record->dst = p.key.dst;
-      record->src_port = p.key.src_port;
-      record->dst_port = p.key.dst_port;
-      record->rule_id = rule_id;
-      record->interface = p.interface_slot < interface_slots ? shared_.interfaces[p.interface_slot].id.load(std::memory_order_relaxed) : 0;
-      record->bytes = static_cast<uint16_t>(p.length);
+      fill_drop(p, cause, record);
       record->reason = static_cast<uint8_t>(reason);
-      record->protocol = p.key.protocol;
       drop_records_.commit();
     } else {
       counters_.add(SL_COUNTER_RECORDS_LOST);
     }
   }
   free_frame(p);
+}
+
+namespace {
+
+// As what a packet of a session leaves. An ICMP error about one has addresses of the session's, and no ports (see rewrite_icmp_error).
+flow_key leaves_as(const packet& p, const session& s, unsigned direction) {
+  flow_key to = reversed(s.key(1 - direction));
+  if (p.flags & packet_icmp_error) {
+    if (equal(s.key(direction).src, to.src)) to.src = p.key.src;
+    to.src_port = to.dst_port = 0;
+  } else if (!p.has_l4()) {
+    to.src_port = to.dst_port = 0;
+  }
+  return to;
+}
+
+}  // namespace
+
+void pipeline::fill_drop(const packet& p, const drop_cause& cause, sl_drop_record* out) const {
+  auto id_of = [this](unsigned slot) { return slot < interface_slots ? shared_.interfaces[slot].id.load(std::memory_order_relaxed) : 0; };
+  *out = {};
+  out->time_ns = now_ns_ + static_cast<uint64_t>(shared_.wall_offset_ns.load(std::memory_order_relaxed));
+  flow_key to = p.key;
+  if (const session* s = cause.of) {
+    to = leaves_as(p, *s, cause.direction);
+    const uint8_t flags = s->flags.load(std::memory_order_relaxed);
+    if (flags & session_destination_nat) out->nat_destination_id = s->nat_destination_id;
+    if (s->mapping != mapping_none && !(flags & (session_inbound_mapping | session_ended))) out->nat_source_id = shared_.mappings.at(s->mapping).nat_rule_id;
+    out->to_interface = id_of(s->interface_slot[1 - cause.direction]);
+  } else if (const decision* d = cause.decided) {
+    to = d->translated;
+    if (d->destination_rule) out->nat_destination_id = d->destination_rule->id;
+    else if (d->inbound_mapping != mapping_none) out->nat_destination_id = shared_.mappings.at(d->inbound_mapping).nat_rule_id;
+    // Of source NAT the address is known when it is static; a port is taken with the session.
+    if (d->source_rule && d->source_rule->kind == SL_NAT_STATIC) {
+      to.src = d->static_source;
+      out->nat_source_id = d->source_rule->id;
+    }
+    if (d->to != index_none) out->to_interface = snap_->interfaces[d->to].id;
+  }
+  out->src = p.key.src;
+  out->dst = p.key.dst;
+  out->nat_src = to.src;
+  out->nat_dst = to.dst;
+  out->src_port = p.key.src_port;
+  out->dst_port = p.key.dst_port;
+  out->nat_src_port = to.src_port;
+  out->nat_dst_port = to.dst_port;
+  out->rule_id = cause.rule_id;
+  out->interface = id_of(p.interface_slot);
+  out->bytes = static_cast<uint16_t>(p.length);
+  out->protocol = p.key.protocol;
+  // Read from the packet: the parser may have refused it before it came to its flags.
+  if (p.key.protocol == protocol_tcp && p.has_l4() && p.l4_offset + 14u <= p.l3_offset + unsigned{p.l3_length}) {
+    out->tcp_flags = p.l4()[13];
+    out->tcp_flags_known = 1;
+  }
 }
 
 }  // namespace sluice

@@ -56,6 +56,15 @@ struct decision {
   uint32_t peer_slot = wireguard_peer_none;       // through a tunnel: whose
 };
 
+// Why a packet was dropped, beside the reason: the rule, and what says as what it would have left, if it came that far. Looked at only
+// when the drop gets a record.
+struct drop_cause {
+  uint32_t rule_id = 0;
+  const session* of = nullptr;          // its session
+  unsigned direction = 0;
+  const decision* decided = nullptr;    // or what was decided about it as a first packet
+};
+
 class pipeline {
  public:
   pipeline(dataplane& shared, unsigned worker, umem_area& area, frame_pool& pool);
@@ -127,25 +136,29 @@ class pipeline {
   void follow_first_fragment(packet& p, const fragment_verdict& verdict);
   void forward(packet& p, const session_ref& r);
   adjacency* egress(packet& p, const session_ref& r, uint32_t* id);
-  bool fits(packet& p, unsigned mtu_bytes);
+  bool fits(packet& p, const session_ref& r, unsigned mtu_bytes);
   void rewrite(packet& p, const session& s, unsigned direction);
   void clamp_mss(packet& p, const session& s, const interface_state& out);
   void account(packet& p, session& s, unsigned direction);
   void consider_offload(const session& s, uint32_t index);
   void emit(packet& p, adjacency& a, const interface_state& out);
   void emit_fragments(packet& p, adjacency& a, const interface_state& out, unsigned mtu_bytes);
-  void hold(packet& p, uint32_t adjacency_id, adjacency& a, bool ready_to_leave = false);
+  void hold(packet& p, uint32_t adjacency_id, adjacency& a, const drop_cause& cause, bool ready_to_leave = false);
   bool is_reachable(const adjacency& a) const;
   void release_due();
   void release_held();
   void give_up(const held_packet& h, const adjacency* a);
   void go_on(const held_packet& h);
   bool read_again(packet& p, const held_packet& h);
-  void drop(packet& p, sl_drop_reason reason, uint32_t rule_id = 0, bool record = true);
+  void drop(packet& p, sl_drop_reason reason, const drop_cause& cause = {}, bool record = true);
+  void fill_drop(const packet& p, const drop_cause& cause, sl_drop_record* out) const;
+  static drop_cause cause_of(const session_ref& r) { return {r.s->rule_id, r.s, r.direction, nullptr}; }
+  drop_cause cause_of(const decision& d) const { return {d.rule != classifier::no_rule ? snap_->rules[d.rule].id : 0, nullptr, 0, &d}; }
   void free_frame(packet& p) { pool_.put(p.address); }
 
   // slow_path.cc
   void first_packet(packet& p);
+  void release_inbound(decision& d);
   void create_session(packet& p, decision& d);
   bool translate_source(const packet& p, const decision& d, session& s, sl_drop_reason* reason);
   enum class revalidation { allowed, unroutable, ended };

@@ -180,23 +180,29 @@ void pipeline::first_packet(packet& p) {
   // Replies, and ICMP that is neither query nor error (router discovery, redirects), open nothing.
   else if (icmp && (!(p.flags & packet_icmp_query) || p.icmp_type == 0 || p.icmp_type == 129 || p.icmp_type == 14)) reason = SL_DROP_ICMP_NO_SESSION;
   if (reason != SL_DROP_NONE || d.reason != SL_DROP_NONE) {
-    if (d.inbound_mapping != mapping_none) shared_.mappings.release(d.inbound_mapping, static_cast<uint32_t>(now_ns_ / 1'000'000'000), false);
     packet copy = p;
     // A packet that no session could come of is refused for that, but a forbidden one for being forbidden.
     if (d.reason != SL_DROP_NONE && (reason == SL_DROP_NONE || d.reason != SL_DROP_POLICY_REJECT)) refuse(p, d);
-    else drop(p, reason, d.rule != classifier::no_rule ? snap_->rules[d.rule].id : 0);
+    else drop(p, reason, cause_of(d));
+    release_inbound(d);
     decided_first_fragment(copy, dropped);
     return;
   }
   if ((p.ip_version == 4 ? p.l3()[8] : p.l3()[7]) <= 1) {
-    if (d.inbound_mapping != mapping_none) shared_.mappings.release(d.inbound_mapping, static_cast<uint32_t>(now_ns_ / 1'000'000'000), false);
     send_error(p, icmp_error::ttl_expired);
     packet copy = p;
-    drop(p, SL_DROP_TTL_EXPIRED, snap_->rules[d.rule].id);
+    drop(p, SL_DROP_TTL_EXPIRED, cause_of(d));
+    release_inbound(d);
     decided_first_fragment(copy, dropped);
     return;
   }
   create_session(p, d);
+}
+
+// The reference that decide() may have taken.
+void pipeline::release_inbound(decision& d) {
+  if (d.inbound_mapping != mapping_none) shared_.mappings.release(d.inbound_mapping, static_cast<uint32_t>(now_ns_ / 1'000'000'000), false);
+  d.inbound_mapping = mapping_none;
 }
 
 // ---- 2: the decision ---------------------------------------------------------------------------------------------------
@@ -391,6 +397,7 @@ void pipeline::create_session(packet& p, decision& d) {
       if (!inserted) reason = result == session_table::insert_result::no_room ? SL_DROP_SESSION_TABLE_FULL : SL_DROP_NAT_CONFLICT;
     }
     if (!inserted) {
+      d.translated = reversed(s.key1);  // with the source's translation, if it came to that: for the record
       if (s.mapping != mapping_none) {
         if (!(flags & session_inbound_mapping) && shared_.mappings.at(s.mapping).filtering == SL_FILTERING_ADDRESS) shared_.mappings.note_peer(s.mapping, d.translated.dst, -1);
         shared_.mappings.release(s.mapping, now_s, true);
@@ -400,6 +407,7 @@ void pipeline::create_session(packet& p, decision& d) {
     }
   }
   if (d.inbound_mapping != mapping_none) shared_.mappings.release(d.inbound_mapping, now_s, true);
+  d.inbound_mapping = mapping_none;
   if (!inserted) {
     if (source_counted) shared_.sources.give_back(p.key.src);
     if (result == session_table::insert_result::key0_taken) {
@@ -415,7 +423,7 @@ void pipeline::create_session(packet& p, decision& d) {
     }
     packet copy = p;
     if (reason == SL_DROP_NAT_PORTS_EXHAUSTED || reason == SL_DROP_SESSION_TABLE_FULL) send_error(p, icmp_error::prohibited);  // RFC 5508 R8
-    drop(p, reason, rule.id);
+    drop(p, reason, cause_of(d));
     decided_first_fragment(copy, dropped);
     return;
   }
@@ -440,7 +448,7 @@ pipeline::revalidation pipeline::revalidate_session(uint32_t index, decision* ou
   uint16_t from = snap_->slot_interfaces[s.interface_slot[0]];
   decision& d = *out;
   d = decide(shared_, *snap_, s.key0, icmp_type, 0, from);
-  if (d.inbound_mapping != mapping_none) shared_.mappings.release(d.inbound_mapping, static_cast<uint32_t>(now_ns_ / 1'000'000'000), false);
+  release_inbound(d);
   const flow_key responder = reversed(s.key1);
   bool allowed = d.reason == SL_DROP_NONE && !d.to_host;
   // Still translated to the same places?
@@ -480,7 +488,7 @@ bool pipeline::revalidate(packet& p, const session_ref& r) {
   switch (revalidate_session(r.index, &d)) {
     case revalidation::allowed: return true;
     case revalidation::unroutable: refuse(p, d); return false;
-    case revalidation::ended: drop(p, SL_DROP_POLICY_CHANGED, rule_id); return false;
+    case revalidation::ended: drop(p, SL_DROP_POLICY_CHANGED, {rule_id, r.s, r.direction, nullptr}); return false;
   }
   return false;
 }
@@ -489,11 +497,11 @@ bool pipeline::revalidate(packet& p, const session_ref& r) {
 // An ICMP request that came in on the answers' side of a session: would it open one of its own?
 bool pipeline::request_allowed(packet& p) {
   decision d = decide(shared_, *snap_, p.key, p.icmp_type, p.icmp_code, snap_->slot_interfaces[p.interface_slot]);
-  if (d.inbound_mapping != mapping_none) shared_.mappings.release(d.inbound_mapping, static_cast<uint32_t>(now_ns_ / 1'000'000'000), false);
-  if (d.reason == SL_DROP_NONE && !d.to_host) return true;
+  const bool allowed = d.reason == SL_DROP_NONE && !d.to_host;
   if (d.to_host) drop(p, SL_DROP_ICMP_NO_SESSION);
-  else refuse(p, d);
-  return false;
+  else if (!allowed) refuse(p, d);
+  release_inbound(d);
+  return allowed;
 }
 
 }  // namespace sluice

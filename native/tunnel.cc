@@ -364,7 +364,7 @@ void pipeline::send_outer(uint8_t* message, uint32_t bytes, uint8_t traffic_clas
   if (!(a->mac.load(std::memory_order_relaxed) & adjacency::resolved_bit)) [[unlikely]] {
     p.key.src = way.source;
     p.key.dst = way.destination;
-    hold(p, way.adjacency, *a, true);
+    hold(p, way.adjacency, *a, {}, true);
     return;
   }
   const uint32_t mtu = out.mtu_bytes.load(std::memory_order_relaxed);
@@ -468,7 +468,7 @@ void pipeline::route_from_host(const uint8_t* bytes, size_t length) {
   p.length = p.l3_length;
   p.address = static_cast<uint64_t>(p.data - area_.base());
   if (reachable) emit(p, *a, out);
-  else hold(p, id, *a, true);
+  else hold(p, id, *a, {}, true);
 }
 
 }  // namespace sluice

@@ -565,13 +565,19 @@ struct sl_flow_record {
 /* One dropped packet (sampled under load; counters are exact). */
 struct sl_drop_record {
   sl_u64 time_ns;
-  struct sl_address src, dst;
-  sl_u16 src_port, dst_port;
+  struct sl_address src, dst;       /* as it came */
+  struct sl_address nat_src, nat_dst; /* as it would have left, as far as that was decided; else as it came */
+  sl_u16 src_port, dst_port, nat_src_port, nat_dst_port;
   sl_u32 rule_id;          /* 0: none, or the default */
+  sl_u32 nat_source_id, nat_destination_id; /* NAT rules of what was decided, 0: none */
   sl_u32 interface;        /* id of the ingress interface */
+  sl_u32 to_interface;     /* id; 0: not decided */
   sl_u16 bytes;
   sl_u8 reason;            /* SL_DROP_* */
   sl_u8 protocol;
+  sl_u8 tcp_flags;         /* of the packet */
+  sl_u8 tcp_flags_known;   /* 0: not TCP, or its TCP header is not here */
+  sl_u8 reserved[6];
 };
 
 /* What a capture copies: all that is given must fit. */

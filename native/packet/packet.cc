@@ -27,10 +27,10 @@ sl_drop_reason parse_tcp(packet& p, unsigned available) {
   const uint8_t* tcp = p.l4();
   unsigned header = (tcp[12] >> 4) * 4u;
   if (header < 20 || header > available) return SL_DROP_MALFORMED_L4;
+  p.key.src_port = load16(tcp);  // of a scan's packets, too: the record of the drop names them
+  p.key.dst_port = load16(tcp + 2);
   p.tcp_flags = tcp[13] & 0x3f;
   if (!tcp_flags_sane(p.tcp_flags)) return SL_DROP_TCP_BAD_FLAGS;
-  p.key.src_port = load16(tcp);
-  p.key.dst_port = load16(tcp + 2);
   if (p.key.src_port == 0 || p.key.dst_port == 0) return SL_DROP_MALFORMED_L4;
   return SL_DROP_NONE;
 }

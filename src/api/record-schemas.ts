@@ -27,10 +27,12 @@ export const filterMembers = {
   state: Type.Optional(oneOf(namesOf(SESSION_STATES))),
 };
 
+const translated = (description: string) => nullable(Type.Object({ source: text, sourcePort: port, destination: text, destinationPort: port }, { description }));
+
 export const FlowRecord = answer('FlowRecord', {
   kind: Type.Literal('flow'), time: time(), event: listed(FLOW_EVENTS), sessionId: Type.String({ description: 'a 64-bit number as text' }),
   protocol: text, source: text, sourcePort: port, destination: text, destinationPort: port,
-  translated: nullable(Type.Object({ source: text, sourcePort: port, destination: text, destinationPort: port }, { description: 'as it leaves; null: not translated' })),
+  translated: translated('as it leaves; null: not translated'),
   rule: maybeText, natSource: maybeText, natDestination: maybeText,
   from: place, to: place,
   state: listed(SESSION_STATES), endReason: nullable(listed(END_REASONS)),
@@ -39,6 +41,8 @@ export const FlowRecord = answer('FlowRecord', {
 
 export const DropRecord = answer('DropRecord', {
   kind: Type.Literal('drop'), time: time(), event: oneOf(['denied', 'dropped']), reason: oneOf(namesOf(DROP_REASONS)), help: text,
-  protocol: text, source: text, sourcePort: port, destination: text, destinationPort: port, rule: maybeText,
-  from: place, bytes: count(), verdict: Type.Literal('dropped'),
+  protocol: text, source: text, sourcePort: port, destination: text, destinationPort: port,
+  translated: translated('as it would have left, as far as that was decided; null: not translated, or not decided'),
+  rule: maybeText, natSource: maybeText, natDestination: maybeText,
+  from: place, to: nullable(place), bytes: count(), tcpFlags: nullable(Type.String({ description: 'like S; null: not TCP, or its header is not in the packet' })), verdict: Type.Literal('dropped'),
 });

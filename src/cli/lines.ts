@@ -12,7 +12,7 @@ function endpoint(record: AnyRecord, address: string, port: number): string {
 const timeOf = (record: AnyRecord): string => record.time.slice(11, 23);
 /** An interface, and of a tunnel its peer: "wg0/nva-2". */
 const placeName = ({ interface: name, peer }: PlaceView): string => `${name ?? '?'}${peer ? `/${peer}` : ''}`;
-const way = (record: { from: PlaceView; to?: PlaceView }): string =>
+const way = (record: { from: PlaceView; to: PlaceView | null }): string =>
   `${placeName(record.from)}${record.to ? ` → ${placeName(record.to)}` : ''}`;
 
 export const FLOW_COLUMNS: readonly Column<FlowRecordView>[] = [
@@ -34,27 +34,32 @@ export const DROP_COLUMNS: readonly Column<DropRecordView>[] = [
   { title: 'PROTOCOL', of: (drop) => drop.protocol },
   { title: 'SOURCE', of: (drop) => endpoint(drop, drop.source, drop.sourcePort) },
   { title: 'DESTINATION', of: (drop) => endpoint(drop, drop.destination, drop.destinationPort) },
-  { title: 'INTERFACE', of: way },
+  { title: 'FLAGS', of: (drop) => drop.tcpFlags },
+  { title: 'TRANSLATED', of: translation },
+  { title: 'INTERFACES', of: way },
   { title: 'RULE', of: (drop) => drop.rule },
   { title: 'BYTES', of: (drop) => drop.bytes, right: true },
 ];
 
-function translation(flow: FlowRecordView): string {
-  const to = flow.translated;
+function translation(record: AnyRecord): string {
+  const to = record.translated;
   if (!to) return '';
   const parts: string[] = [];
-  if (to.source !== flow.source || to.sourcePort !== flow.sourcePort) parts.push(`from ${endpoint(flow, to.source, to.sourcePort)}`);
-  if (to.destination !== flow.destination || (to.destinationPort !== flow.destinationPort && !flow.protocol.startsWith('icmp'))) parts.push(`to ${endpoint(flow, to.destination, to.destinationPort)}`);
+  if (to.source !== record.source || to.sourcePort !== record.sourcePort) parts.push(`from ${endpoint(record, to.source, to.sourcePort)}`);
+  if (to.destination !== record.destination || (to.destinationPort !== record.destinationPort && !record.protocol.startsWith('icmp'))) parts.push(`to ${endpoint(record, to.destination, to.destinationPort)}`);
   return parts.join(' ');
 }
 
 /** For streams, where columns cannot know their width. */
 export function recordLine(record: AnyRecord): string {
-  const ends = `${record.protocol} ${endpoint(record, record.source, record.sourcePort)} → ${endpoint(record, record.destination, record.destinationPort)}`;
-  const rule = record.rule ? ` rule ${record.rule}` : '';
-  if (record.kind === 'drop') return `${timeOf(record)} ${record.event.padEnd(7)} ${record.reason.padEnd(20)} ${ends} on ${placeName(record.from)}${rule}`;
-  const event = record.event === 'end' ? `ended ${record.endReason ?? ''}`.trim() : record.event;
   const nat = translation(record);
+  const ends = `${record.protocol} ${endpoint(record, record.source, record.sourcePort)} → ${endpoint(record, record.destination, record.destinationPort)}${nat ? ` (${nat})` : ''}`;
+  const rule = record.rule ? ` rule ${record.rule}` : '';
+  if (record.kind === 'drop') {
+    const flags = record.tcpFlags === null ? '' : ` flags ${record.tcpFlags || 'none'}`;
+    return `${timeOf(record)} ${record.event.padEnd(7)} ${record.reason.padEnd(20)} ${ends}${flags} ${record.to ? way(record) : `on ${placeName(record.from)}`}${rule}`;
+  }
+  const event = record.event === 'end' ? `ended ${record.endReason ?? ''}`.trim() : record.event;
   const volume = record.event === 'end' ? ` ${record.packets[0] + record.packets[1]} packets, ${formatBytes(record.bytes[0] + record.bytes[1])}` : '';
-  return `${timeOf(record)} allowed ${event.padEnd(20)} ${ends}${nat ? ` (${nat})` : ''} ${way(record)}${rule}${volume}`;
+  return `${timeOf(record)} allowed ${event.padEnd(20)} ${ends} ${way(record)}${rule}${volume}`;
 }

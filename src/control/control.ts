@@ -321,7 +321,7 @@ export class Control {
   }
 }
 
-const NO_NAMES: Compiled['names'] = { rule: () => null, natRule: () => null, interfaceById: () => null, interfaceAt: () => null, zone: () => null };
+const NO_NAMES: Compiled['names'] = { rule: () => null, natRule: () => null, interfaceById: () => null, interfaceAt: () => null, zone: () => null, zoneOfInterface: () => null };
 
 const deviceState = (facts: HostFacts): string => JSON.stringify([facts.devices, facts.localPortRange]);
 

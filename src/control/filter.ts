@@ -26,22 +26,22 @@ export function buildFilter(query: FilterQuery): Filter {
   if (query.port !== undefined) {
     const port = query.port;
     tests.push((record) => record.sourcePort === port || record.destinationPort === port
-      || (record.kind === 'flow' && (record.translated?.sourcePort === port || record.translated?.destinationPort === port)));
+      || record.translated?.sourcePort === port || record.translated?.destinationPort === port);
   }
   for (const member of ['source', 'destination'] as const) {
     const text = query[member];
     if (text === undefined) continue;
     const prefix = prefixOf(text, member);
     tests.push((record) => contains(prefix, parseAddress(record[member]))
-      || (record.kind === 'flow' && record.translated !== null && contains(prefix, parseAddress(record.translated[member]))));
+      || (record.translated !== null && contains(prefix, parseAddress(record.translated[member]))));
   }
   if (query.rule !== undefined) {
-    tests.push((record) => record.rule === query.rule || (record.kind === 'flow' && (record.natSource === query.rule || record.natDestination === query.rule)));
+    tests.push((record) => record.rule === query.rule || record.natSource === query.rule || record.natDestination === query.rule);
   }
   if (query.from !== undefined) {
     tests.push((record) => record.from.interface === query.from || record.from.zone === query.from);
   }
-  if (query.to !== undefined) tests.push((record) => record.kind === 'flow' && (record.to.interface === query.to || record.to.zone === query.to));
+  if (query.to !== undefined) tests.push((record) => record.to !== null && (record.to.interface === query.to || record.to.zone === query.to));
   if (query.verdict !== undefined) tests.push((record) => record.verdict === query.verdict);
   if (query.reason !== undefined) tests.push((record) => record.kind === 'drop' && record.reason === query.reason);
   if (query.state !== undefined) tests.push((record) => record.kind === 'flow' && record.state === query.state);

@@ -1,6 +1,7 @@
 // The control process: control's core, its API, and the way from root to an unprivileged user. Who: src/control/main.ts, once signals are caught.
 // It starts as root to bind DIR/api.sock and load its modules, then becomes that user for good (privileges.ts).
 import { chmodSync, chownSync, existsSync, readFileSync, rmSync } from 'node:fs';
+import { createInterface } from 'node:readline';
 import { Access } from '../api/access-service.js';
 import { buildApi } from '../api/server.js';
 import { attachFlowLog } from '../flowlog/attach.js';
@@ -13,11 +14,12 @@ import { Control } from './control.js';
 import { dropPrivileges, findBarrier, type ControlUser } from './privileges.js';
 import { Transactions } from './transactions.js';
 
-export interface ControlArguments { dir: string; user?: ControlUser }
+/** `isTold`: the log lines of the other processes come on standard input. */
+export interface ControlArguments { dir: string; user?: ControlUser; isTold?: boolean }
 
 export interface ControlProcess { reload(): void; stop(): Promise<void> }
 
-export async function startControl({ dir, user }: ControlArguments): Promise<ControlProcess> {
+export async function startControl({ dir, user, isTold }: ControlArguments): Promise<ControlProcess> {
   let flowLog: FlowLog | undefined;
   const log = createChildLog('control', (line) => flowLog?.system(line));
   process.on('uncaughtException', (error) => {
@@ -28,6 +30,7 @@ export async function startControl({ dir, user }: ControlArguments): Promise<Con
   const transactions = new Transactions(paths.configState, log);
   const control = new Control(paths.engineSocket, (facts, generation, slots) => transactions.compileRunning(facts, generation, slots), log);
   flowLog = attachFlowLog(control, paths, log);
+  if (isTold) createInterface(process.stdin).on('line', (line) => flowLog?.system(line));
   const access = new Access({ paths, log, owner: user });
   access.audit.listeners.push((record) => flowLog?.audit(record));
   transactions.follower = access;

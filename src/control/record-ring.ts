@@ -20,9 +20,11 @@ export class RecordRing {
   /** Takes whole records; a cut one at the end is ignored. */
   push(records: Uint8Array): void {
     const count = Math.floor(records.length / this.recordBytes);
-    for (let index = Math.max(0, count - this.capacity); index < count; index += 1) {
-      const at = ((this.written + index) % this.capacity) * this.recordBytes;
-      this.bytes.set(records.subarray(index * this.recordBytes, (index + 1) * this.recordBytes), at);
+    for (let index = Math.max(0, count - this.capacity); index < count;) {
+      const slot = (this.written + index) % this.capacity;
+      const run = Math.min(count - index, this.capacity - slot); // to the ring's end at once
+      this.bytes.set(records.subarray(index * this.recordBytes, (index + run) * this.recordBytes), slot * this.recordBytes);
+      index += run;
     }
     this.written += count;
   }

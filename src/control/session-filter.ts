@@ -28,11 +28,10 @@ export function buildSessionFilter(query: FilterQuery, names: Names): SessionFil
     const isNatRule = remembered((id) => names.natRule(id) === query.rule);
     tests.push((record) => isRule(record.ruleId) || isNatRule(record.natSourceId) || isNatRule(record.natDestinationId));
   }
-  for (const [wanted, side, zoneSide] of [[query.from, 'fromInterface', 'fromZone'], [query.to, 'toInterface', 'toZone']] as const) {
+  for (const [wanted, side] of [[query.from, 'fromInterface'], [query.to, 'toInterface']] as const) {
     if (wanted === undefined) continue;
-    const isInterface = remembered((id) => names.interfaceById(id) === wanted);
-    const isZone = remembered((index) => names.zone(index) === wanted);
-    tests.push((record) => isInterface(record[side]) || isZone(record[zoneSide]));
+    const isThere = remembered((id) => names.interfaceById(id) === wanted || names.zoneOfInterface(id) === wanted);
+    tests.push((record) => isThere(record[side]));
   }
   for (const [member, own, translated] of [['source', 'src', 'natSrc'], ['destination', 'dst', 'natDst']] as const) {
     const text = query[member];

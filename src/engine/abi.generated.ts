@@ -569,17 +569,27 @@ export const STRUCTS = {
     tcp_flags: { offset: 160, size: 2, type: 'u8', count: 2 },
     reserved: { offset: 162, size: 6, type: 'u8', count: 6 },
   } },
-  sl_drop_record: { size: 56, fields: {
+  sl_drop_record: { size: 112, fields: {
     time_ns: { offset: 0, size: 8, type: 'u64', count: 1 },
     src: { offset: 8, size: 16, type: 'sl_address', count: 1 },
     dst: { offset: 24, size: 16, type: 'sl_address', count: 1 },
-    src_port: { offset: 40, size: 2, type: 'u16', count: 1 },
-    dst_port: { offset: 42, size: 2, type: 'u16', count: 1 },
-    rule_id: { offset: 44, size: 4, type: 'u32', count: 1 },
-    interface: { offset: 48, size: 4, type: 'u32', count: 1 },
-    bytes: { offset: 52, size: 2, type: 'u16', count: 1 },
-    reason: { offset: 54, size: 1, type: 'u8', count: 1 },
-    protocol: { offset: 55, size: 1, type: 'u8', count: 1 },
+    nat_src: { offset: 40, size: 16, type: 'sl_address', count: 1 },
+    nat_dst: { offset: 56, size: 16, type: 'sl_address', count: 1 },
+    src_port: { offset: 72, size: 2, type: 'u16', count: 1 },
+    dst_port: { offset: 74, size: 2, type: 'u16', count: 1 },
+    nat_src_port: { offset: 76, size: 2, type: 'u16', count: 1 },
+    nat_dst_port: { offset: 78, size: 2, type: 'u16', count: 1 },
+    rule_id: { offset: 80, size: 4, type: 'u32', count: 1 },
+    nat_source_id: { offset: 84, size: 4, type: 'u32', count: 1 },
+    nat_destination_id: { offset: 88, size: 4, type: 'u32', count: 1 },
+    interface: { offset: 92, size: 4, type: 'u32', count: 1 },
+    to_interface: { offset: 96, size: 4, type: 'u32', count: 1 },
+    bytes: { offset: 100, size: 2, type: 'u16', count: 1 },
+    reason: { offset: 102, size: 1, type: 'u8', count: 1 },
+    protocol: { offset: 103, size: 1, type: 'u8', count: 1 },
+    tcp_flags: { offset: 104, size: 1, type: 'u8', count: 1 },
+    tcp_flags_known: { offset: 105, size: 1, type: 'u8', count: 1 },
+    reserved: { offset: 106, size: 6, type: 'u8', count: 6 },
   } },
   sl_capture_filter: { size: 64, fields: {
     source: { offset: 0, size: 24, type: 'sl_prefix', count: 1 },
@@ -745,7 +755,7 @@ export const WIREGUARD_BYTES = 12;
 export const WIREGUARD_PEER_BYTES = 16;
 export const SNAPSHOT_HEADER_BYTES = 176;
 export const FLOW_RECORD_BYTES = 168;
-export const DROP_RECORD_BYTES = 56;
+export const DROP_RECORD_BYTES = 112;
 export const CAPTURE_FILTER_BYTES = 64;
 export const CAPTURED_BYTES = 24;
 export const SIMULATE_REQUEST_BYTES = 40;
@@ -1655,39 +1665,67 @@ export interface DropRecord {
   timeNs: bigint;
   src: Uint8Array;
   dst: Uint8Array;
+  natSrc: Uint8Array;
+  natDst: Uint8Array;
   srcPort: number;
   dstPort: number;
+  natSrcPort: number;
+  natDstPort: number;
   ruleId: number;
+  natSourceId: number;
+  natDestinationId: number;
   interface: number;
+  toInterface: number;
   bytes: number;
   reason: number;
   protocol: number;
+  tcpFlags: number;
+  tcpFlagsKnown: number;
 }
 export function readDropRecord(view: DataView, offset: number): DropRecord {
   return {
     timeNs: view.getBigUint64(offset, true),
     src: bytesAt(view, offset + 8, 16),
     dst: bytesAt(view, offset + 24, 16),
-    srcPort: view.getUint16(offset + 40, true),
-    dstPort: view.getUint16(offset + 42, true),
-    ruleId: view.getUint32(offset + 44, true),
-    interface: view.getUint32(offset + 48, true),
-    bytes: view.getUint16(offset + 52, true),
-    reason: view.getUint8(offset + 54),
-    protocol: view.getUint8(offset + 55),
+    natSrc: bytesAt(view, offset + 40, 16),
+    natDst: bytesAt(view, offset + 56, 16),
+    srcPort: view.getUint16(offset + 72, true),
+    dstPort: view.getUint16(offset + 74, true),
+    natSrcPort: view.getUint16(offset + 76, true),
+    natDstPort: view.getUint16(offset + 78, true),
+    ruleId: view.getUint32(offset + 80, true),
+    natSourceId: view.getUint32(offset + 84, true),
+    natDestinationId: view.getUint32(offset + 88, true),
+    interface: view.getUint32(offset + 92, true),
+    toInterface: view.getUint32(offset + 96, true),
+    bytes: view.getUint16(offset + 100, true),
+    reason: view.getUint8(offset + 102),
+    protocol: view.getUint8(offset + 103),
+    tcpFlags: view.getUint8(offset + 104),
+    tcpFlagsKnown: view.getUint8(offset + 105),
   };
 }
 export function writeDropRecord(view: DataView, offset: number, value: DropRecord): void {
   putU64(view, offset, value.timeNs, 'sl_drop_record.time_ns');
   putBytes(view, offset + 8, value.src, 16, 'sl_drop_record.src');
   putBytes(view, offset + 24, value.dst, 16, 'sl_drop_record.dst');
-  putU16(view, offset + 40, value.srcPort, 'sl_drop_record.src_port');
-  putU16(view, offset + 42, value.dstPort, 'sl_drop_record.dst_port');
-  putU32(view, offset + 44, value.ruleId, 'sl_drop_record.rule_id');
-  putU32(view, offset + 48, value.interface, 'sl_drop_record.interface');
-  putU16(view, offset + 52, value.bytes, 'sl_drop_record.bytes');
-  putU8(view, offset + 54, value.reason, 'sl_drop_record.reason');
-  putU8(view, offset + 55, value.protocol, 'sl_drop_record.protocol');
+  putBytes(view, offset + 40, value.natSrc, 16, 'sl_drop_record.nat_src');
+  putBytes(view, offset + 56, value.natDst, 16, 'sl_drop_record.nat_dst');
+  putU16(view, offset + 72, value.srcPort, 'sl_drop_record.src_port');
+  putU16(view, offset + 74, value.dstPort, 'sl_drop_record.dst_port');
+  putU16(view, offset + 76, value.natSrcPort, 'sl_drop_record.nat_src_port');
+  putU16(view, offset + 78, value.natDstPort, 'sl_drop_record.nat_dst_port');
+  putU32(view, offset + 80, value.ruleId, 'sl_drop_record.rule_id');
+  putU32(view, offset + 84, value.natSourceId, 'sl_drop_record.nat_source_id');
+  putU32(view, offset + 88, value.natDestinationId, 'sl_drop_record.nat_destination_id');
+  putU32(view, offset + 92, value.interface, 'sl_drop_record.interface');
+  putU32(view, offset + 96, value.toInterface, 'sl_drop_record.to_interface');
+  putU16(view, offset + 100, value.bytes, 'sl_drop_record.bytes');
+  putU8(view, offset + 102, value.reason, 'sl_drop_record.reason');
+  putU8(view, offset + 103, value.protocol, 'sl_drop_record.protocol');
+  putU8(view, offset + 104, value.tcpFlags, 'sl_drop_record.tcp_flags');
+  putU8(view, offset + 105, value.tcpFlagsKnown, 'sl_drop_record.tcp_flags_known');
+  bytesAt(view, offset + 106, 6).fill(0);
 }
 
 export interface CaptureFilter {

@@ -99,6 +99,7 @@ export class EngineHost {
   stop(): void {
     if (this.stopped) return;
     this.save();
+    this.drainRecords(); // the last ones: the rings go with this process
     this.stopped = true;
     clearInterval(this.drainTimer);
     clearInterval(this.guardTimer);
@@ -383,13 +384,16 @@ export class EngineHost {
   }
 
   private sendBacklog(): void {
-    for (const { flows, drops, bytes } of this.backlog) {
-      for (const connection of this.connections) {
-        if (!connection.event('records', { flows, drops }, bytes)) this.recordsShed += flows + drops;
-      }
-    }
+    const { backlog } = this;
     this.backlog = [];
     this.backlogBytes = 0;
+    for (const batch of backlog) {
+      const { flows, drops, bytes } = batch;
+      for (const connection of this.connections) {
+        // What control did not take because it died is for the next one.
+        if (!connection.event('records', { flows, drops }, bytes, () => this.keep(batch))) this.recordsShed += flows + drops;
+      }
+    }
   }
 
   private broadcast(name: string, head: Head): void {
@@ -401,7 +405,6 @@ export class EngineHost {
     if (type === 'log') {
       const write = level === 'error' ? 'error' : level === 'warn' || level === 'warning' ? 'warn' : level === 'debug' ? 'debug' : 'info';
       this.parts.log[write](text);
-      this.broadcast('log', { level: write, text: text.slice(0, 4096) });
       return;
     }
     if (type === 'wireguard') return this.wireguard.onEvents();

@@ -144,10 +144,12 @@ export class IpcConnection {
     });
   }
 
-  /** Sends an event; false when it was shed because the other side does not read. */
-  event(name: string, head: Head = {}, tail?: Uint8Array): boolean {
+  /** Sends an event; false when it was shed because the other side does not read. `onUnsent`: the connection ended before the kernel had it whole. */
+  event(name: string, head: Head = {}, tail?: Uint8Array, onUnsent?: () => void): boolean {
     if (this.closed || this.socket.writableLength > UNSENT_BYTES_MAX) return false;
-    this.socket.write(encodeFrame(FrameKind.EVENT, 0, { ...head, event: name }, tail));
+    const frame = encodeFrame(FrameKind.EVENT, 0, { ...head, event: name }, tail);
+    if (onUnsent) this.socket.write(frame, (error) => void (error && onUnsent()));
+    else this.socket.write(frame);
     return true;
   }
 

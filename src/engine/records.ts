@@ -14,7 +14,8 @@ export interface Names {
   interfaceById(id: number): string | null;
   interfaceAt(index: number): string | null;
   zone(index: number): string | null;
-  zoneOfInterface?(id: number): string | null;
+  /** Records go by this one: indexes of zones belong to one snapshot, and a record may be older, or newer, than what is known here. */
+  zoneOfInterface(id: number): string | null;
   /** Of a tunnel, the peer behind which an address is; null: none. Undefined: this interface is no tunnel. */
   peerOf?(interfaceId: number, address: Uint8Array): string | null | undefined;
 }
@@ -22,10 +23,12 @@ export interface Names {
 /** Where a record's packets came in or left; `peer`: of tunnels alone. */
 export interface PlaceView { interface: string | null; zone: string | null; peer?: string | null }
 
-function placeOf(names: Names, interfaceId: number, zone: string | null, address: Uint8Array): PlaceView {
+function placeOf(names: Names, interfaceId: number, address: Uint8Array): PlaceView {
   const peer = names.peerOf?.(interfaceId, address);
-  return { interface: names.interfaceById(interfaceId), zone, ...(peer === undefined ? {} : { peer }) };
+  return { interface: names.interfaceById(interfaceId), zone: names.zoneOfInterface(interfaceId), ...(peer === undefined ? {} : { peer }) };
 }
+
+export interface TranslatedView { source: string; sourcePort: number; destination: string; destinationPort: number }
 
 export interface FlowRecordView {
   kind: 'flow';
@@ -35,7 +38,7 @@ export interface FlowRecordView {
   protocol: string;
   source: string; sourcePort: number;
   destination: string; destinationPort: number;
-  translated: { source: string; sourcePort: number; destination: string; destinationPort: number } | null;
+  translated: TranslatedView | null;
   rule: string | null; natSource: string | null; natDestination: string | null;
   from: PlaceView;
   to: PlaceView;
@@ -54,9 +57,12 @@ export interface DropRecordView {
   protocol: string;
   source: string; sourcePort: number;
   destination: string; destinationPort: number;
-  rule: string | null;
+  translated: TranslatedView | null;   // as it would have left, as far as that was decided
+  rule: string | null; natSource: string | null; natDestination: string | null;
   from: PlaceView;
+  to: PlaceView | null;                // null: not decided
   bytes: number;
+  tcpFlags: string | null;
   verdict: 'dropped';
 }
 
@@ -103,16 +109,18 @@ export function tcpFlagLetters(flags: number): string {
 
 export function viewOf(bytes: Uint8Array): DataView { return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength); }
 
+interface Addressed { src: Uint8Array; dst: Uint8Array; natSrc: Uint8Array; natDst: Uint8Array; srcPort: number; dstPort: number; natSrcPort: number; natDstPort: number }
+
+function tupleOf(record: Addressed): Pick<FlowRecordView, 'source' | 'sourcePort' | 'destination' | 'destinationPort' | 'translated'> {
+  const own = { source: formatAddress(record.src), sourcePort: record.srcPort, destination: formatAddress(record.dst), destinationPort: record.dstPort };
+  const translated = { source: formatAddress(record.natSrc), sourcePort: record.natSrcPort, destination: formatAddress(record.natDst), destinationPort: record.natDstPort };
+  const isTranslated = translated.source !== own.source || translated.destination !== own.destination
+    || translated.sourcePort !== own.sourcePort || translated.destinationPort !== own.destinationPort;
+  return { ...own, translated: isTranslated ? translated : null };
+}
+
 export function decodeFlow(view: DataView, offset: number, names: Names): FlowRecordView {
   const record = readFlowRecord(view, offset);
-  const source = formatAddress(record.src);
-  const destination = formatAddress(record.dst);
-  const translated = {
-    source: formatAddress(record.natSrc), sourcePort: record.natSrcPort,
-    destination: formatAddress(record.natDst), destinationPort: record.natDstPort,
-  };
-  const isTranslated = translated.source !== source || translated.destination !== destination
-    || record.natSrcPort !== record.srcPort || record.natDstPort !== record.dstPort;
   const [start, last] = [isoTime(record.startNs), isoTime(record.lastNs)];
   return {
     kind: 'flow',
@@ -120,12 +128,11 @@ export function decodeFlow(view: DataView, offset: number, names: Names): FlowRe
     event: entryName(FLOW_EVENTS, record.event),
     sessionId: record.sessionId.toString(),
     protocol: protocolName(record.protocol),
-    source, sourcePort: record.srcPort, destination, destinationPort: record.dstPort,
-    translated: isTranslated ? translated : null,
+    ...tupleOf(record),
     rule: names.rule(record.ruleId),
     natSource: names.natRule(record.natSourceId), natDestination: names.natRule(record.natDestinationId),
-    from: placeOf(names, record.fromInterface, names.zone(record.fromZone), record.src),
-    to: placeOf(names, record.toInterface, names.zone(record.toZone), record.natDst),
+    from: placeOf(names, record.fromInterface, record.src),
+    to: placeOf(names, record.toInterface, record.natDst),
     state: entryName(SESSION_STATES, record.state),
     endReason: record.endReason === 0 ? null : entryName(END_REASONS, record.endReason),
     packets: [Number(record.packets[0] ?? 0), Number(record.packets[1] ?? 0)],
@@ -145,11 +152,13 @@ export function decodeDrop(view: DataView, offset: number, names: Names): DropRe
     event: record.reason === DropReason.POLICY_DENY || record.reason === DropReason.POLICY_REJECT ? 'denied' : 'dropped',
     reason: entryName(DROP_REASONS, record.reason), help: DROP_REASONS[record.reason]?.help ?? '',
     protocol: protocolName(record.protocol),
-    source: formatAddress(record.src), sourcePort: record.srcPort,
-    destination: formatAddress(record.dst), destinationPort: record.dstPort,
+    ...tupleOf(record),
     rule: names.rule(record.ruleId),
-    from: placeOf(names, record.interface, names.zoneOfInterface?.(record.interface) ?? null, record.src),
+    natSource: names.natRule(record.natSourceId), natDestination: names.natRule(record.natDestinationId),
+    from: placeOf(names, record.interface, record.src),
+    to: record.toInterface === 0 ? null : placeOf(names, record.toInterface, record.natDst),
     bytes: record.bytes,
+    tcpFlags: record.tcpFlagsKnown === 0 ? null : tcpFlagLetters(record.tcpFlags),
     verdict: 'dropped',
   };
 }

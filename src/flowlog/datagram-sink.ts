@@ -114,5 +114,10 @@ export class DatagramSink extends Sink {
   protected end(): void {
     clearTimeout(this.retryTimer);
     this.shut();
+    if (!this.current) return;
+    const { run, next } = this.current;
+    const messages = run.ends?.length ?? 1;
+    this.countLost(run.records / messages * (messages - next)); // those that were given to the kernel are counted when it answers
+    this.current = undefined;
   }
 }

@@ -1,7 +1,8 @@
 // The members of records and log entries that people can name, to leave them out (`drop`) or to empty them (`redact`) before they go anywhere.
 // Who: src/config/check-observability.ts (is it a field?), the formats (json.ts, ipfix.ts). Pure; one list, so that a name means one thing.
 // A name covers every place where the value stands: `source` is the originator's address and, after NAT, the translated one too,
-// for a translation of the destination alone leaves the source as it was.
+// for a translation of the destination alone leaves the source as it was. A dropped packet may be an answer, and who is asked and who asks
+// change places in it: there each of source and destination covers both translated addresses.
 
 export const STREAM_TYPES = ['flow', 'firewall', 'audit', 'system'] as const;
 export type StreamType = (typeof STREAM_TYPES)[number];
@@ -17,6 +18,7 @@ export type Place = (typeof PLACES)[number];
 
 const COVERED: Record<string, readonly Place[]> = {
   ...Object.fromEntries(PLACES.map((place) => [place, [place]])),
+  time: ['time', 'start'], // of a session's start they are one
   source: ['source', 'translatedSource'],
   destination: ['destination', 'translatedDestination'],
   sourcePort: ['sourcePort', 'translatedSourcePort'],
@@ -57,6 +59,7 @@ export type Treatment = (typeof Treatment)[keyof typeof Treatment];
 /** What becomes of each place of a record, and of each member (at any depth) of an entry. */
 export interface FieldPlan {
   places: Record<Place, Treatment>;
+  ofDrops: Record<Place, Treatment>;
   members: ReadonlyMap<string, Treatment>;
 }
 
@@ -71,5 +74,14 @@ export function planFields(drop: readonly string[] = [], redact: readonly string
       for (const place of COVERED[name] ?? []) places[place] = treatment;
     }
   }
-  return { places, members };
+  return { places, ofDrops: placesOfDrops(places), members };
+}
+
+function placesOfDrops(places: Record<Place, Treatment>): Record<Place, Treatment> {
+  const strictest = (...of: Place[]): Treatment => [Treatment.DROP, Treatment.REDACT].find((treatment) => of.some((place) => places[place] === treatment)) ?? Treatment.KEEP;
+  return {
+    ...places,
+    translatedSource: strictest('translatedSource', 'source', 'destination'), translatedDestination: strictest('translatedDestination', 'source', 'destination'),
+    translatedSourcePort: strictest('translatedSourcePort', 'sourcePort', 'destinationPort'), translatedDestinationPort: strictest('translatedDestinationPort', 'sourcePort', 'destinationPort'),
+  };
 }

@@ -13,6 +13,7 @@ const WRITE_RUNS_MAX = 32;
 const CHECK_MS = 5000;
 const RETRY_MS_MIN = 500;
 const RETRY_MS_MAX = 30_000;
+const NEWLINE = 10;
 
 const ROTATED = /^(\d{8}T\d{6}\.\d{3}Z)(?:-(\d+))?(\.gz|\.gz\.tmp)?$/;
 
@@ -103,22 +104,27 @@ export class FileSink extends Sink {
 
   private async open(): Promise<FileHandle> {
     await mkdir(dirname(this.path), { recursive: true, mode: 0o750 });
-    let file = await open(this.path, 'a+', 0o640);
-    let stats = await file.stat();
-    if (stats.size > 0 && (stats.size >= this.rotation.bytes)) {
-      await file.close();
-      await this.rotate();
-      file = await open(this.path, 'a+', 0o640);
-      stats = await file.stat();
+    const file = await open(this.path, 'a+', 0o640);
+    try {
+      const stats = await file.stat();
+      if (stats.size > 0 && stats.size >= this.rotation.bytes) {
+        await file.close();
+        await this.rotate();
+        return await this.open();
+      }
+      if (stats.size > 0) {
+        const last = Buffer.alloc(1);
+        await file.read(last, 0, 1, stats.size - 1);
+        if (last[0] !== NEWLINE) await file.write('\n');
+      }
+      this.size = stats.size;
+      this.identity = identityOf(stats);
+      // Not every file system knows when a file was made.
+      this.openedAtMs = stats.size > 0 ? Math.min(stats.birthtimeMs > 0 ? stats.birthtimeMs : stats.ctimeMs, this.now()) : this.now();
+    } catch (error) {
+      await file.close().catch(() => undefined); // it may be closed already
+      throw error;
     }
-    if (stats.size > 0) {
-      const last = Buffer.alloc(1);
-      await file.read(last, 0, 1, stats.size - 1);
-      if (last[0] !== 10) await file.write('\n');
-    }
-    this.size = stats.size;
-    this.identity = identityOf(stats);
-    this.openedAtMs = stats.size > 0 ? Math.min(stats.birthtimeMs, this.now()) : this.now();
     this.checkedAtMs = this.now();
     this.backoff.reset();
     this.came(`writing to ${this.path}`);

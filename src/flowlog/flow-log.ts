@@ -2,6 +2,8 @@
 // Who: src/control/process.ts makes one and gives it records, entries and configurations; the API asks for observers and numbers.
 // Thread: control's main thread, in turns of TURN_MS so that the API answers meanwhile. Bound: INTAKE_BYTES_MAX of batches wait; more are
 // given up and counted, oldest first. Nothing here ever waits for a receiver.
+// What comes before the first configuration is in force (the engine hands over what it kept while control was away) waits for its streams,
+// HOLD_MS at most; of entries EARLY_ENTRIES_MAX.
 import { hostname } from 'node:os';
 import { SERIES_MAX_DEFAULT, UPDATE_SECONDS_DEFAULT, type LogConfig, type ObservabilityConfig } from '../config/schema-observability.js';
 import { DROP_RECORD_BYTES, FLOW_RECORD_BYTES, INTERFACE_BYTES, readInterface, readSnapshotHeader } from '../engine/abi.generated.js';
@@ -9,8 +11,9 @@ import { viewOf, type Names } from '../engine/records.js';
 import { errorMessage } from '../engine/ipc.js';
 import type { Log } from '../supervisor/log.js';
 import { FlowMetrics } from '../metrics/flow-metrics.js';
+import type { Criteria } from './match.js';
 import { NameTexts } from './names.js';
-import { Observers } from './observers.js';
+import { Observers, type LineWriter } from './observers.js';
 import { Stream, type RecordSpan } from './stream.js';
 import type { SinkStats } from './sink.js';
 import { loggedRules, Updates, type SessionPages } from './updates.js';
@@ -19,6 +22,8 @@ const INTAKE_BYTES_MAX = 32 * 1024 * 1024;
 const TURN_MS = 4;
 const SPAN_RECORDS = 256;  // between looks at the clock
 const CLOSE_GRACE_MS = 1000;
+const HOLD_MS = 15_000;    // a configuration that cannot be in force now must not blind those who look for the cause
+const EARLY_ENTRIES_MAX = 1000;
 
 /** What a configuration in force means for records. */
 export interface FlowLogConfig {
@@ -32,7 +37,7 @@ interface Batch { flows: number; drops: number; bytes: Uint8Array; done: number 
 
 export interface StreamStats extends SinkStats { name: string; type: string; to: string }
 
-const NO_NAMES: Names = { rule: () => null, natRule: () => null, interfaceById: () => null, interfaceAt: () => null, zone: () => null };
+const NO_NAMES: Names = { rule: () => null, natRule: () => null, interfaceById: () => null, interfaceAt: () => null, zone: () => null, zoneOfInterface: () => null };
 
 export class FlowLog {
   readonly observers = new Observers();
@@ -48,6 +53,10 @@ export class FlowLog {
   private isTurnDue = false;
   private stopped = false;
   private inEntry = false;
+  private early: { type: 'audit' | 'system'; entry: object }[] | undefined = []; // undefined: streams are there
+  private holdTimer: NodeJS.Timeout | undefined;
+  private isHeld = true;
+  private looked = 0; // of those taken: streams and observers saw them, or they were lost
   taken = 0;
   lost = 0;
 
@@ -56,7 +65,10 @@ export class FlowLog {
   }
 
   /** Records taken and not yet looked at. */
-  get waiting(): number { return this.batches.reduce((sum, { flows, drops, done }) => sum + flows + drops - done, 0); }
+  get waiting(): number { return this.taken - this.looked; }
+
+  /** Live records from now on; what was taken before is among the recent ones already. Answers how to end it. */
+  observe(criteria: Criteria, to: LineWriter): () => void { return this.observers.add(criteria, to, this.taken); }
 
   get streamStats(): StreamStats[] {
     return this.streams.map((stream) => ({ name: stream.name, type: stream.type, to: stream.config.to, ...stream.stats }));
@@ -89,6 +101,17 @@ export class FlowLog {
     this.metrics.configure(observability?.metrics);
     const wantsUpdates = next.some((stream) => stream.type === 'flow');
     this.updates.setInterval(wantsUpdates ? observability?.flows?.updateSeconds ?? UPDATE_SECONDS_DEFAULT : 0);
+    const { early } = this;
+    this.early = undefined;
+    for (const { type, entry } of early ?? []) this.entry(type, entry);
+    this.release();
+  }
+
+  /** Records go on to whoever wants them. */
+  private release(): void {
+    this.isHeld = false;
+    clearTimeout(this.holdTimer);
+    this.turnSoon();
   }
 
   private open(name: string, log: LogConfig): Stream | undefined {
@@ -114,7 +137,9 @@ export class FlowLog {
     while (this.waitingBytes > INTAKE_BYTES_MAX && this.batches.length > 1) {
       const oldest = this.batches.shift()!;
       this.waitingBytes -= oldest.bytes.length;
-      this.lost += oldest.flows + oldest.drops - oldest.done;
+      const lost = oldest.flows + oldest.drops - oldest.done;
+      this.lost += lost;
+      this.looked += lost;
     }
     this.turnSoon();
   }
@@ -124,13 +149,18 @@ export class FlowLog {
 
   /** A line of the processes' logs, as pino writes it. */
   system(line: string): void {
-    if (!this.streams.some((stream) => stream.type === 'system')) return;
+    if (this.early === undefined && !this.streams.some((stream) => stream.type === 'system')) return;
     try {
       this.entry('system', JSON.parse(line) as object);
     } catch { /* no entry: a process that crashes writes what it likes */ }
   }
 
   private entry(type: 'audit' | 'system', entry: object): void {
+    if (this.early) {
+      this.early.push({ type, entry });
+      if (this.early.length > EARLY_ENTRIES_MAX) this.early.shift();
+      return;
+    }
     if (this.inEntry) return; // a sink that fails while it takes an entry logs: that line is not sent again
     this.inEntry = true;
     try {
@@ -145,7 +175,11 @@ export class FlowLog {
   }
 
   private turnSoon(): void {
-    if (this.isTurnDue || this.stopped) return;
+    if (this.isTurnDue || this.stopped || this.batches.length === 0) return;
+    if (this.isHeld) {
+      this.holdTimer ??= setTimeout(() => this.release(), HOLD_MS).unref();
+      return;
+    }
     this.isTurnDue = true;
     setImmediate(() => {
       this.isTurnDue = false;
@@ -188,8 +222,10 @@ export class FlowLog {
 
   private each(span: RecordSpan, kind: 'flows' | 'drops'): void {
     const { names } = this;
+    const nth = this.looked;
+    this.looked += span.count;
     for (const stream of this.streams) if (stream.type === 'flow' || stream.type === 'firewall') stream[kind](span, names);
-    this.observers[kind](span, names);
+    this.observers[kind](span, names, nth);
     this.metrics[kind](span, names);
   }
 
@@ -201,6 +237,7 @@ export class FlowLog {
   async stop(): Promise<void> {
     if (this.stopped) return;
     this.stopped = true;
+    clearTimeout(this.holdTimer);
     this.updates.stop();
     while (this.batches.length > 0) if (this.work(this.batches[0]!)) this.batches.shift();
     this.flush();

@@ -25,6 +25,7 @@ const VARIABLE = 0xffff;
 const REVERSE = 29_305; // RFC 5103: the element of the other direction
 const TEXT_BYTES_MAX = 254; // longer ones would need the three-byte length
 
+const DROP_ADDRESSES = [Drop.SOURCE, Drop.DESTINATION, Drop.NAT_SOURCE, Drop.NAT_DESTINATION] as const;
 const TEMPLATE = { FLOW_IPV4: 256, FLOW_IPV6: 257, DROP_IPV4: 258, DROP_IPV6: 259, INTERFACE: 260 } as const;
 
 /** Of a record: where it goes, which element it is, how it is written. */
@@ -100,11 +101,11 @@ function flowFields(isIpv4: boolean): Field[] {
     { place: 'fromInterface', element: 10, length: 4, write: u32At(Flow.FROM_INTERFACE) },
     { place: 'toInterface', element: 14, length: 4, write: u32At(Flow.TO_INTERFACE) },
     { place: 'event', element: 233, length: 1, write: u8((_view, bytes, offset) => firewallEvent(bytes[offset + Flow.EVENT]!)) },
-    { place: 'event', element: 230, length: 1, write: u8((view, bytes, offset) => natEvent(bytes[offset + Flow.EVENT]!, isTranslated(view, offset))) },
+    { place: 'event', element: 230, length: 1, write: u8((view, bytes, offset) => natEvent(bytes[offset + Flow.EVENT]!, isTranslated(Flow, view, offset))) },
     { place: 'endReason', element: 136, length: 1, write: u8((_view, bytes, offset) => FLOW_END_REASON[bytes[offset + Flow.END_REASON]!] ?? 2) },
     { place: 'rule', element: 1, enterprise: 'own', length: VARIABLE, write: textOf((view, _bytes, offset, names) => names.names.rule(view.getUint32(offset + Flow.RULE, true))) },
-    { place: 'fromZone', element: 2, enterprise: 'own', length: VARIABLE, write: textOf((view, _bytes, offset, names) => names.names.zone(view.getUint16(offset + Flow.FROM_ZONE, true))) },
-    { place: 'toZone', element: 3, enterprise: 'own', length: VARIABLE, write: textOf((view, _bytes, offset, names) => names.names.zone(view.getUint16(offset + Flow.TO_ZONE, true))) },
+    { place: 'fromZone', element: 2, enterprise: 'own', length: VARIABLE, write: textOf((view, _bytes, offset, names) => names.names.zoneOfInterface(view.getUint32(offset + Flow.FROM_INTERFACE, true))) },
+    { place: 'toZone', element: 3, enterprise: 'own', length: VARIABLE, write: textOf((view, _bytes, offset, names) => names.names.zoneOfInterface(view.getUint32(offset + Flow.TO_INTERFACE, true))) },
     { place: 'fromPeer', element: 5, enterprise: 'own', length: VARIABLE, write: peerOf(Flow.FROM_INTERFACE, Flow.SOURCE) },
     { place: 'toPeer', element: 6, enterprise: 'own', length: VARIABLE, write: peerOf(Flow.TO_INTERFACE, Flow.NAT_DESTINATION) },
   ];
@@ -120,8 +121,14 @@ function dropFields(isIpv4: boolean): Field[] {
     { place: 'destination', element: isIpv4 ? 12 : 28, length: addressBytes, write: address(Drop.DESTINATION) },
     { place: 'sourcePort', element: 7, length: 2, write: u16At(Drop.SOURCE_PORT) },
     { place: 'destinationPort', element: 11, length: 2, write: u16At(Drop.DESTINATION_PORT) },
+    { place: 'translatedSource', element: isIpv4 ? 225 : 281, length: addressBytes, write: address(Drop.NAT_SOURCE) },
+    { place: 'translatedDestination', element: isIpv4 ? 226 : 282, length: addressBytes, write: address(Drop.NAT_DESTINATION) },
+    { place: 'translatedSourcePort', element: 227, length: 2, write: u16At(Drop.NAT_SOURCE_PORT) },
+    { place: 'translatedDestinationPort', element: 228, length: 2, write: u16At(Drop.NAT_DESTINATION_PORT) },
     { place: 'protocol', element: 4, length: 1, write: u8((_view, bytes, offset) => bytes[offset + Drop.PROTOCOL]!) },
+    { place: 'tcpFlags', element: 6, length: 2, write: (to, at, _view, bytes, offset) => to.writeUInt16BE(bytes[offset + Drop.TCP_FLAGS_KNOWN] === 0 ? 0 : bytes[offset + Drop.TCP_FLAGS]!, at) },
     { place: 'fromInterface', element: 10, length: 4, write: u32At(Drop.INTERFACE) },
+    { place: 'toInterface', element: 14, length: 4, write: u32At(Drop.TO_INTERFACE) },
     { place: 'bytes', element: 352, length: 8, write: (to, at, view, _bytes, offset) => {
       to.writeUInt32BE(0, at);
       return to.writeUInt32BE(view.getUint16(offset + Drop.BYTES, true), at + 4);
@@ -129,8 +136,10 @@ function dropFields(isIpv4: boolean): Field[] {
     { place: 'event', element: 233, length: 1, write: u8((_view, bytes, offset) => (isDenied(bytes, offset) ? FIREWALL_EVENT.DENIED : FIREWALL_EVENT.ALERT)) },
     { place: 'reason', element: 89, length: 1, write: u8((_view, bytes, offset) => (isDenied(bytes, offset) ? FORWARDING_STATUS_DROPPED_ACL : FORWARDING_STATUS_DROPPED)) },
     { place: 'rule', element: 1, enterprise: 'own', length: VARIABLE, write: textOf((view, _bytes, offset, names) => names.names.rule(view.getUint32(offset + Drop.RULE, true))) },
-    { place: 'fromZone', element: 2, enterprise: 'own', length: VARIABLE, write: textOf((view, _bytes, offset, names) => names.names.zoneOfInterface?.(view.getUint32(offset + Drop.INTERFACE, true)) ?? null) },
+    { place: 'fromZone', element: 2, enterprise: 'own', length: VARIABLE, write: textOf((view, _bytes, offset, names) => names.names.zoneOfInterface(view.getUint32(offset + Drop.INTERFACE, true))) },
+    { place: 'toZone', element: 3, enterprise: 'own', length: VARIABLE, write: textOf((view, _bytes, offset, names) => names.names.zoneOfInterface(view.getUint32(offset + Drop.TO_INTERFACE, true))) },
     { place: 'fromPeer', element: 5, enterprise: 'own', length: VARIABLE, write: peerOf(Drop.INTERFACE, Drop.SOURCE) },
+    { place: 'toPeer', element: 6, enterprise: 'own', length: VARIABLE, write: peerOf(Drop.TO_INTERFACE, Drop.NAT_DESTINATION) },
     { place: 'reason', element: 4, enterprise: 'own', length: VARIABLE, write: textOf((_view, bytes, offset) => DROP_REASONS[bytes[offset + Drop.REASON]!]?.name ?? null) },
   ];
 }
@@ -160,11 +169,11 @@ export class IpfixFormat {
 
   /** `sequence` begins anew with each connection. `onMessage` takes finished ones. */
   constructor(private readonly options: IpfixOptions, plan: FieldPlan, readonly sequence: IpfixSequence, private readonly onMessage: (run: Run) => void) {
-    const kept = (fields: Field[]): Field[] => fields.filter(({ place, enterprise }) => (place === undefined || plan.places[place] === Treatment.KEEP) && (enterprise !== 'own' || options.enterprise !== undefined));
-    this.templates.set(TEMPLATE.FLOW_IPV4, kept(flowFields(true)));
-    this.templates.set(TEMPLATE.FLOW_IPV6, kept(flowFields(false)));
-    this.templates.set(TEMPLATE.DROP_IPV4, kept(dropFields(true)));
-    this.templates.set(TEMPLATE.DROP_IPV6, kept(dropFields(false)));
+    const kept = (fields: Field[], treat: FieldPlan['places']): Field[] => fields.filter(({ place, enterprise }) => (place === undefined || treat[place] === Treatment.KEEP) && (enterprise !== 'own' || options.enterprise !== undefined));
+    this.templates.set(TEMPLATE.FLOW_IPV4, kept(flowFields(true), plan.places));
+    this.templates.set(TEMPLATE.FLOW_IPV6, kept(flowFields(false), plan.places));
+    this.templates.set(TEMPLATE.DROP_IPV4, kept(dropFields(true), plan.ofDrops));
+    this.templates.set(TEMPLATE.DROP_IPV6, kept(dropFields(false), plan.ofDrops));
     this.namesInterfaces = plan.places.fromInterface === Treatment.KEEP && plan.places.toInterface === Treatment.KEEP;
   }
 
@@ -174,7 +183,8 @@ export class IpfixFormat {
   }
 
   drop(view: DataView, bytes: Uint8Array, offset: number, names: NameTexts): void {
-    this.record(isMapped(view, offset + Drop.SOURCE) && isMapped(view, offset + Drop.DESTINATION) ? TEMPLATE.DROP_IPV4 : TEMPLATE.DROP_IPV6, view, bytes, offset, names);
+    const isIpv4 = DROP_ADDRESSES.every((at) => isMapped(view, offset + at)); // of a packet that was not understood, all are unspecified
+    this.record(isIpv4 ? TEMPLATE.DROP_IPV4 : TEMPLATE.DROP_IPV6, view, bytes, offset, names);
   }
 
   /** Ends the message under way. */

@@ -14,6 +14,7 @@ const NO_TRANSLATION = snippet(',"translated":null');
 const TRANSLATED_OPEN = snippet(',"translated":');
 const FROM_OPEN = snippet(',"from":');
 const TO_OPEN = snippet(',"to":');
+const NO_TO = snippet(',"to":null');
 const COMMA = 44;
 const QUOTE = 34;
 const OPEN = 123;
@@ -43,21 +44,27 @@ const MEMBER_OF_OBJECT: Partial<Record<Place, string>> = {
   fromInterface: 'interface', fromZone: 'zone', fromPeer: 'peer', toInterface: 'interface', toZone: 'zone', toPeer: 'peer',
 };
 
+const TRANSLATED_PLACES: readonly Place[] = ['translatedSource', 'translatedSourcePort', 'translatedDestination', 'translatedDestinationPort'];
+
 export class JsonFormat {
   private readonly treat: Record<Place, Treatment>;
+  private readonly treatDrop: Record<Place, Treatment>;
   private readonly keys: Keys;
   private readonly hasTranslated: boolean;
+  private readonly dropHasTranslated: boolean;
   private readonly hasFrom: boolean;
   private readonly hasTo: boolean;
   private readonly isWhole: boolean;
 
   constructor(readonly out: Output, private readonly plan: FieldPlan = planFields()) {
     this.treat = plan.places;
+    this.treatDrop = plan.ofDrops;
     this.keys = Object.fromEntries(Object.keys(plan.places).map((place) => [place, snippet(`,"${MEMBER_OF_OBJECT[place as Place] ?? place}":`)])) as Keys;
     const { places } = plan;
     this.isWhole = Object.values(places).every((treatment) => treatment === Treatment.KEEP);
     const anyOf = (...list: Place[]): boolean => list.some((place) => places[place] !== Treatment.DROP);
-    this.hasTranslated = anyOf('translatedSource', 'translatedSourcePort', 'translatedDestination', 'translatedDestinationPort');
+    this.hasTranslated = TRANSLATED_PLACES.some((place) => places[place] !== Treatment.DROP);
+    this.dropHasTranslated = TRANSLATED_PLACES.some((place) => plan.ofDrops[place] !== Treatment.DROP);
     // A peer alone makes no object: most records have none.
     this.hasFrom = anyOf('fromInterface', 'fromZone');
     this.hasTo = anyOf('toInterface', 'toZone');
@@ -83,7 +90,7 @@ export class JsonFormat {
     if (this.open('sourcePort', treat.sourcePort)) out.decimal(view.getUint16(offset + Flow.SOURCE_PORT, true));
     if (this.open('destination', treat.destination)) this.address(view, bytes, offset + Flow.DESTINATION);
     if (this.open('destinationPort', treat.destinationPort)) out.decimal(view.getUint16(offset + Flow.DESTINATION_PORT, true));
-    if (this.hasTranslated) this.translated(view, bytes, offset);
+    if (this.hasTranslated) this.translated(Flow, treat, view, bytes, offset);
     if (this.open('rule', treat.rule)) out.text(names.rule(view.getUint32(offset + Flow.RULE, true)));
     if (this.open('natSource', treat.natSource)) out.text(names.natRule(view.getUint32(offset + Flow.NAT_SOURCE_RULE, true)));
     if (this.open('natDestination', treat.natDestination)) out.text(names.natRule(view.getUint32(offset + Flow.NAT_DESTINATION_RULE, true)));
@@ -91,7 +98,7 @@ export class JsonFormat {
       out.text(FROM_OPEN);
       const at = out.at;
       if (this.open('fromInterface', treat.fromInterface)) out.text(names.interface(view.getUint32(offset + Flow.FROM_INTERFACE, true)));
-      if (this.open('fromZone', treat.fromZone)) out.text(names.zone(view.getUint16(offset + Flow.FROM_ZONE, true)));
+      if (this.open('fromZone', treat.fromZone)) out.text(names.zoneOfInterface(view.getUint32(offset + Flow.FROM_INTERFACE, true)));
       this.peer('fromPeer', view.getUint32(offset + Flow.FROM_INTERFACE, true), bytes, offset + Flow.SOURCE, names);
       this.closeObject(at);
     }
@@ -99,7 +106,7 @@ export class JsonFormat {
       out.text(TO_OPEN);
       const at = out.at;
       if (this.open('toInterface', treat.toInterface)) out.text(names.interface(view.getUint32(offset + Flow.TO_INTERFACE, true)));
-      if (this.open('toZone', treat.toZone)) out.text(names.zone(view.getUint16(offset + Flow.TO_ZONE, true)));
+      if (this.open('toZone', treat.toZone)) out.text(names.zoneOfInterface(view.getUint32(offset + Flow.TO_INTERFACE, true)));
       this.peer('toPeer', view.getUint32(offset + Flow.TO_INTERFACE, true), bytes, offset + Flow.NAT_DESTINATION, names);
       this.closeObject(at);
     }
@@ -142,7 +149,7 @@ export class JsonFormat {
     out.address(view, bytes, offset + Flow.DESTINATION);
     out.text(WHOLE.destinationPort);
     out.decimal(view.getUint16(offset + Flow.DESTINATION_PORT, true));
-    if (isTranslated(view, offset)) {
+    if (isTranslated(Flow, view, offset)) {
       out.text(WHOLE.translated);
       out.address(view, bytes, offset + Flow.NAT_SOURCE);
       out.text(WHOLE.sourcePort);
@@ -157,7 +164,7 @@ export class JsonFormat {
     }
     out.text(names.flowBlock(
       view.getUint32(offset + Flow.RULE, true), view.getUint32(offset + Flow.NAT_SOURCE_RULE, true), view.getUint32(offset + Flow.NAT_DESTINATION_RULE, true),
-      view.getUint32(offset + Flow.FROM_INTERFACE, true), view.getUint32(offset + Flow.TO_INTERFACE, true), view.getUint32(offset + Flow.FROM_ZONE, true), // both zones
+      view.getUint32(offset + Flow.FROM_INTERFACE, true), view.getUint32(offset + Flow.TO_INTERFACE, true),
     ));
     out.text(WHOLE.state[bytes[offset + Flow.STATE]!]!);
     out.text(WHOLE.endReason[bytes[offset + Flow.END_REASON]!]!);
@@ -181,7 +188,7 @@ export class JsonFormat {
   }
 
   drop(view: DataView, bytes: Uint8Array, offset: number, names: NameTexts): void {
-    const { out, treat } = this;
+    const { out, treatDrop: treat } = this;
     out.reserve();
     const reason = bytes[offset + Drop.REASON]!;
     out.text(DROP_OPEN);
@@ -194,7 +201,10 @@ export class JsonFormat {
     if (this.open('sourcePort', treat.sourcePort)) out.decimal(view.getUint16(offset + Drop.SOURCE_PORT, true));
     if (this.open('destination', treat.destination)) this.address(view, bytes, offset + Drop.DESTINATION);
     if (this.open('destinationPort', treat.destinationPort)) out.decimal(view.getUint16(offset + Drop.DESTINATION_PORT, true));
+    if (this.dropHasTranslated) this.translated(Drop, treat, view, bytes, offset);
     if (this.open('rule', treat.rule)) out.text(names.rule(view.getUint32(offset + Drop.RULE, true)));
+    if (this.open('natSource', treat.natSource)) out.text(names.natRule(view.getUint32(offset + Drop.NAT_SOURCE_RULE, true)));
+    if (this.open('natDestination', treat.natDestination)) out.text(names.natRule(view.getUint32(offset + Drop.NAT_DESTINATION_RULE, true)));
     if (this.hasFrom) {
       const id = view.getUint32(offset + Drop.INTERFACE, true);
       out.text(FROM_OPEN);
@@ -204,7 +214,19 @@ export class JsonFormat {
       this.peer('fromPeer', id, bytes, offset + Drop.SOURCE, names);
       this.closeObject(at);
     }
+    const to = view.getUint32(offset + Drop.TO_INTERFACE, true);
+    if (this.hasTo && to === 0) {
+      out.text(NO_TO);
+    } else if (this.hasTo) {
+      out.text(TO_OPEN);
+      const at = out.at;
+      if (this.open('toInterface', treat.toInterface)) out.text(names.interface(to));
+      if (this.open('toZone', treat.toZone)) out.text(names.zoneOfInterface(to));
+      this.peer('toPeer', to, bytes, offset + Drop.NAT_DESTINATION, names);
+      this.closeObject(at);
+    }
     if (this.open('bytes', treat.bytes)) out.decimal(view.getUint16(offset + Drop.BYTES, true));
+    if (this.open('tcpFlags', treat.tcpFlags)) out.text(bytes[offset + Drop.TCP_FLAGS_KNOWN] === 0 ? NULL : TCP_FLAG_TEXTS[bytes[offset + Drop.TCP_FLAGS]!]!);
     out.byte(CLOSE);
   }
 
@@ -234,19 +256,19 @@ export class JsonFormat {
     this.out.byte(CLOSE);
   }
 
-  private translated(view: DataView, bytes: Uint8Array, offset: number): void {
-    const { out, treat } = this;
-    if (!isTranslated(view, offset)) {
+  private translated(at: AddressLayout, treat: Record<Place, Treatment>, view: DataView, bytes: Uint8Array, offset: number): void {
+    const { out } = this;
+    if (!isTranslated(at, view, offset)) {
       out.text(NO_TRANSLATION);
       return;
     }
     out.text(TRANSLATED_OPEN);
-    const at = out.at;
-    if (this.open('translatedSource', treat.translatedSource)) this.address(view, bytes, offset + Flow.NAT_SOURCE);
-    if (this.open('translatedSourcePort', treat.translatedSourcePort)) out.decimal(view.getUint16(offset + Flow.NAT_SOURCE_PORT, true));
-    if (this.open('translatedDestination', treat.translatedDestination)) this.address(view, bytes, offset + Flow.NAT_DESTINATION);
-    if (this.open('translatedDestinationPort', treat.translatedDestinationPort)) out.decimal(view.getUint16(offset + Flow.NAT_DESTINATION_PORT, true));
-    this.closeObject(at);
+    const begin = out.at;
+    if (this.open('translatedSource', treat.translatedSource)) this.address(view, bytes, offset + at.NAT_SOURCE);
+    if (this.open('translatedSourcePort', treat.translatedSourcePort)) out.decimal(view.getUint16(offset + at.NAT_SOURCE_PORT, true));
+    if (this.open('translatedDestination', treat.translatedDestination)) this.address(view, bytes, offset + at.NAT_DESTINATION);
+    if (this.open('translatedDestinationPort', treat.translatedDestinationPort)) out.decimal(view.getUint16(offset + at.NAT_DESTINATION_PORT, true));
+    this.closeObject(begin);
   }
 
   private address(view: DataView, bytes: Uint8Array, offset: number): void {
@@ -285,12 +307,14 @@ export class JsonFormat {
 const isTunnelled = (view: DataView, offset: number, names: NameTexts): boolean =>
   names.hasTunnels && (names.isTunnel(view.getUint32(offset + Flow.FROM_INTERFACE, true)) || names.isTunnel(view.getUint32(offset + Flow.TO_INTERFACE, true)));
 
-export function isTranslated(view: DataView, offset: number): boolean {
-  // Source and destination stand side by side, before and after translation; so do the four ports.
+/** What flow and drop records have in common. Source and destination stand side by side, before and after translation; so do the four ports. */
+export type AddressLayout = Pick<typeof Flow | typeof Drop, 'SOURCE' | 'SOURCE_PORT' | 'NAT_SOURCE' | 'NAT_SOURCE_PORT' | 'NAT_DESTINATION' | 'NAT_DESTINATION_PORT'>;
+
+export function isTranslated(at: AddressLayout, view: DataView, offset: number): boolean {
   for (let index = 0; index < 32; index += 4) {
-    if (view.getUint32(offset + Flow.SOURCE + index) !== view.getUint32(offset + Flow.NAT_SOURCE + index)) return true;
+    if (view.getUint32(offset + at.SOURCE + index) !== view.getUint32(offset + at.NAT_SOURCE + index)) return true;
   }
-  return view.getUint32(offset + Flow.SOURCE_PORT) !== view.getUint32(offset + Flow.NAT_SOURCE_PORT);
+  return view.getUint32(offset + at.SOURCE_PORT) !== view.getUint32(offset + at.NAT_SOURCE_PORT);
 }
 
 const DEPTH_MAX = 16;

@@ -19,7 +19,10 @@ export const Flow = {
 
 export const Drop = {
   TIME: drop.time_ns.offset, SOURCE: drop.src.offset, DESTINATION: drop.dst.offset, SOURCE_PORT: drop.src_port.offset, DESTINATION_PORT: drop.dst_port.offset,
-  RULE: drop.rule_id.offset, INTERFACE: drop.interface.offset, BYTES: drop.bytes.offset, REASON: drop.reason.offset, PROTOCOL: drop.protocol.offset,
+  NAT_SOURCE: drop.nat_src.offset, NAT_DESTINATION: drop.nat_dst.offset, NAT_SOURCE_PORT: drop.nat_src_port.offset, NAT_DESTINATION_PORT: drop.nat_dst_port.offset,
+  RULE: drop.rule_id.offset, NAT_SOURCE_RULE: drop.nat_source_id.offset, NAT_DESTINATION_RULE: drop.nat_destination_id.offset,
+  INTERFACE: drop.interface.offset, TO_INTERFACE: drop.to_interface.offset, BYTES: drop.bytes.offset, REASON: drop.reason.offset, PROTOCOL: drop.protocol.offset,
+  TCP_FLAGS: drop.tcp_flags.offset, TCP_FLAGS_KNOWN: drop.tcp_flags_known.offset,
 } as const;
 
 /** What happened, of one list for both kinds of records: flow events first, then what became of packets without a session. */

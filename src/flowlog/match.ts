@@ -83,64 +83,45 @@ function compileCriteria(criteria: Criteria): RecordMatch {
     add(
       (view, _bytes, offset) => ports.has(view.getUint16(offset + Flow.SOURCE_PORT, true)) || ports.has(view.getUint16(offset + Flow.DESTINATION_PORT, true))
         || ports.has(view.getUint16(offset + Flow.NAT_SOURCE_PORT, true)) || ports.has(view.getUint16(offset + Flow.NAT_DESTINATION_PORT, true)),
-      (view, _bytes, offset) => ports.has(view.getUint16(offset + Drop.SOURCE_PORT, true)) || ports.has(view.getUint16(offset + Drop.DESTINATION_PORT, true)),
+      (view, _bytes, offset) => ports.has(view.getUint16(offset + Drop.SOURCE_PORT, true)) || ports.has(view.getUint16(offset + Drop.DESTINATION_PORT, true))
+        || ports.has(view.getUint16(offset + Drop.NAT_SOURCE_PORT, true)) || ports.has(view.getUint16(offset + Drop.NAT_DESTINATION_PORT, true)),
     );
   }
   if (criteria.source) {
     const matches = prefixes('source', criteria.source);
-    add((view, _bytes, offset) => matches(view, offset + Flow.SOURCE) || matches(view, offset + Flow.NAT_SOURCE), (view, _bytes, offset) => matches(view, offset + Drop.SOURCE));
+    add((view, _bytes, offset) => matches(view, offset + Flow.SOURCE) || matches(view, offset + Flow.NAT_SOURCE), (view, _bytes, offset) => matches(view, offset + Drop.SOURCE) || matches(view, offset + Drop.NAT_SOURCE));
   }
   if (criteria.destination) {
     const matches = prefixes('destination', criteria.destination);
-    add((view, _bytes, offset) => matches(view, offset + Flow.DESTINATION) || matches(view, offset + Flow.NAT_DESTINATION), (view, _bytes, offset) => matches(view, offset + Drop.DESTINATION));
+    add((view, _bytes, offset) => matches(view, offset + Flow.DESTINATION) || matches(view, offset + Flow.NAT_DESTINATION), (view, _bytes, offset) => matches(view, offset + Drop.DESTINATION) || matches(view, offset + Drop.NAT_DESTINATION));
   }
   if (criteria.rule) {
     const rule = nameTest(criteria.rule, (names, id) => names.names.rule(id));
     const natRule = nameTest(criteria.rule, (names, id) => names.names.natRule(id));
-    add(
-      (view, _bytes, offset, names) => rule(names, view.getUint32(offset + Flow.RULE, true)) || natRule(names, view.getUint32(offset + Flow.NAT_SOURCE_RULE, true)) || natRule(names, view.getUint32(offset + Flow.NAT_DESTINATION_RULE, true)),
-      (view, _bytes, offset, names) => rule(names, view.getUint32(offset + Drop.RULE, true)),
-    );
+    const test = ({ RULE, NAT_SOURCE_RULE, NAT_DESTINATION_RULE }: typeof Flow | typeof Drop): Test => (view, _bytes, offset, names) =>
+      rule(names, view.getUint32(offset + RULE, true)) || natRule(names, view.getUint32(offset + NAT_SOURCE_RULE, true)) || natRule(names, view.getUint32(offset + NAT_DESTINATION_RULE, true));
+    add(test(Flow), test(Drop));
   }
-  const zoneOf = (names: NameTexts, index: number): string | null => names.names.zone(index);
   const interfaceOf = (names: NameTexts, id: number): string | null => names.names.interfaceById(id);
-  const zoneOfInterface = (names: NameTexts, id: number): string | null => names.names.zoneOfInterface?.(id) ?? null;
-  if (criteria.zone) {
-    const zone = nameTest(criteria.zone, zoneOf);
-    const dropZone = nameTest(criteria.zone, zoneOfInterface);
-    add(
-      (view, _bytes, offset, names) => zone(names, view.getUint16(offset + Flow.FROM_ZONE, true)) || zone(names, view.getUint16(offset + Flow.TO_ZONE, true)),
-      (view, _bytes, offset, names) => dropZone(names, view.getUint32(offset + Drop.INTERFACE, true)),
-    );
+  const zoneOf = (names: NameTexts, id: number): string | null => names.names.zoneOfInterface(id);
+  for (const [member, nameOf] of [['zone', zoneOf], ['interface', interfaceOf]] as const) {
+    const wanted = criteria[member];
+    if (!wanted) continue;
+    const named = nameTest(wanted, nameOf);
+    const test = (from: number, to: number): Test => (view, _bytes, offset, names) => named(names, view.getUint32(offset + from, true)) || named(names, view.getUint32(offset + to, true));
+    add(test(Flow.FROM_INTERFACE, Flow.TO_INTERFACE), test(Drop.INTERFACE, Drop.TO_INTERFACE));
   }
-  if (criteria.interface) {
-    const named = nameTest(criteria.interface, interfaceOf);
-    add(
-      (view, _bytes, offset, names) => named(names, view.getUint32(offset + Flow.FROM_INTERFACE, true)) || named(names, view.getUint32(offset + Flow.TO_INTERFACE, true)),
-      (view, _bytes, offset, names) => named(names, view.getUint32(offset + Drop.INTERFACE, true)),
-    );
-  }
-  if (criteria.from) {
-    // An interface, a zone, or where it comes from as an address.
-    const named = nameTest(criteria.from, interfaceOf);
-    const zone = nameTest(criteria.from, zoneOf);
-    const dropZone = nameTest(criteria.from, zoneOfInterface);
-    const matches = somePrefixes(criteria.from);
-    add(
-      (view, _bytes, offset, names) => named(names, view.getUint32(offset + Flow.FROM_INTERFACE, true)) || zone(names, view.getUint16(offset + Flow.FROM_ZONE, true))
-        || matches(view, offset + Flow.SOURCE) || matches(view, offset + Flow.NAT_SOURCE),
-      (view, _bytes, offset, names) => named(names, view.getUint32(offset + Drop.INTERFACE, true)) || dropZone(names, view.getUint32(offset + Drop.INTERFACE, true)) || matches(view, offset + Drop.SOURCE),
-    );
-  }
-  if (criteria.to) {
-    const named = nameTest(criteria.to, interfaceOf);
-    const zone = nameTest(criteria.to, zoneOf);
-    const matches = somePrefixes(criteria.to);
-    add(
-      (view, _bytes, offset, names) => named(names, view.getUint32(offset + Flow.TO_INTERFACE, true)) || zone(names, view.getUint16(offset + Flow.TO_ZONE, true))
-        || matches(view, offset + Flow.DESTINATION) || matches(view, offset + Flow.NAT_DESTINATION),
-      (view, _bytes, offset) => matches(view, offset + Drop.DESTINATION),
-    );
+  for (const member of ['from', 'to'] as const) {
+    const wanted = criteria[member];
+    if (!wanted) continue;
+    // An interface, a zone, or where it comes from, or goes to, as an address.
+    const named = nameTest(wanted, interfaceOf);
+    const zone = nameTest(wanted, zoneOf);
+    const matches = somePrefixes(wanted);
+    const test = (place: number, address: number, translated: number): Test => (view, _bytes, offset, names) =>
+      named(names, view.getUint32(offset + place, true)) || zone(names, view.getUint32(offset + place, true)) || matches(view, offset + address) || matches(view, offset + translated);
+    if (member === 'from') add(test(Flow.FROM_INTERFACE, Flow.SOURCE, Flow.NAT_SOURCE), test(Drop.INTERFACE, Drop.SOURCE, Drop.NAT_SOURCE));
+    else add(test(Flow.TO_INTERFACE, Flow.DESTINATION, Flow.NAT_DESTINATION), test(Drop.TO_INTERFACE, Drop.DESTINATION, Drop.NAT_DESTINATION));
   }
   return { flow: all(flow), drop: all(drop) };
 }

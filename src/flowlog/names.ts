@@ -8,13 +8,12 @@ const BLOCKS = 4096; // a power of two
 const ANY_ADDRESS = new Uint8Array(16);
 
 /** What every record of a rule's sessions between two interfaces has in common, as text. */
-interface Block { rule: number; natSource: number; natDestination: number; from: number; to: number; zones: number; text: Uint8Array }
+interface Block { rule: number; natSource: number; natDestination: number; from: number; to: number; text: Uint8Array }
 
 export class NameTexts {
   private readonly rules = new Map<number, Uint8Array>();
   private readonly natRules = new Map<number, Uint8Array>();
   private readonly interfaces = new Map<number, Uint8Array>();
-  private readonly zones: Uint8Array[] = [];
   private readonly interfaceZones = new Map<number, Uint8Array>();
 
   private readonly tunnels = new Map<number, boolean>();
@@ -24,13 +23,13 @@ export class NameTexts {
   constructor(readonly names: Names) {}
 
   /** `,"rule":…,"natSource":…,"natDestination":…,"from":{…},"to":{…}`: looked up as one. */
-  flowBlock(rule: number, natSource: number, natDestination: number, from: number, to: number, zones: number): Uint8Array {
-    const slot = (rule ^ Math.imul(natSource, 3) ^ Math.imul(natDestination, 5) ^ Math.imul(from, 7) ^ Math.imul(to, 11) ^ zones) & (BLOCKS - 1);
+  flowBlock(rule: number, natSource: number, natDestination: number, from: number, to: number): Uint8Array {
+    const slot = (rule ^ Math.imul(natSource, 3) ^ Math.imul(natDestination, 5) ^ Math.imul(from, 7) ^ Math.imul(to, 11)) & (BLOCKS - 1);
     const known = this.blocks[slot];
-    if (known?.rule === rule && known.natSource === natSource && known.natDestination === natDestination && known.from === from && known.to === to && known.zones === zones) return known.text;
+    if (known?.rule === rule && known.natSource === natSource && known.natDestination === natDestination && known.from === from && known.to === to) return known.text;
     const text = snippet(`,"rule":${latin(this.rule(rule))},"natSource":${latin(this.natRule(natSource))},"natDestination":${latin(this.natRule(natDestination))}`
-      + `,"from":{"interface":${latin(this.interface(from))},"zone":${latin(this.zone(zones & 0xffff))}},"to":{"interface":${latin(this.interface(to))},"zone":${latin(this.zone(zones >>> 16))}}`);
-    this.blocks[slot] = { rule, natSource, natDestination, from, to, zones, text };
+      + `,"from":{"interface":${latin(this.interface(from))},"zone":${latin(this.zoneOfInterface(from))}},"to":{"interface":${latin(this.interface(to))},"zone":${latin(this.zoneOfInterface(to))}}`);
+    this.blocks[slot] = { rule, natSource, natDestination, from, to, text };
     return text;
   }
 
@@ -50,8 +49,7 @@ export class NameTexts {
   rule(id: number): Uint8Array { return this.rules.get(id) ?? keep(this.rules, id, this.names.rule(id)); }
   natRule(id: number): Uint8Array { return this.natRules.get(id) ?? keep(this.natRules, id, this.names.natRule(id)); }
   interface(id: number): Uint8Array { return this.interfaces.get(id) ?? keep(this.interfaces, id, this.names.interfaceById(id)); }
-  zone(index: number): Uint8Array { return this.zones[index] ??= textOf(this.names.zone(index)); }
-  zoneOfInterface(id: number): Uint8Array { return this.interfaceZones.get(id) ?? keep(this.interfaceZones, id, this.names.zoneOfInterface?.(id) ?? null); }
+  zoneOfInterface(id: number): Uint8Array { return this.interfaceZones.get(id) ?? keep(this.interfaceZones, id, this.names.zoneOfInterface(id)); }
 }
 
 const latin = (text: Uint8Array): string => Buffer.from(text).toString('latin1');

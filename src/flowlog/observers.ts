@@ -22,8 +22,8 @@ export class Observer {
   private lostSince = 0;
   lost = 0;
 
-  /** Throws CriteriaError. */
-  constructor(criteria: Criteria, private readonly to: LineWriter) { this.match = compileMatch(criteria, undefined); }
+  /** `from`: the first record, counted from the start of all, that is live for it. Throws CriteriaError. */
+  constructor(criteria: Criteria, private readonly to: LineWriter, readonly from: number) { this.match = compileMatch(criteria, undefined); }
 
   flows({ view, bytes, offset, count }: RecordSpan, names: NameTexts): void {
     for (let at = offset, end = offset + count * FLOW_RECORD_BYTES; at < end; at += FLOW_RECORD_BYTES) {
@@ -71,8 +71,8 @@ export class Observers {
   get isFull(): boolean { return this.list.size >= OBSERVERS_MAX; }
 
   /** Answers how to end it. */
-  add(criteria: Criteria, to: LineWriter): () => void {
-    const observer = new Observer(criteria, to);
+  add(criteria: Criteria, to: LineWriter, from = 0): () => void {
+    const observer = new Observer(criteria, to, from);
     this.list.add(observer);
     return () => {
       if (this.list.delete(observer)) this.lost += observer.lost;
@@ -81,7 +81,8 @@ export class Observers {
 
   get lostInAll(): number { return [...this.list].reduce((sum, { lost }) => sum + lost, this.lost); }
 
-  flows(span: RecordSpan, names: NameTexts): void { for (const one of this.list) one.flows(span, names); }
-  drops(span: RecordSpan, names: NameTexts): void { for (const one of this.list) one.drops(span, names); }
+  /** `nth`: which of all records is the span's first. A span is of one batch, and somebody joins between batches. */
+  flows(span: RecordSpan, names: NameTexts, nth = 0): void { for (const one of this.list) if (nth >= one.from) one.flows(span, names); }
+  drops(span: RecordSpan, names: NameTexts, nth = 0): void { for (const one of this.list) if (nth >= one.from) one.drops(span, names); }
   flush(): void { for (const one of this.list) one.flush(); }
 }

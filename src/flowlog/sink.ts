@@ -58,8 +58,11 @@ export abstract class Sink {
       clearTimeout(timer);
     }
     this.closing = true;
+    const lostBefore = this.lost;
     while (this.queue.length > 0) this.lost += this.shift()!.records;
     await this.end();
+    const lost = this.lost - lostBefore;
+    if (lost > 0) this.log(false, `${lost} records that waited were given up at its end`); // its counters go with it
   }
 
   /** Sends from the queue when it can; returns at once. */

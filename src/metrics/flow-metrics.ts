@@ -57,7 +57,7 @@ export class FlowMetrics {
       const series = this.byRule.get(rule)?.get(key) ?? this.open(rule, key, () => ({
         event: RECORD_EVENTS[event] ?? `unknown-${event}`, verdict: 'allowed', reason: '', protocol: protocolName(bytes[at + Flow.PROTOCOL]!), rule: names.names.rule(rule) ?? '',
         from: names.names.interfaceById(view.getUint32(at + Flow.FROM_INTERFACE, true)) ?? '', to: names.names.interfaceById(view.getUint32(at + Flow.TO_INTERFACE, true)) ?? '',
-        from_zone: names.names.zone(view.getUint16(at + Flow.FROM_ZONE, true)) ?? '', to_zone: names.names.zone(view.getUint16(at + Flow.TO_ZONE, true)) ?? '',
+        from_zone: names.names.zoneOfInterface(view.getUint32(at + Flow.FROM_INTERFACE, true)) ?? '', to_zone: names.names.zoneOfInterface(view.getUint32(at + Flow.TO_INTERFACE, true)) ?? '',
       }));
       if (!series) continue;
       series.records += 1;
@@ -77,7 +77,7 @@ export class FlowMetrics {
       const rule = view.getUint32(at + Drop.RULE, true);
       const series = this.byRule.get(rule)?.get(key) ?? this.open(rule, key, () => ({
         event: RECORD_EVENTS[dropEvent(reason)]!, verdict: 'dropped', reason: DROP_REASONS[reason]?.name ?? `unknown-${reason}`, protocol: protocolName(bytes[at + Drop.PROTOCOL]!), rule: names.names.rule(rule) ?? '',
-        from: names.names.interfaceById(from) ?? '', to: '', from_zone: names.names.zoneOfInterface?.(from) ?? '', to_zone: '',
+        from: names.names.interfaceById(from) ?? '', to: '', from_zone: names.names.zoneOfInterface(from) ?? '', to_zone: '',
       }));
       if (series) series.records += 1;
     }

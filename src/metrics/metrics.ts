@@ -182,7 +182,7 @@ async function readLevels({ engine }: Control) {
 
 function fillInterfaces(fill: Filling, { names }: Control, interfaces: Levels['interfaces']): void {
   for (const { interface: id, rxPackets, rxBytes, txPackets, txBytes } of interfaces) {
-    const labels = { interface: names.interfaceById(id) ?? String(id), zone: names.zoneOfInterface?.(id) ?? '' };
+    const labels = { interface: names.interfaceById(id) ?? String(id), zone: names.zoneOfInterface(id) ?? '' };
     fill.set('interfacePackets', rxPackets, { ...labels, direction: 'received' });
     fill.set('interfacePackets', txPackets, { ...labels, direction: 'sent' });
     fill.set('interfaceBytes', rxBytes, { ...labels, direction: 'received' });

@@ -1,6 +1,7 @@
 // One child process of the supervisor: started, watched, started again after a delay that grows, ended. Who: src/supervisor/up.ts.
 // The child's stderr goes to a file in DIR, so it neither dies with us nor blocks on us; so does its stdout, unless it is heard. Bounds: RESTART_MS_MIN doubling to
-// RESTART_MS_MAX between starts; a child that lived for STABLE_MS starts at the minimum again; STOP_GRACE_MS from SIGTERM to SIGKILL.
+// RESTART_MS_MAX between starts; a child that lived for STABLE_MS starts at the minimum again; STOP_GRACE_MS from SIGTERM to SIGKILL;
+// UNTOLD_LINES_MAX wait for a child that is told lines.
 import { spawn, type ChildProcess } from 'node:child_process';
 import { closeSync, openSync, rmSync } from 'node:fs';
 import { setPriority } from 'node:os';
@@ -11,6 +12,8 @@ import { relayToStdout } from './relay.js';
 const RESTART_MS_MIN = 100;
 const RESTART_MS_MAX = 5000;
 const STABLE_MS = 10_000;
+const UNTOLD_LINES_MAX = 1000;
+const TOLD_BYTES_MAX = 256 * 1024; // on their way to a child that does not read on
 export const STOP_GRACE_MS = 5000;
 /** A child that ends so has a fault that no restart cures (EX_CONFIG of sysexits.h). */
 export const FATAL_EXIT_CODE = 78;
@@ -24,6 +27,7 @@ export interface ChildPlan {
   pidFile: string;
   logFile: string;
   isHeard?: boolean;    // its standard output is ours: log streams to stdout
+  isTold?: boolean;     // its standard input is ours: log lines of the other processes
   niceness?: number;    // it gives way to the others when processors are short
 }
 
@@ -35,6 +39,8 @@ export class ManagedChild {
   private timer: NodeJS.Timeout | undefined;
   private isWanted = false;
   private exited: Promise<void> = Promise.resolve();
+  private readonly untold: string[] = [];
+  private untoldLost = 0;
   restarts = 0;
 
   constructor(
@@ -50,6 +56,26 @@ export class ManagedChild {
   }
 
   signal(name: NodeJS.Signals): void { this.child?.kill(name); }
+
+  /** A line for its standard input. While it is away the newest ones wait for the next one. */
+  tell(line: string): void {
+    this.untold.push(line);
+    if (this.untold.length > UNTOLD_LINES_MAX) {
+      this.untold.shift();
+      this.untoldLost += 1;
+    }
+    this.tellAll();
+  }
+
+  private tellAll(): void {
+    const stdin = this.child?.stdin;
+    if (!stdin?.writable) return;
+    while (this.untold.length > 0 && stdin.writableLength < TOLD_BYTES_MAX) {
+      if (this.untoldLost > 0) stdin.write(`${JSON.stringify({ level: 'warn', time: new Date().toISOString(), process: 'supervisor', msg: `${this.untoldLost} log lines were not passed on` })}\n`);
+      this.untoldLost = 0;
+      stdin.write(this.untold.shift()!);
+    }
+  }
 
   /** Ends it and starts it by another command. */
   async replace(plan: ChildPlan): Promise<void> {
@@ -90,11 +116,13 @@ export class ManagedChild {
     const file = openSync(this.plan.logFile, 'a', 0o600);
     this.follower ??= new LogFollower(this.plan.logFile, this.plan.role, this.showLine);
     const [program = '', ...args] = this.plan.command;
-    const child = spawn(program, args, { stdio: ['ignore', this.plan.isHeard ? 'pipe' : file, file] });
+    const child = spawn(program, args, { stdio: [this.plan.isTold ? 'pipe' : 'ignore', this.plan.isHeard ? 'pipe' : file, file] });
     closeSync(file);
     this.giveWay(child.pid);
     if (child.stdout) relayToStdout(child.stdout);
+    child.stdin?.on('error', () => { /* it is gone */ });
     this.child = child;
+    this.tellAll();
     this.startedAtMs = performance.now();
     this.exited = new Promise((resolve) => {
       child.once('error', (error) => {

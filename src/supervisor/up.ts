@@ -112,7 +112,7 @@ class Supervisor {
 
   constructor(private readonly options: UpOptions, private readonly paths: RunDirectory, private readonly checked: Preflight, private readonly startConfig: StartConfig) {
     this.writeLine = createLogWriter(options.logJson);
-    this.log = createLog('supervisor', this.writeLine);
+    this.log = createLog('supervisor', (line) => this.passOn(line));
     this.engineOptions = engineOptions(checked.config!);
     this.devices = new Set(devicesOf(checked.config!));
     this.existed = existsSync(paths.dir);
@@ -137,6 +137,12 @@ class Supervisor {
       code = 1;
     }
     return Math.max(code, await this.stop(code));
+  }
+
+  /** Control knows its own lines; those of the others are for its `system` streams. */
+  private passOn(line: string): void {
+    this.writeLine(line);
+    this.control?.tell(line);
   }
 
   // ---- start ------------------------------------------------------------------------------------------------------
@@ -164,7 +170,7 @@ class Supervisor {
       this.log.error(`${role} cannot run; ending`);
       this.ending?.(1);
     };
-    this.engine = new ManagedChild(this.enginePlan(), this.log, this.writeLine, fatal);
+    this.engine = new ManagedChild(this.enginePlan(), this.log, (line) => this.passOn(line), fatal);
     this.control = new ManagedChild(this.controlPlan(), this.log, this.writeLine, fatal);
     this.engine.start();
     this.control.start();
@@ -230,9 +236,9 @@ class Supervisor {
   }
 
   private controlPlan(): ChildPlan {
-    const options: ControlArguments = { dir: this.paths.dir, ...(this.user ? { user: this.user } : {}) };
+    const options: ControlArguments = { dir: this.paths.dir, isTold: true, ...(this.user ? { user: this.user } : {}) };
     return {
-      role: 'control', script: SCRIPTS.control, pidFile: this.paths.controlPid, logFile: this.paths.controlLog, isHeard: true, niceness: CONTROL_NICENESS,
+      role: 'control', script: SCRIPTS.control, pidFile: this.paths.controlPid, logFile: this.paths.controlLog, isHeard: true, isTold: true, niceness: CONTROL_NICENESS,
       command: [...this.mount!.enter, process.execPath, `--max-semi-space-size=${CONTROL_SEMI_SPACE_MIB}`, scriptPath(SCRIPTS.control), JSON.stringify(options)],
     };
   }

@@ -8,6 +8,7 @@ import { compileSnapshot, type PortPlan } from '../../src/config/compile.js';
 import type { Device, Facts } from '../../src/config/facts.js';
 import { loadAddon, readCounters, type Addon, type InjectResult } from '../../src/engine/binding.js';
 import { COUNTERS, DROP_REASONS, FLOW_RECORD_BYTES, readFlowRecord, SESSION_STATES, type FlowRecord } from '../../src/engine/abi.generated.js';
+import type { Names } from '../../src/engine/records.js';
 import { bytesOf, formatAddress, parseAddress } from '../../src/lib/address.js';
 import { macOf } from './packet-language.js';
 
@@ -45,6 +46,8 @@ export class World {
   #config: CaseConfig = {};
   #generation = 0n;
   #ports: PortPlan[] = [];
+  /** As records name things. */
+  names: Names = { rule: () => null, natRule: () => null, interfaceById: () => null, interfaceAt: () => null, zone: () => null, zoneOfInterface: () => null };
   nowNs = 1_000_000_000_000n;
 
   constructor(config: CaseConfig, sessionsMax: number) {
@@ -69,6 +72,10 @@ export class World {
     this.#ports = compiled.ports;
     addon.apply(compiled.snapshot);
     this.#config = config;
+    const { ids } = compiled.names;
+    const named = (id: number): string | null => ids.get(id)?.name ?? null;
+    const zones = product.interfaces as Record<string, { zone: string }>;
+    this.names = { ...this.names, rule: named, natRule: named, interfaceById: named, zoneOfInterface: (id) => zones[named(id) ?? '']?.zone ?? null };
     this.interfaces.splice(0, this.interfaces.length, ...compiled.names.interfaces);
     for (const [name, addresses] of Object.entries((neighbours ?? {}) as Record<string, string[]>))
       for (const address of addresses) this.neighbour(name, address, true);

@@ -193,7 +193,7 @@ describe('with an appliance', () => {
     await expect.poll(() => bench.control.drops.last).toBe(1);
     const { stdout } = await sluice('drops', '--dir', bench.paths.dir);
     expect(stdout).toMatch(/1,234 {2}policy-deny +a rule denies it/);
-    expect(stdout).toMatch(/policy-deny +tcp +198\.51\.100\.9:55555 +203\.0\.113\.4:23 +untrust/);
+    expect(stdout).toMatch(/policy-deny +tcp +198\.51\.100\.9:55555 +203\.0\.113\.4:23 +S +untrust/);
     expect(JSON.parse((await sluice('drops', '--json', '--dir', bench.paths.dir)).stdout)).toMatchObject({ drops: { 'policy-deny': 1234 }, records: [{ reason: 'policy-deny' }] });
   });
 

@@ -82,12 +82,13 @@ export function makeFlow(over: Partial<Omit<FlowRecord, 'src' | 'dst' | 'natSrc'
   return bytes;
 }
 
-export function makeDrop(over: Partial<Omit<DropRecord, 'src' | 'dst'>> & { source?: string } = {}): Uint8Array {
-  const { source = '198.51.100.9', ...rest } = over;
+export function makeDrop(over: Partial<Omit<DropRecord, 'src' | 'dst' | 'natSrc' | 'natDst'>> & { source?: string; destination?: string; natSource?: string; natDestination?: string } = {}): Uint8Array {
+  const { source = '198.51.100.9', destination = '203.0.113.4', natSource = source, natDestination = destination, ...rest } = over;
+  const { srcPort = 55555, dstPort = 23 } = rest;
   const bytes = new Uint8Array(DROP_RECORD_BYTES);
   writeDropRecord(new DataView(bytes.buffer), 0, {
-    timeNs: 1_700_000_000_500_000_000n, src: address(source), dst: address('203.0.113.4'), srcPort: 55555, dstPort: 23, ruleId: 0,
-    interface: id('interface', 'untrust'), bytes: 60, reason: DropReason.POLICY_DENY, protocol: 6, ...rest,
+    timeNs: 1_700_000_000_500_000_000n, src: address(source), dst: address(destination), natSrc: address(natSource), natDst: address(natDestination), srcPort, dstPort, natSrcPort: srcPort, natDstPort: dstPort,
+    ruleId: 0, natSourceId: 0, natDestinationId: 0, interface: id('interface', 'untrust'), toInterface: 0, bytes: 60, reason: DropReason.POLICY_DENY, protocol: 6, tcpFlags: 0x02, tcpFlagsKnown: 1, ...rest,
   });
   return bytes;
 }

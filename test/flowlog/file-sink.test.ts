@@ -1,7 +1,7 @@
 // The file sink on a real disk: rotation by size and age, number of files, compression, files that others move, lines that a crash cut,
 // disks that refuse. And standard output that nobody reads.
 import { execFileSync } from 'node:child_process';
-import { closeSync, constants, openSync, readdirSync, readFileSync, readSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { closeSync, constants, openSync, readdirSync, readFileSync, readSync, readlinkSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { gunzipSync } from 'node:zlib';
 import { describe, expect, onTestFinished, test } from 'vitest';
@@ -157,6 +157,27 @@ describe('the file', () => {
   });
 });
 
+test('a disk that stays full: each attempt gives back what it opened', async () => {
+  const directory = temporaryDirectory();
+  execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=64k', 'none', directory]);
+  onTestFinished(() => void execFileSync('umount', ['-l', directory]));
+  writeFileSync(join(directory, 'flows.jsonl'), 'a line that a crash cut'.padEnd(65_536, '.')); // to end it there is no room
+  const open = (): string[] => readdirSync('/proc/self/fd').filter((fd) => {
+    try {
+      return readlinkSync(`/proc/self/fd/${fd}`).startsWith(directory);
+    } catch {
+      return false;
+    }
+  });
+  const said: string[] = [];
+  const sink = new FileSink(join(directory, 'flows.jsonl'), NO_ROTATION, MEGABYTE, (_isUp, message) => void said.push(message));
+  onTestFinished(() => sink.close(0));
+  sink.push({ bytes: line(1), records: 1 });
+  await expect.poll(() => sink.stats.failures, { timeout: 10_000 }).toBeGreaterThan(2);
+  expect(sink.stats.lastError).toMatch(/ENOSPC/);
+  expect(open().length).toBeLessThanOrEqual(1);
+});
+
 test('standard output that nobody reads holds up nothing, and loses what does not fit; then it goes on', async () => {
   const pipe = join(temporaryDirectory(), 'pipe');
   execFileSync('mkfifo', [pipe]);
@@ -182,4 +203,34 @@ test('standard output that nobody reads holds up nothing, and loses what does no
   expect(numbers).toHaveLength(200 - lost);
   expect(numbers.at(-1)).toBe(199);
   await sink.close(0);
+});
+
+test('two streams on one standard output do not cut each other\'s lines; one that ends within a line leaves it ended', async () => {
+  const pipe = join(temporaryDirectory(), 'pipe');
+  execFileSync('mkfifo', [pipe]);
+  const reader = openSync(pipe, constants.O_RDONLY | constants.O_NONBLOCK);
+  const writer = openSync(pipe, constants.O_WRONLY | constants.O_NONBLOCK);
+  onTestFinished(() => [reader, writer].forEach((descriptor) => closeSync(descriptor)));
+  const sinks = [new StdoutSink(16 * MEGABYTE, () => undefined, writer), new StdoutSink(16 * MEGABYTE, () => undefined, writer), new StdoutSink(16 * MEGABYTE, () => undefined, writer)];
+  sinks.forEach((sink, index) => {
+    for (let n = 0; n < 10; n += 1) sink.push({ bytes: line(index * 100 + n, 90_001), records: 1 });
+  });
+  let text = '';
+  const chunk = Buffer.alloc(65_536);
+  const read = (): void => {
+    try {
+      for (let count = 1; count > 0;) text += chunk.toString('latin1', 0, count = readSync(reader, chunk));
+    } catch { /* empty for now */ }
+  };
+  await sinks[0]!.close(0); // its first line is on its way, and fits in the pipe in part only
+  await expect.poll(() => {
+    read();
+    return sinks[1]!.stats.sent + sinks[2]!.stats.sent;
+  }, { timeout: 20_000, interval: 5 }).toBe(20);
+  read();
+  const [cut, ...rest] = text.trim().split('\n');
+  expect(cut!.length).toBeLessThan(90_000);
+  expect(rest.map((one) => (JSON.parse(one) as { n: number }).n).sort((a, b) => a - b)).toEqual([...range(100, 110), ...range(200, 210)]);
+  expect(sinks[0]!.stats).toMatchObject({ sent: 0, lost: 10 });
+  await Promise.all(sinks.map((sink) => sink.close(0)));
 });

@@ -105,6 +105,33 @@ describe('streams', () => {
     await expect.poll(() => flowLog.streamStats[0]!.sent, { timeout: 20_000 }).toBe(300_000 - flowLog.lost);
   });
 
+  test('what comes before the first configuration waits for its streams', async () => {
+    const directory = temporaryDirectory();
+    const flowLog = new FlowLog(directory, NO_SESSIONS, silentLog);
+    onTestFinished(() => flowLog.stop());
+    flowLog.take(...batch([makeFlow()], [makeDrop()]));
+    flowLog.audit({ sequence: 1, time: '2026-11-21T17:00:00Z', event: 'start' });
+    flowLog.system('{"level":"warn","process":"engine","msg":"early"}\n');
+    await new Promise((resolve) => setImmediate(() => setImmediate(resolve)));
+    expect(flowLog.waiting).toBe(2);
+    flowLog.configure(configOf({ logs: (['flow', 'audit', 'system'] as const).map((type) => ({ name: type, type, to: 'file' as const, path: type })) }));
+    await expect.poll(() => flowLog.streamStats.map(({ sent }) => sent)).toEqual([2, 1, 1]);
+    expect(flowLog.waiting).toBe(0);
+  });
+
+  test('zones are those of the interfaces, whatever a commit did to the order of zones meanwhile', async () => {
+    const { flowLog, lines } = open({ logs: [{ name: 'all', type: 'flow', to: 'file', path: 'all' }, { name: 'trust', type: 'flow', to: 'file', path: 'trust', include: { zone: ['dmz'] } }] });
+    const file = join(temporaryDirectory(), 'nva.yaml');
+    writeFileSync(file, CONFIG.replace('interfaces:\n', 'interfaces:\n  dmz: { device: eth1, vlan: 7, zone: dmz, addresses: [10.0.7.4/24] }\n'));
+    const { compiled, problems } = compileFile(file, makeFacts(), 2, []);
+    expect(problems.filter(({ severity }) => severity === 'error')).toEqual([]);
+    flowLog.take(...batch([makeFlow()])); // the engine made it before the commit, it is looked at after it
+    flowLog.configure({ ...compiled!, observability: { logs: [{ name: 'all', type: 'flow', to: 'file', path: 'all' }, { name: 'trust', type: 'flow', to: 'file', path: 'trust', include: { zone: ['dmz'] } }] } });
+    await expect.poll(() => flowLog.streamStats[0]!.sent).toBe(1);
+    expect(lines('all')[0]).toMatchObject({ from: { interface: 'trust', zone: 'trust' }, to: { interface: 'untrust', zone: 'untrust' } });
+    expect(flowLog.streamStats[1]!.sent).toBe(0);
+  });
+
   test('stopping hands over what was taken', async () => {
     const { flowLog, lines } = open({ logs: [{ name: 'file', type: 'flow', to: 'file', path: 'all' }] });
     flowLog.take(5000, 0, randomFlows(5000, 1));

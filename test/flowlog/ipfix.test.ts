@@ -76,14 +76,21 @@ describe.each(['udp', 'tcp'] as const)('over %s', (transport) => {
         230: !isTranslated ? 0n : flow.event === FlowEvent.START ? 4n : flow.event === FlowEvent.END ? 5n : 0n,
       };
       for (const [element, value] of Object.entries(expected)) expect([element, number(record, element)]).toEqual([element, value]);
-      expect([1, 2, 3].map((element) => record.values.get(`55555/${element}`)!.toString())).toEqual([names.rule(flow.ruleId) ?? '', names.zone(flow.fromZone) ?? '', names.zone(flow.toZone) ?? '']);
+      expect([1, 2, 3].map((element) => record.values.get(`55555/${element}`)!.toString())).toEqual([names.rule(flow.ruleId) ?? '', names.zoneOfInterface(flow.fromInterface) ?? '', names.zoneOfInterface(flow.toInterface) ?? '']);
       expect([5, 6].map((element) => record.values.get(`55555/${element}`)!.toString())).toEqual([flow.fromInterface === 3 ? `peer-${flow.src[15]}` : '', flow.toInterface === 3 ? `peer-${flow.natDst[15]}` : '']);
     });
     records.slice(400).forEach((record, index) => {
       const drop = readDropRecord(viewOf(drops), index * DROP_RECORD_BYTES);
       const isDenied = drop.reason === DropReason.POLICY_DENY || drop.reason === DropReason.POLICY_REJECT;
       expect([number(record, '323'), number(record, '352'), number(record, '233'), number(record, '89'), number(record, '10')]).toEqual([drop.timeNs / 1_000_000n, BigInt(drop.bytes), isDenied ? 3n : 4n, isDenied ? 129n : 128n, BigInt(drop.interface)]);
-      expect(record.values.get('55555/5')!.toString()).toBe(drop.interface === 3 ? `peer-${drop.src[15]}` : '');
+      expect([3, 5, 6].map((element) => record.values.get(`55555/${element}`)!.toString())).toEqual([
+        names.zoneOfInterface(drop.toInterface) ?? '', drop.interface === 3 ? `peer-${drop.src[15]}` : '', drop.toInterface === 3 ? `peer-${drop.natDst[15]}` : '']);
+      const v4 = isIpv4(drop.src) && isIpv4(drop.dst) && isIpv4(drop.natSrc) && isIpv4(drop.natDst);
+      expect(record.template).toBe(v4 ? 258 : 259);
+      const hex = (bytes: Uint8Array): string => Buffer.from(v4 ? bytes.subarray(12) : bytes).toString('hex');
+      expect((v4 ? [8, 12, 225, 226] : [27, 28, 281, 282]).map((element) => record.values.get(String(element))!.toString('hex'))).toEqual([drop.src, drop.dst, drop.natSrc, drop.natDst].map(hex));
+      expect([7, 11, 227, 228, 6, 14].map((element) => number(record, String(element)))).toEqual(
+        [drop.srcPort, drop.dstPort, drop.natSrcPort, drop.natDstPort, drop.tcpFlagsKnown === 0 ? 0 : drop.tcpFlags, drop.toInterface].map(BigInt));
     });
   });
 });

@@ -95,7 +95,7 @@ describe('redaction', () => {
   });
   const SECRETS: Record<string, string[]> = {
     source: ['11.22.33.44', '99.111.122.133'], destination: ['55.66.77.88'], sourcePort: ['12321', '34543'], destinationPort: ['23432', '45654'], sessionId: ['777888999'],
-    translated: ['99.111.122.133', '34543', '45654'], rule: ['outbound'], from: ['"trust"', 'inside'], to: ['untrust', 'dmz'], interface: ['trust'], zone: ['inside', 'dmz'],
+    translated: ['99.111.122.133', '34543', '45654'], rule: ['outbound'], from: ['"trust"', 'outside'], to: ['untrust', 'dmz'], interface: ['trust'], zone: ['outside', 'dmz'],
     packets: ['314159', '271828'], bytes: ['161803', '141421'], start: ['2017-07-14'], time: ['2020-09-13'], tcpFlags: ['"SA"'], endReason: ['tcp-fin'], protocol: ['"tcp"'], natSource: ['"natSource":"nat-1"'],
     durationMs: ['100000000333'], state: ['established'], event: ['"end"'], verdict: ['allowed'],
   };
@@ -109,6 +109,26 @@ describe('redaction', () => {
       expect(() => JSON.parse(line) as unknown).not.toThrow();
       for (const secret of secrets) expect(line).not.toContain(secret);
     }
+  });
+
+  test('of a dropped packet: whoever is hidden is not what it would have become, either', () => {
+    // An answer: who asked is its destination, and, translated, an inside address.
+    const answer = makeDrop({ source: '198.51.100.9', destination: '203.0.113.5', natDestination: '11.22.33.44', srcPort: 443, dstPort: 50_123, natSrcPort: 443, natDstPort: 12_321, toInterface: 1, natSourceId: 1, tcpFlags: 0x14 });
+    const whole = lines(answer, DROP_RECORD_BYTES, 'drop')[0]!;
+    for (const value of ['11.22.33.44', '12321', '"RA"', '"trust"', '"nat-1"']) expect(whole).toContain(value);
+    const secrets: Record<string, string[]> = { source: ['11.22.33.44', '198.51.100.9'], destination: ['11.22.33.44', '203.0.113.5'], sourcePort: ['12321', '443'], destinationPort: ['12321', '50123'], translated: ['11.22.33.44', '12321'], tcpFlags: ['"RA"'], to: ['"trust"'], natSource: ['nat-1'] };
+    for (const [field, values] of Object.entries(secrets)) {
+      for (const plan of [planFields([field]), planFields([], [field])]) {
+        const line = lines(answer, DROP_RECORD_BYTES, 'drop', plan)[0]!;
+        expect(() => JSON.parse(line) as unknown).not.toThrow();
+        for (const value of values) expect([field, line.includes(value)]).toEqual([field, false]);
+      }
+    }
+  });
+
+  test('the time of a session\'s start is its start', () => {
+    const started = makeFlow({ startNs: 1_500_000_000_123_000_000n, lastNs: 1_500_000_000_123_000_000n });
+    for (const plan of [planFields(['time']), planFields([], ['time'])]) expect(lines(started, FLOW_RECORD_BYTES, 'flow', plan)[0]).not.toContain('2017-07-14');
   });
 
   test('redacted members are null, dropped ones are absent; both at once is dropped', () => {

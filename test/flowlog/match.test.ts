@@ -1,7 +1,7 @@
 // Criteria on the structs' bytes say what the filter on decoded records says.
 import { describe, expect, test } from 'vitest';
 import { DROP_RECORD_BYTES, FLOW_RECORD_BYTES } from '../../src/engine/abi.generated.js';
-import { decodeDrop, decodeFlow, viewOf } from '../../src/engine/records.js';
+import { decodeDrop, decodeFlow, viewOf, type DropRecordView } from '../../src/engine/records.js';
 import { buildFilter, type FilterQuery } from '../../src/control/filter.js';
 import { compileEntryMatch, compileMatch, CriteriaError, type Criteria } from '../../src/flowlog/match.js';
 import { NameTexts } from '../../src/flowlog/names.js';
@@ -58,8 +58,8 @@ describe('lists, exclusion, names', () => {
   });
 
   test('zones and interfaces, of either end', () => {
-    expect(matched({ zone: ['dmz'] })).toEqual({ flows: decodedFlows.map(({ from, to }) => from.zone === 'dmz' || to.zone === 'dmz'), drops: decodedDrops.map(({ from }) => from.zone === 'dmz') });
-    expect(matched({ interface: ['trust'] })).toEqual({ flows: decodedFlows.map(({ from, to }) => from.interface === 'trust' || to.interface === 'trust'), drops: decodedDrops.map(({ from }) => from.interface === 'trust') });
+    expect(matched({ zone: ['dmz'] })).toEqual({ flows: decodedFlows.map(({ from, to }) => from.zone === 'dmz' || to.zone === 'dmz'), drops: decodedDrops.map(({ from, to }) => from.zone === 'dmz' || to?.zone === 'dmz') });
+    expect(matched({ interface: ['trust'] })).toEqual({ flows: decodedFlows.map(({ from, to }) => from.interface === 'trust' || to.interface === 'trust'), drops: decodedDrops.map(({ from, to }) => from.interface === 'trust' || to?.interface === 'trust') });
   });
 
   test('from and to take addresses, too', () => {
@@ -67,9 +67,11 @@ describe('lists, exclusion, names', () => {
     expect(matched({ to: ['128.0.0.0/1'] })).toEqual(matched({ destination: ['128.0.0.0/1'] }));
   });
 
+  /** As it came, and as it would have left. */
+  const sourcesOf = ({ source, translated }: DropRecordView): string[] => [source, ...(translated ? [translated.source] : [])];
   test('::/0 is every IPv6 address and no IPv4 one', () => {
-    expect(matched({ source: ['::/0'] }).drops).toEqual(decodedDrops.map(({ source }) => source.includes(':')));
-    expect(matched({ source: ['0.0.0.0/0'] }).drops).toEqual(decodedDrops.map(({ source }) => !source.includes(':')));
+    expect(matched({ source: ['::/0'] }).drops).toEqual(decodedDrops.map((drop) => sourcesOf(drop).some((source) => source.includes(':'))));
+    expect(matched({ source: ['0.0.0.0/0'] }).drops).toEqual(decodedDrops.map((drop) => sourcesOf(drop).some((source) => !source.includes(':'))));
   });
 
   test('a new configuration gives ids new meanings', () => {

@@ -65,6 +65,18 @@ describe('what is there', () => {
     expect((await get(bench, 'last=0')).lines).toEqual([]);
   });
 
+  test('what is there and what comes: nothing twice', async () => {
+    const bench = await start();
+    // In one turn of the event loop: records are taken, and somebody asks before they were looked at.
+    bench.control.flows.push(makeFlow({ sessionId: 1n }));
+    bench.flowLog.take(1, 0, makeFlow({ sessionId: 1n }));
+    const lines: string[] = [];
+    const leave = bench.flowLog.observe({}, { write: (bytes) => lines.push(...bytes.toString().split('\n').filter(Boolean)) > 0, writableLength: 0 });
+    bench.flowLog.take(1, 0, makeFlow({ sessionId: 2n }));
+    await expect.poll(() => lines.map((line) => (JSON.parse(line) as Line)['sessionId'])).toEqual(['2']);
+    leave();
+  });
+
   test('filters, and what is refused', async () => {
     const bench = await start();
     await feed(bench, [makeFlow()], [makeDrop()]);
@@ -164,7 +176,7 @@ describe('sluice observe', () => {
     await feed(bench, [makeFlow({ event: FlowEvent.END, endReason: 2 })], [makeDrop()]);
     const { code, stdout } = await run(bench, '--last', '5');
     expect(code).toBe(0);
-    expect(stdout).toMatch(/denied +policy-deny +tcp 198\.51\.100\.9:55555 → 203\.0\.113\.4:23 on untrust/);
+    expect(stdout).toMatch(/denied +policy-deny +tcp 198\.51\.100\.9:55555 → 203\.0\.113\.4:23 flags S on untrust/);
     expect(stdout).toMatch(/allowed ended tcp-fin +tcp 10\.0\.1\.10:40000 → 198\.51\.100\.7:443 \(from 203\.0\.113\.4:50123\) trust → untrust rule outbound 5 packets, 2\.3 KB/);
     const json = JSON.parse((await run(bench, '--json', '--from', '10.0.1.0/24', '--event', 'end')).stdout) as { records: Line[] };
     expect(json.records.map(({ kind }) => kind)).toEqual(['flow']);

@@ -69,9 +69,16 @@ export function randomDrops(count: number, seed = 1): Uint8Array {
   const bytes = new Uint8Array(count * DROP_RECORD_BYTES);
   const pick = (below: number): number => Math.floor(next() * below);
   for (let index = 0; index < count; index += 1) {
+    const src = address(next);
+    const dst = address(next);
+    const srcPort = pick(65536);
+    const dstPort = pick(65536);
+    const isTranslated = next() < 0.5;
     writeDropRecord(viewOf(bytes), index * DROP_RECORD_BYTES, {
-      timeNs: 1_700_000_000_000_000_000n + BigInt(pick(2 ** 31)) * 999_983n, src: address(next), dst: address(next), srcPort: pick(65536), dstPort: pick(65536),
-      ruleId: pick(5), interface: pick(4), bytes: pick(65536), reason: pick(SL_DROP_REASON_COUNT), protocol: [1, 6, 17, 58][pick(4)]!,
+      timeNs: 1_700_000_000_000_000_000n + BigInt(pick(2 ** 31)) * 999_983n, src, dst, srcPort, dstPort,
+      natSrc: isTranslated && next() < 0.5 ? address(next) : src, natDst: isTranslated && next() < 0.5 ? address(next) : dst, natSrcPort: srcPort, natDstPort: isTranslated && next() < 0.5 ? pick(65536) : dstPort,
+      ruleId: pick(5), natSourceId: pick(3), natDestinationId: pick(3), interface: pick(4), toInterface: pick(4), bytes: pick(65536), reason: pick(SL_DROP_REASON_COUNT), protocol: [1, 6, 17, 58][pick(4)]!,
+      tcpFlags: pick(256), tcpFlagsKnown: pick(2),
     });
   }
   return bytes;

@@ -8,13 +8,13 @@ import { makeRunDirectory, silentLog } from '../engine/fake-addon.js';
 
 interface Managed { child: ManagedChild; lines: string[]; fatal: string[]; pidFile: string }
 
-function manage(script: string, niceness?: number): Managed {
+function manage(script: string, niceness?: number, isTold = false): Managed {
   const paths = makeRunDirectory();
   const lines: string[] = [];
   const fatal: string[] = [];
   const child = new ManagedChild({
     role: 'engine', script: 'sluice-test-child', pidFile: paths.enginePid, logFile: paths.engineLog,
-    command: [process.execPath, '-e', `/* sluice-test-child */ ${script}`], ...(niceness === undefined ? {} : { niceness }),
+    command: [process.execPath, '-e', `/* sluice-test-child */ ${script}`], isTold, ...(niceness === undefined ? {} : { niceness }),
   }, silentLog, (line) => lines.push(line), (role) => fatal.push(role));
   onTestFinished(() => child.stop(100));
   return { child, lines, fatal, pidFile: paths.enginePid };
@@ -42,6 +42,20 @@ describe('a child', () => {
     child.start();
     await expect.poll(() => lines.length).toBe(2);
     expect(lines[0]).toContain(`"msg":"7"`);
+  });
+
+  test('that is told lines gets those of before its start, and of the time that it was away: the newest', async () => {
+    const { child, lines } = manage("require('node:readline').createInterface(process.stdin).on('line', (line) => line === 'end' ? process.exit(1) : console.error('told ' + line));", undefined, true);
+    child.tell('early\n');
+    child.start();
+    const told = (): string[] => lines.map((line) => (JSON.parse(line) as { msg: string }).msg).filter((text) => text.startsWith('told ')).map((text) => text.slice(5));
+    await expect.poll(told, { timeout: 10_000 }).toEqual(['early']);
+    child.tell('end\n');
+    await expect.poll(() => child.pid, { timeout: 10_000, interval: 1 }).toBeUndefined();
+    for (let n = 0; n < 1002; n += 1) child.tell(`${n}\n`);
+    await expect.poll(() => told().length, { timeout: 10_000 }).toBe(1002);
+    expect(told()[1]).toContain('2 log lines were not passed on');
+    expect([told()[2], told().at(-1)]).toEqual(['2', '1001']);
   });
 
   test('that is killed comes back, with another pid in its file', async () => {

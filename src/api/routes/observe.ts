@@ -46,7 +46,7 @@ export function registerObserve(api: FastifyInstance, { control }: ApiContext): 
     if (!flowLog) throw new ApiError(503, 'SLUICE_NOT_READY', 'control does not take records yet');
     if (flowLog.observers.isFull) throw new ApiError(503, 'SLUICE_API_BUSY', `${OBSERVERS_MAX} callers follow already`, undefined, { headers: { 'retry-after': '5' } });
     const stream = new LineStream(recent);
-    const leave = flowLog.observers.add(criteria, stream);
+    const leave = flowLog.observe(criteria, stream);
     const timer = setInterval(() => stream.write(Buffer.from('\n')), QUIET_MS);
     timer.unref();
     stream.once('close', () => {
