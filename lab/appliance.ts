@@ -11,7 +11,7 @@ import { CONFIG, ROOT } from './topology.js';
 import { until } from './until.js';
 
 const SLUICE = [process.execPath, join(ROOT, 'bin', 'sluice')];
-const READY_SECONDS = 30;
+const READY_SECONDS = 90;
 
 export type Role = 'supervisor' | 'engine' | 'control';
 
@@ -93,7 +93,7 @@ export class Appliance {
 
   /** Ends it as a user would and waits until it is gone. */
   async stop(signal: NodeJS.Signals = 'SIGTERM'): Promise<number | null> {
-    return (await this.program!.stop(signal, 20_000)).code;
+    return (await this.program!.stop(signal, 60_000)).code;
   }
 
   /** The identity of one of its processes, as it stands in the run directory; undefined while it has none. */
@@ -124,7 +124,7 @@ export class Appliance {
   async command(...args: string[]): Promise<Result> {
     const started = Date.now();
     const program = this.#lab.startRaw(`sluice ${args[0]}`, [...SLUICE, ...args, '--dir', this.directory]);
-    const exit = await program.finish(60_000);
+    const exit = await program.finish(120_000);
     return { ...exit, stdout: program.stdout, stderr: program.stderr, milliseconds: Date.now() - started };
   }
 

@@ -123,6 +123,12 @@ export class Lab {
     return text.trim() ? (JSON.parse(text) as T[]) : [];
   }
 
+  /** Frames that a node's devices could not take or give: a veth's ring holds 256, and whoever empties it may wait for a processor. */
+  refused(node: string): Record<string, number> {
+    const links = this.ipJson<{ ifname: string; stats64?: { rx: { dropped: number }; tx: { dropped: number } } }>(node, '-s', 'link', 'show');
+    return Object.fromEntries(links.map(({ ifname, stats64 }) => [ifname, (stats64?.rx.dropped ?? 0) + (stats64?.tx.dropped ?? 0)] as const).filter(([, frames]) => frames > 0));
+  }
+
   sysctl(node: string, values: Record<string, string | number>): void {
     const settings = Object.entries(values).map(([key, value]) => `${key}=${value}`);
     if (settings.length) this.runSync(node, ['sysctl', '-q', '-w', ...settings]);

@@ -82,7 +82,7 @@ export class Program {
   }
 
   /** Waits until the output matches; the error says what was there instead. */
-  async waitForOutput(pattern: RegExp, deadlineMs = 15_000): Promise<RegExpMatchArray> {
+  async waitForOutput(pattern: RegExp, deadlineMs = 30_000): Promise<RegExpMatchArray> {
     return until(
       `${this.label} writes ${pattern}`,
       () => {

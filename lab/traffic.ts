@@ -128,6 +128,29 @@ export async function ping(
   return { ok: sent > 0 && sent === received, sent, received, output: result.stdout + result.stderr };
 }
 
+/** Echo requests again and again, until the program is stopped. */
+export class Pinging {
+  constructor(readonly program: Program) {}
+
+  #sequences(): number[] {
+    return [...this.program.stdout.matchAll(/ icmp_seq=(\d+) .*time=/g)].map(([, sequence]) => Number(sequence));
+  }
+
+  answered(): number {
+    return this.#sequences().length;
+  }
+
+  /** Requests before the last answered one that have no answer. Later ones may be on their way. */
+  missing(): number[] {
+    const seen = new Set(this.#sequences());
+    return Array.from({ length: Math.max(0, ...seen) }, (_, n) => n + 1).filter((sequence) => !seen.has(sequence));
+  }
+}
+
+export function startPing(lab: Lab, node: string, address: string, intervalSeconds: number): Pinging {
+  return new Pinging(lab.start(node, ['ping', '-n', '-i', String(intervalSeconds), address]));
+}
+
 export interface Connect {
   /** `connected`, `timeout`, or the error's name: `ECONNREFUSED`, `EHOSTUNREACH`, … */
   result: string;

@@ -12,7 +12,7 @@ export interface UntilOptions {
  * last threw or answered stands in the error when the deadline passes.
  */
 export async function until<T>(what: string, probe: () => T | Promise<T>, options: UntilOptions = {}): Promise<NonNullable<T>> {
-  const { deadlineMs = 15_000, intervalMs = 50 } = options;
+  const { deadlineMs = 30_000, intervalMs = 50 } = options;
   const end = Date.now() + deadlineMs;
   let last: unknown;
   for (;;) {

@@ -11,7 +11,7 @@ source scripts/sanitized.sh
 declare -A FIXED_RUNS=([packet]=90000 [snapshot]=45000 [wireguard]=35000)
 FIXED_RUNS_DEFAULT=20000
 FIXED_SEED=1
-FIXED_SECONDS_MAX=600
+FIXED_SECONDS_MAX=1800
 # An input that takes longer by the wall clock is looked at alone: a paused machine is no finding.
 INPUT_SECONDS_MAX=60
 FOUND=build/fuzz/found

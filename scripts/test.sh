@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-STAGES=(abi btf types native fuzz vitest)
+STAGES=(abi btf types vitest native fuzz)
 OUT=build/test
 # shellcheck source=scripts/sanitized.sh
 source scripts/sanitized.sh
@@ -17,9 +17,11 @@ Stages, in order:
   abi      the generated TypeScript side of native/abi/dataplane.h is fresh
   btf      the BPF objects' BTF agrees with native/abi/dataplane.h
   types    tsc over sources, lab and tests
+  vitest   all TypeScript tests, end-to-end tests in network namespaces included; what native and fuzz build, and what fuzz
+           runs, begins beside it, at the lowest priority
   native   unit tests of the engine under AddressSanitizer and UBSan (build/asan)
   fuzz     each fuzz target with a fixed seed and number of inputs (build/fuzz); npm run fuzz -- --help for longer
-  vitest   all TypeScript tests, end-to-end tests in network namespaces included
+  left     whether they left something on the machine: namespaces, processes, mounts, pins, files (always)
 
   --only STAGE   this stage; may be repeated
   --help         this text
@@ -54,12 +56,32 @@ stage_abi() { single node scripts/generate-abi.mjs --check; }
 stage_btf() { single node scripts/check-btf.mjs; }
 
 stage_types() {
-  single node node_modules/typescript/bin/tsc --noEmit -p tsconfig.json
+  node node_modules/typescript/bin/tsc --noEmit -p tsconfig.json & local sources=$!
   single node node_modules/typescript/bin/tsc --noEmit -p test/tsconfig.json
+  single wait "$sources"
+}
+
+# beside NAME COMMAND...: starts it at the lowest priority, its output in $OUT/NAME.said. A session of its own, because Linux shares
+# processors between sessions first (autogroup).
+declare -A beside=()
+beside() {
+  local name=$1
+  shift
+  setsid nice -n 19 bash -c 'echo 19 2>/dev/null >/proc/self/autogroup || true; exec "$@"' beside "$@" >"$OUT/$name.said" 2>&1 &
+  beside[$name]=$!
+}
+
+# ended NAME: waits for it, says what it said; its exit code.
+ended() {
+  local status=0
+  wait "${beside[$1]}" || status=$?
+  unset "beside[$1]"
+  cat "$OUT/$1.said"
+  return "$status"
 }
 
 stage_native() {
-  if ! build build/asan sluice_native_tests -DSLUICE_SANITIZE=ON; then count 0 1; return; fi
+  if ! ended native; then count 0 1; return; fi
   if [ ! -x build/asan/sluice_native_tests ]; then echo "no native tests were built"; count 0 1; return; fi
   local status=0 cases
   "${SANITIZED[@]}" build/asan/sluice_native_tests --no-colors=true 2>&1 | tee "$OUT/native.log" || status=1
@@ -74,7 +96,7 @@ stage_native() {
 
 stage_fuzz() {
   local said figures
-  bash scripts/fuzz.sh --fixed 2>&1 | tee "$OUT/fuzz.said" || true
+  ended fuzz || true
   said=$(<"$OUT/fuzz.said")
   # Its last line: "N passed, N failed"
   figures=$(sed -n '$s/^\([0-9]*\) passed, \([0-9]*\) failed$/\1 \2/p' <<<"$said")
@@ -100,8 +122,31 @@ stage_vitest() {
   if (( status != 0 && stage_failed == 0 )); then count 0 1; fi
 }
 
+# What the stages before it have left on the machine: namespaces, processes, mounts, pins, files.
+stage_left() {
+  local left
+  left=$(node scripts/leftovers.mjs "$OUT/leftovers.before" || true; find "$TMPDIR" -mindepth 1 -maxdepth 1 -printf 'temporary %p\n')
+  if [ -z "$left" ]; then count 1 0; return; fi
+  count 0 1
+  echo "$left"
+  details+=("== left over ==" "$left")
+}
+
 mkdir -p "$OUT"
-for stage in "${selected[@]}"; do
+# Each process of a test inherits both, which makes what is left known as ours.
+export SLUICE_TEST_RUN=$$.$RANDOM TMPDIR
+TMPDIR=$(mktemp -d /tmp/slt.XXXXXX)
+leave() {
+  local pid
+  for pid in "${beside[@]}"; do kill -- "-$pid" 2>/dev/null || true; done
+  rm -rf --one-file-system "$TMPDIR"
+}
+trap leave EXIT
+chmod 755 "$TMPDIR"
+node scripts/leftovers.mjs >"$OUT/leftovers.before"
+[[ " ${selected[*]} " != *" native "* ]] || beside native bash -c 'OUT=$1; source scripts/sanitized.sh; build build/asan sluice_native_tests -DSLUICE_SANITIZE=ON' build "$OUT"
+[[ " ${selected[*]} " != *" fuzz "* ]] || beside fuzz bash scripts/fuzz.sh --fixed
+for stage in "${selected[@]}" left; do
   printf '\n== %s ==\n' "$stage"
   started=$SECONDS stage_passed=0 stage_failed=0
   "stage_$stage"

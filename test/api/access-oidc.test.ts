@@ -155,7 +155,7 @@ describe('the issuer\'s keys', () => {
     issuer.keys = await makeKeys('two');
     issuer.answer['/keys'] = { keys: [await publish(issuer.keys)] };
     const token = await sign(issuer);
-    await expect.poll(() => oidc.identify(token, CALLER).then(() => true, () => false), { timeout: 5000 }).toBe(true);
+    await expect.poll(() => oidc.identify(token, CALLER).then(() => true, () => false)).toBe(true);
     const asked = issuer.asked.length;
     const calm = new Oidc(configOf(issuer, { jwksUri: `${issuer.url}/keys` }));
     await calm.identify(token, CALLER);

@@ -198,7 +198,7 @@ describe('the listener', () => {
     await bench.configure({ listen: `127.0.0.1:${port}` });
     expect(bench.access.view).toMatchObject({ listen: null, problem: expect.stringContaining('another program') as string });
     await new Promise((resolve) => other.close(resolve));
-    await expect.poll(() => bench.access.view.listen, { timeout: 8000 }).toBe(`127.0.0.1:${port}`);
+    await expect.poll(() => bench.access.view.listen).toBe(`127.0.0.1:${port}`);
     expect(bench.access.view.problem).toBeNull();
   });
 
@@ -212,7 +212,7 @@ describe('callers that cost', () => {
     await expect(shake(bench)).rejects.toThrow();
     expect(bench.access.view.refusedConnections).toBe(1);
     held[0]!.destroy();
-    await expect.poll(() => shake(bench).then(() => true, () => false), { timeout: 5000 }).toBe(true);
+    await expect.poll(() => shake(bench).then(() => true, () => false)).toBe(true);
   });
 
   test('all together have so many', async () => {

@@ -1,9 +1,10 @@
 // Who may what, over a real Unix socket and with real tokens: principals, roles, scopes, limits, audit.
 import { spawn } from 'node:child_process';
 import { chmodSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fastify } from 'fastify';
-import { describe, expect, onTestFinished, test } from 'vitest';
+import { afterAll, describe, expect, onTestFinished, test } from 'vitest';
 import { Buckets, AccessLimits } from '../../src/api/access-limits.js';
 import { Accounts, roleOfPeer, type PeerCredentials } from '../../src/api/access-peer.js';
 import { protectRoutes, scopesAllow } from '../../src/api/access.js';
@@ -178,6 +179,7 @@ describe('tokens', () => {
     now += 1;
     expect(store.check(secret)).toBeUndefined();
     expect(store.list()).toMatchObject([{ state: 'expired' }]);
+    store.stop(); // it would note the use later, in a directory that is gone
   });
 
   test('survive a restart, and changed ones never pass', () => {
@@ -192,6 +194,7 @@ describe('tokens', () => {
     for (const wrong of [flip(secret, secret.length - 10), secret.slice(0, -1), `${secret}A`, secret.toUpperCase(), `sluice_${token.id}_${otherSecret}`, `sluice_${token.id}_`, '', `sluice_${'0'.repeat(16)}_${'A'.repeat(43)}`, `sluice___proto___${'A'.repeat(43)}`]) {
       expect(store.check(wrong), wrong).toBeUndefined();
     }
+    store.stop();
   });
 
   test.each([['half a file', '{"version":1,"tokens":[{"id":'], ['another version', '{"version":2,"tokens":[]}'], ['a hash that is none', '{"version":1,"tokens":[{"id":"a","name":"a","role":"administrator","hash":"","expiresAt":null,"revokedAt":null,"lastUsedAt":null}]}'], ['nothing', '']])('a damaged file (%s) lets nobody in, and is not overwritten', (_name, content) => {
@@ -235,10 +238,10 @@ describe('limits', () => {
     const bench = await startAccess();
     await bench.configure({ limits: { requestsPerSecond: 1, burst: 3 } });
     const [one, two] = [bench.token('viewer').bearer, bench.token('viewer').bearer];
-    const statuses: number[] = [];
-    for (let n = 0; n < 5; n += 1) statuses.push((await bench.socket('/rules', { headers: one })).status);
-    expect(statuses.filter((status) => status === 200).length).toBeLessThan(5);
-    expect(statuses.slice(0, 3)).toEqual([200, 200, 200]);
+    for (let n = 0; n < 3; n += 1) expect((await bench.socket('/rules', { headers: one })).status).toBe(200);
+    // All at once: on the slowest machine they do not take the seconds in which so many more were allowed.
+    const statuses = (await Promise.all(Array.from({ length: 30 }, () => bench.socket('/rules', { headers: one })))).map(({ status }) => status);
+    expect(statuses).toContain(429);
     expect((await bench.socket('/rules', { headers: two })).status).toBe(200);
     for (let n = 0; n < 10; n += 1) expect((await bench.socket('/rules')).status).toBe(200);
     const refused = (await bench.audit()).filter((line) => line.event === 'refused');
@@ -354,8 +357,8 @@ test('the state directories become the user\'s that control becomes', async () =
 });
 
 function writeTable(name: string, content: string): string {
-  const directory = mkdtempSync('/tmp/sluice-accounts-');
-  process.on('exit', () => rmSync(directory, { recursive: true, force: true }));
+  const directory = mkdtempSync(join(tmpdir(), 'sluice-accounts-'));
+  afterAll(() => rmSync(directory, { recursive: true, force: true }));
   writeFileSync(join(directory, name), content);
   return join(directory, name);
 }

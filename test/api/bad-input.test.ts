@@ -93,7 +93,7 @@ describe('bodies', () => {
     expect(problem.status).toBeGreaterThanOrEqual(400);
     expect(problem.status).toBeLessThan(500);
     expect(problem.code).toMatch(/^SLUICE_/);
-  }, 60_000);
+  });
 });
 
 describe('addresses', () => {

@@ -11,7 +11,7 @@ type Method = 'GET' | 'PUT' | 'POST' | 'DELETE';
 
 async function bench(): Promise<{ control: ControlBench; ask(method: Method, path: string, payload?: object | string, headers?: Record<string, string>): Promise<Answer> }> {
   const control = await startBench();
-  await expect.poll(() => findMissing(control.control), { timeout: 5000 }).toEqual([]);
+  await expect.poll(() => findMissing(control.control)).toEqual([]);
   return {
     control,
     async ask(method, path, payload, headers = {}) {

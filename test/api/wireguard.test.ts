@@ -117,10 +117,10 @@ test('records and sessions of a tunnel name the peer behind which an address is'
   bench.addon.pendingRecords.flows.push(makeFlow({ source: '10.2.7.7', natSource: '10.2.7.7', ...tunnel }), makeFlow({ destination: '10.99.0.3', toInterface: id('interface', 'wg0') }), makeFlow({ source: '10.77.0.1', ...tunnel }));
   bench.addon.pendingRecords.drops.push(makeDrop({ source: '10.99.0.3', interface: id('interface', 'wg0') }));
   type Places = { from: { peer?: string | null }; to?: { interface: string; peer?: string | null } };
-  await expect.poll(async () => (await bench.ask('GET', 'flows')).body.records.length as number, { timeout: 5000 }).toBe(3);
+  await expect.poll(async () => (await bench.ask('GET', 'flows')).body.records.length as number).toBe(3);
   const flows = (await bench.ask('GET', 'flows')).body.records as Places[];
   expect(flows.map(({ from, to }) => [from.peer, to!.peer])).toEqual(expect.arrayContaining([['nva-2', undefined], [undefined, 'laptop'], [null, undefined]]));
-  await expect.poll(async () => ((await bench.ask('GET', 'drops')).body.records as Places[]).map(({ from }) => from.peer), { timeout: 5000 }).toEqual(['laptop']);
+  await expect.poll(async () => ((await bench.ask('GET', 'drops')).body.records as Places[]).map(({ from }) => from.peer)).toEqual(['laptop']);
 });
 
 test('a peer with our own public key is a fault: check cannot know it', async () => {

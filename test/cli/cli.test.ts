@@ -33,7 +33,7 @@ async function startListening(): Promise<ControlBench> {
   const bench = await startBench();
   await bench.api.listen({ path: bench.paths.apiSocket });
   writePidFile(bench.paths.supervisorPid, identify(process.ppid, 'supervisor', 'node')!); // our parent plays it
-  await expect.poll(() => findMissing(bench.control), { timeout: 5000 }).toEqual([]);
+  await expect.poll(() => findMissing(bench.control)).toEqual([]);
   return bench;
 }
 
@@ -202,7 +202,7 @@ describe('with an appliance', () => {
     const following = start(['observe', '--follow', '--json', '--dir', bench.paths.dir]);
     const feed = setInterval(() => { bench.addon.pendingRecords = { flows: [makeFlow()], drops: [makeDrop()] }; }, 100);
     onTestFinished(() => clearInterval(feed));
-    await expect.poll(() => following.stdout().split('\n').length, { timeout: 10_000 }).toBeGreaterThan(6);
+    await expect.poll(() => following.stdout().split('\n').length).toBeGreaterThan(6);
     following.kill();
     expect((await following.outcome).code).toBe(0);
     const kinds = following.stdout().trim().split('\n').map((line) => (JSON.parse(line) as { kind: string }).kind);

@@ -49,7 +49,7 @@ async function complete(terminal: Terminal, line: string, expected: readonly str
 async function startListening(config = CONFIG): Promise<ControlBench> {
   const bench = await startBench(config);
   await bench.api.listen({ path: bench.paths.apiSocket });
-  await expect.poll(() => findMissing(bench.control), { timeout: 5000 }).toEqual([]);
+  await expect.poll(() => findMissing(bench.control)).toEqual([]);
   return bench;
 }
 
@@ -96,7 +96,7 @@ describe.each([['bash', true], ['zsh', hasZsh]] as const)('%s', (shell, isHere) 
     await complete(terminal, 'sluice help sim', ['sluice', 'help', 'simulate']);
     await complete(terminal, 'sluice config help hist', ['sluice', 'config', 'help', 'history']);
     await complete(terminal, 'sluice nothing --fo', ['sluice', 'nothing', '--fo']);
-  }, 60_000);
+  });
 
   test.skipIf(!isHere)('names of the running appliance, whatever they hold; none of them is run', async () => {
     const { terminal, directory } = await openShell(shell);
@@ -117,5 +117,5 @@ describe.each([['bash', true], ['zsh', hasZsh]] as const)('%s', (shell, isHere) 
     await complete(terminal, `sluice flows --dir ${dir} --rule \\$`, ['sluice', 'flows', '--dir', dir, '--rule', '$(touch fallen)']);
     await complete(terminal, `sluice flows --dir ${dir} --rule \\\``, ['sluice', 'flows', '--dir', dir, '--rule', '`touch fallen`;x']);
     expect(existsSync(join(directory, 'fallen'))).toBe(false);
-  }, 60_000);
+  });
 });

@@ -209,7 +209,7 @@ describe('the program', () => {
   test('with an appliance that runs', async () => {
     const bench = await startBench();
     await bench.api.listen({ path: bench.paths.apiSocket });
-    await expect.poll(() => findMissing(bench.control), { timeout: 5000 }).toEqual([]);
+    await expect.poll(() => findMissing(bench.control)).toEqual([]);
     const report = JSON.parse((await run(['--json', '--dir', bench.paths.dir])).stdout) as Report;
     expect(report.findings).toContainEqual(expect.objectContaining({ check: 'appliance.ready', level: 'ok', detail: 'ready, generation 1' }));
   });

@@ -149,7 +149,7 @@ describe('the program', () => {
   async function startListening(): Promise<ControlBench> {
     const bench = await startBench();
     await bench.api.listen({ path: bench.paths.apiSocket });
-    await expect.poll(() => findMissing(bench.control), { timeout: 5000 }).toEqual([]);
+    await expect.poll(() => findMissing(bench.control)).toEqual([]);
     return bench;
   }
 

@@ -98,7 +98,7 @@ peer: ${key(1)}
   test('of a running appliance; export gives what import takes', async () => {
     const bench = await startBench(`${CONFIG}wireguard:\n  wg0: { zone: mesh, listen: 51879, addresses: [10.99.0.1/24], peers: [{ name: nva-2, publicKey: "${key(1)}", endpoint: "203.0.113.20:51820", allowedIPs: [10.99.0.2/32] }] }\n`);
     await bench.api.listen({ path: bench.paths.apiSocket });
-    await expect.poll(() => findMissing(bench.control), { timeout: 5000 }).toEqual([]);
+    await expect.poll(() => findMissing(bench.control)).toEqual([]);
     const dir = ['--dir', bench.paths.dir];
     const privateKey = readFileSync(join(bench.paths.wireguardState, 'wg0.key'), 'utf8').trim();
     const shown = await sluice(['show', ...dir]);

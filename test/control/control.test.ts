@@ -3,7 +3,7 @@ import { describe, expect, test } from 'vitest';
 import { findMissing } from '../../src/control/status.js';
 import { CONFIG, makeDrop, makeFlow, startBench, type ControlBench } from './bench.js';
 
-const ready = (bench: ControlBench): Promise<void> => expect.poll(() => findMissing(bench.control), { timeout: 5000 }).toEqual([]);
+const ready = (bench: ControlBench): Promise<void> => expect.poll(() => findMissing(bench.control)).toEqual([]);
 
 describe('control', () => {
   test('configures ports, then applies', async () => {
@@ -18,14 +18,14 @@ describe('control', () => {
     await ready(bench);
     bench.addon.emit({ type: 'links-changed' });
     bench.facts.devices[1]!.ifindex = 30;
-    await expect.poll(() => bench.addon.calls.at(-1), { timeout: 5000 }).toBe('apply 2');
-    await expect.poll(() => bench.control.applied?.generation, { timeout: 5000 }).toBe(2); // its answer came
+    await expect.poll(() => bench.addon.calls.at(-1)).toBe('apply 2');
+    await expect.poll(() => bench.control.applied?.generation).toBe(2); // its answer came
     expect(bench.addon.calls).toContain('addPort eth2 slot 1');
     const { length } = bench.addon.calls;
     const { at } = bench.control.applied!;
     bench.facts.carriers = ['eth1'];
     bench.addon.emit({ type: 'links-changed' });
-    await expect.poll(() => bench.control.facts?.carriers, { timeout: 5000 }).toEqual(['eth1']);
+    await expect.poll(() => bench.control.facts?.carriers).toEqual(['eth1']);
     expect(bench.addon.calls).toHaveLength(length);
     expect(bench.control.applied!.at).toBe(at);
   });
@@ -35,7 +35,7 @@ describe('control', () => {
     await ready(bench);
     await bench.restartEngine();
     expect(bench.addon.calls).toContain('apply 1'); // restored by the engine itself
-    await expect.poll(() => bench.control.engine.isConnected, { timeout: 5000 }).toBe(true);
+    await expect.poll(() => bench.control.engine.isConnected).toBe(true);
     await ready(bench);
     expect(bench.host.status().generation).toBeGreaterThanOrEqual(1);
   });
@@ -58,7 +58,7 @@ describe('control', () => {
   test('what the engine refuses is told, and tried again', async () => {
     const bench = await startBench();
     bench.addon.refusePort = Object.assign(new Error('eth1: another program is attached'), { code: 'SLUICE_PORT' });
-    await expect.poll(() => bench.control.failure, { timeout: 5000 }).toMatchObject({ code: 'SLUICE_PORT', message: 'eth1: another program is attached' });
+    await expect.poll(() => bench.control.failure).toMatchObject({ code: 'SLUICE_PORT', message: 'eth1: another program is attached' });
     expect(findMissing(bench.control)).toContain('eth1: another program is attached');
     bench.addon.refusePort = undefined;
     await ready(bench);
@@ -69,7 +69,7 @@ describe('control', () => {
     await ready(bench);
     bench.facts.conflicts = [{ kind: 'nftables-forward', name: 'inet guard f' }];
     bench.addon.emit({ type: 'links-changed' });
-    await expect.poll(() => bench.control.obstacles, { timeout: 5000 }).toMatchObject([{ code: 'SLUICE_FOREIGN_FIREWALL' }]);
+    await expect.poll(() => bench.control.obstacles).toMatchObject([{ code: 'SLUICE_FOREIGN_FIREWALL' }]);
     expect(findMissing(bench.control)).toEqual([]);
   });
 
@@ -77,6 +77,6 @@ describe('control', () => {
     const bench = await startBench();
     await ready(bench);
     bench.addon.pendingRecords = { flows: [makeFlow()], drops: [makeDrop(), makeDrop()] };
-    await expect.poll(() => [bench.control.flows.last, bench.control.drops.last], { timeout: 5000 }).toEqual([1, 2]);
+    await expect.poll(() => [bench.control.flows.last, bench.control.drops.last]).toEqual([1, 2]);
   });
 });

@@ -10,7 +10,7 @@ import { CONFIG, startBench, type ControlBench } from './bench.js';
 const ann: Author = { name: 'ann', via: 'socket' };
 const bob: Author = { name: 'bob', via: 'token' };
 const RENAMED = CONFIG.replace('name: telnet', 'name: old-telnet');
-const ready = (bench: ControlBench): Promise<void> => expect.poll(() => findMissing(bench.control), { timeout: 5000 }).toEqual([]);
+const ready = (bench: ControlBench): Promise<void> => expect.poll(() => findMissing(bench.control)).toEqual([]);
 const ruleNames = (bench: ControlBench): string[] => bench.control.applied!.compiled.rules.map((rule) => rule.name);
 /** What a control that was just started would find. */
 const restarted = async (bench: ControlBench): Promise<Transactions> => {
@@ -133,7 +133,7 @@ describe('a change that fails in the engine', () => {
       return addPort(port);
     };
     bench.addon.emit({ type: 'links-changed' });
-    await expect.poll(() => bench.control.facts?.devices.length, { timeout: 5000 }).toBe(3);
+    await expect.poll(() => bench.control.facts?.devices.length).toBe(3);
     const wider = CONFIG.replace('routes:', '  third: { device: eth3, zone: third, addresses: [192.168.3.1/24] }\nroutes:');
     await expect(bench.transactions.commit({ text: wider, by: ann })).rejects.toMatchObject({ code: 'SLUICE_PORT' });
     await ready(bench);
@@ -157,7 +157,7 @@ describe('confirmation', () => {
   test('does not come: it is rolled back by itself', async () => {
     const bench = await readyBench();
     await bench.transactions.commit({ text: RENAMED, by: ann, confirmWithinS: 1 });
-    await expect.poll(() => bench.transactions.running.text, { timeout: 5000 }).toBe(CONFIG);
+    await expect.poll(() => bench.transactions.running.text).toBe(CONFIG);
     await expect.poll(() => ruleNames(bench)).toContain('telnet');
     expect(bench.transactions.history()).toMatchObject([{ revision: 3, action: 'not-confirmed', by: { via: 'system' } }, { revision: 2 }, { revision: 1 }]);
   });

@@ -28,7 +28,7 @@ const line = (n: number, length = 100): Buffer => Buffer.from(`${JSON.stringify(
 async function write({ sink }: Bench, from: number, to: number, length?: number): Promise<void> {
   const before = sink.stats.sent + sink.stats.lost;
   for (let n = from; n < to; n += 1) sink.push({ bytes: line(n, length), records: 1 });
-  await expect.poll(() => sink.stats.sent + sink.stats.lost, { timeout: 10_000 }).toBe(before + to - from);
+  await expect.poll(() => sink.stats.sent + sink.stats.lost).toBe(before + to - from);
 }
 
 /** Every line of all files, in the order of their names, the current one last. */
@@ -131,11 +131,11 @@ describe('the file', () => {
     writeFileSync(directory, 'a file where a directory should be');
     const bench = open({}, directory, 1000);
     for (let n = 0; n < 100; n += 1) bench.sink.push({ bytes: line(n), records: 1 });
-    await expect.poll(() => bench.sink.stats.failures, { timeout: 10_000 }).toBeGreaterThan(1);
+    await expect.poll(() => bench.sink.stats.failures).toBeGreaterThan(1);
     expect(bench.sink.stats).toMatchObject({ lost: 90, sent: 0, connected: false });
     expect(bench.said).toHaveLength(1);
     rmSync(directory);
-    await expect.poll(() => bench.sink.stats.sent, { timeout: 10_000 }).toBe(10);
+    await expect.poll(() => bench.sink.stats.sent).toBe(10);
     expect(numbersIn(bench)).toEqual(range(90, 100));
     expect(bench.said.map((text) => text.split(':')[0])).toEqual(['down', 'up']);
   });
@@ -146,11 +146,11 @@ describe('the file', () => {
     onTestFinished(() => void execFileSync('umount', ['-l', directory]));
     const bench = open({}, directory);
     for (let n = 0; n < 40; n += 1) bench.sink.push({ bytes: line(n, 10_000), records: 1 });
-    await expect.poll(() => bench.sink.stats.lost, { timeout: 10_000 }).toBeGreaterThan(0);
+    await expect.poll(() => bench.sink.stats.lost).toBeGreaterThan(0);
     expect(bench.sink.stats.lastError).toMatch(/ENOSPC/);
     writeFileSync(bench.path, '');
     bench.sink.push({ bytes: line(100), records: 1 });
-    await expect.poll(() => bench.sink.stats.sent + bench.sink.stats.lost, { timeout: 10_000 }).toBe(41);
+    await expect.poll(() => bench.sink.stats.sent + bench.sink.stats.lost).toBe(41);
     expect(bench.sink.stats.connected).toBe(true);
     expect(JSON.parse(readFileSync(bench.path, 'utf8').trim().split('\n').at(-1)!)).toEqual({ n: 100 });
     expect(bench.said.map((text) => text.split(':')[0])).toEqual(['down', 'up']);
@@ -198,7 +198,7 @@ test('standard output that nobody reads holds up nothing, and loses what does no
       for (let count = 1; count > 0;) text += chunk.toString('latin1', 0, count = readSync(reader, chunk));
     } catch { /* empty for now */ }
     return sink.stats.sent;
-  }, { timeout: 20_000, interval: 5 }).toBe(200 - lost);
+  }, { interval: 5 }).toBe(200 - lost);
   const numbers = text.trim().split('\n').map((one) => (JSON.parse(one) as { n: number }).n);
   expect(numbers).toHaveLength(200 - lost);
   expect(numbers.at(-1)).toBe(199);

@@ -23,7 +23,7 @@ function open(config: Partial<LogConfig>): Stream {
 const dataOf = (messages: readonly IpfixMessage[]): IpfixRecord[] => messages.flatMap(({ records }) => records).filter(({ isOptions }) => !isOptions);
 const isIpv4 = (address: Uint8Array): boolean => Buffer.from(address).toString('hex').startsWith('00000000000000000000ffff');
 const number = (record: IpfixRecord, element: string): bigint => BigInt(`0x${record.values.get(element)!.toString('hex')}`);
-const received = (receiver: Receiver<IpfixMessage>, count: number): Promise<void> => expect.poll(() => dataOf(receiver.messages).length, { timeout: 10_000 }).toBe(count);
+const received = (receiver: Receiver<IpfixMessage>, count: number): Promise<void> => expect.poll(() => dataOf(receiver.messages).length).toBe(count);
 
 /** Section 3.1: the sequence number counts the data records, of options too, sent before in this session and domain. */
 function expectSequence(messages: readonly IpfixMessage[]): void {

@@ -14,14 +14,14 @@ const SECOND_NS = 1_000_000_000n;
 async function start(): Promise<ControlBench> {
   const bench = await startBench();
   await bench.api.listen({ path: bench.paths.apiSocket });
-  await expect.poll(() => findMissing(bench.control), { timeout: 5000 }).toEqual([]);
+  await expect.poll(() => findMissing(bench.control)).toEqual([]);
   return bench;
 }
 
 async function feed(bench: ControlBench, flows: Uint8Array[], drops: Uint8Array[] = []): Promise<void> {
   const before = bench.flowLog.taken;
   bench.addon.pendingRecords = { flows, drops };
-  await expect.poll(() => bench.flowLog.taken, { timeout: 5000 }).toBe(before + flows.length + drops.length);
+  await expect.poll(() => bench.flowLog.taken).toBe(before + flows.length + drops.length);
 }
 
 type Line = Record<string, unknown>;
@@ -153,11 +153,11 @@ describe('live', () => {
     }
     expect(bench.flowLog.observers.lostInAll).toBeGreaterThan(0);
     stuck.resume();
-    await expect.poll(() => stuck.lines().length, { timeout: 10_000 }).toBeGreaterThan(1000);
+    await expect.poll(() => stuck.lines().length).toBeGreaterThan(1000);
     bench.flowLog.take(1, 0, makeFlow());
-    await expect.poll(() => stuck.lines().some(({ kind }) => kind === 'lost'), { timeout: 10_000 }).toBe(true);
+    await expect.poll(() => stuck.lines().some(({ kind }) => kind === 'lost')).toBe(true);
     const lost = stuck.lines().filter(({ kind }) => kind === 'lost').reduce((sum, { records }) => sum + (records as number), 0);
-    await expect.poll(() => stuck.lines().filter(({ kind }) => kind !== 'lost').length, { timeout: 10_000 }).toBe(taken + 1 - lost);
+    await expect.poll(() => stuck.lines().filter(({ kind }) => kind !== 'lost').length).toBe(taken + 1 - lost);
   });
 });
 

@@ -16,7 +16,7 @@ const BY = { name: 'test', via: 'socket' } as const;
 
 async function start(extra = '', config = CONFIG): Promise<ControlBench> {
   const bench = await startBench(config + extra);
-  await expect.poll(() => findMissing(bench.control), { timeout: 5000 }).toEqual([]);
+  await expect.poll(() => findMissing(bench.control)).toEqual([]);
   return bench;
 }
 
@@ -30,7 +30,7 @@ async function scrape(bench: ControlBench): Promise<Map<string, Family>> {
 async function feed(bench: ControlBench, flows: Uint8Array[], drops: Uint8Array[]): Promise<void> {
   const before = bench.flowLog.taken;
   bench.addon.pendingRecords = { flows, drops };
-  await expect.poll(() => bench.flowLog.taken, { timeout: 5000 }).toBe(before + flows.length + drops.length);
+  await expect.poll(() => bench.flowLog.taken).toBe(before + flows.length + drops.length);
   await expect.poll(() => bench.flowLog.waiting, { interval: 1 }).toBe(0);
 }
 

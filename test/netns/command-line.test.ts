@@ -56,7 +56,7 @@ describeNetns('command line', () => {
         endReason: 'tcp-fin',
       });
       expect(flow.packets.every((count) => count >= 4)).toBe(true);
-    }, 60_000);
+    });
 
     test('drops: the record of a forbidden connection has its rule and reason', async () => {
       await tcpConnect(bench.lab, 'client', at.internet, 23, { timeoutMs: 500 });

@@ -25,8 +25,8 @@ describeNetns('idle', () => {
     await who(bench.lab, 'client', ADDRESSES.IPv4.far); // it has worked before
     const engine = bench.appliance.pid('engine')!;
     const shares: number[] = [];
-    // The window is what is measured. A connection's timers may fall into the first one, hence the best of two.
-    for (let round = 0; round < 2; round++) {
+    // The window is what is measured. A connection's timers may fall into the first one, hence a second.
+    for (let round = 0; round < 2 && !(Math.min(...shares) < CORE_SHARE_MAX); round++) {
       const before = ticks(engine);
       await pause(WINDOW_MS);
       shares.push((ticks(engine) - before) / TICKS_PER_SECOND / (WINDOW_MS / 1000));

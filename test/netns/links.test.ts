@@ -34,7 +34,7 @@ describeNetns('links', () => {
       restoreInternetAddresses();
       await until('answers come again', () => reaches(at.far), { deadlineMs: RECOVERY_MS });
       expect(bench.appliance.pid('engine')).toBe(engine);
-    }, 90_000);
+    });
 
     test('the netdev set down and up', async () => {
       const engine = bench.appliance.pid('engine');
@@ -43,7 +43,7 @@ describeNetns('links', () => {
       bench.lab.ip('nva', 'link set eth0 up');
       await until('answers come again', () => reaches(at.far), { deadlineMs: RECOVERY_MS });
       expect(bench.appliance.pid('engine')).toBe(engine);
-    }, 90_000);
+    });
 
     test('a connection survives a next hop with a new link address', async () => {
       const stream = startStream(bench.lab, 'client', at.far);
@@ -53,7 +53,7 @@ describeNetns('links', () => {
       const before = stream.received();
       await until('lines flow again', () => stream.received() > before + 50, { deadlineMs: RECOVERY_MS });
       await stream.program.stop();
-    }, 90_000);
+    });
 
     test('a host that never answers: counted, and nobody else is harmed', async () => {
       const stream = startStream(bench.lab, 'client', at.far);

@@ -9,7 +9,8 @@ import { until } from '../../lab/until.js';
 import { addRawHosts, Conversation, countsDuring, countsOf, OFFLOAD_POLICY, RAW, RawHosts, setNeighbours, type Node, type Path } from './conversation.js';
 import { describeNetns, useLab } from './fixture.js';
 
-const RATE = 4000;
+/** A veth's ring holds what comes in an eighth of a second: so long may its reader wait for a processor. */
+const RATE = 2000;
 const SESSIONS = 4096;
 const POLICY = `${OFFLOAD_POLICY}limits: { sessions: ${SESSIONS} }\n`;
 
@@ -52,7 +53,8 @@ describeNetns('faults under offload', () => {
   async function lostNothing(stream: FrameStream, count: FrameCount): Promise<void> {
     const sent = stream.sent();
     await until('all of it arrived', () => count.counted().last >= sent - 1);
-    expect(count.counted()).toMatchObject({ lost: 0, reordered: 0, repeated: 0 });
+    const refused = ['client', 'nva', 'internet', 'server'].map((node) => `${node}: ${JSON.stringify(bench.lab.refused(node))}`).join(', ');
+    expect(count.counted(), `frames that veths refused: ${refused}`).toMatchObject({ lost: 0, reordered: 0, repeated: 0 });
   }
 
   test('a link that goes down and comes up again: nothing is sent into it, then the flow goes on', async () => {
@@ -80,7 +82,7 @@ describeNetns('faults under offload', () => {
       return again.offloaded['eth1']! > 100 && again.received === 0;
     });
     expect(bench.appliance.pid('engine')).toBe(engine);
-  }, 60_000);
+  });
 
   test('a next hop with another link address: the very next packets carry it', async () => {
     const talk = await new Conversation(raw, 'IPv6', 'udp', 'no NAT').establish();
@@ -122,7 +124,7 @@ describeNetns('faults under offload', () => {
       const during = await countsDuring(bench, () => arrivesOn(count));
       return during.offloaded['eth1']! > 100 && during.received === 0;
     }, { deadlineMs: 30_000 });
-  }, 90_000);
+  });
 
   test('policy changed under load, to 10,000 rules and back: an allowed flow loses nothing', async () => {
     const { stream, count } = await startOffloaded();
@@ -131,7 +133,7 @@ describeNetns('faults under offload', () => {
     await reloaded(POLICY.replace('    - { name: forbidden,', () => `${many}\n    - { name: forbidden,`));
     await reloaded(POLICY);
     await lostNothing(stream, count);
-  }, 180_000);
+  });
 
   test('the rule of a flow at full rate is deleted: it ends by the data plane, and is counted', async () => {
     const { stream, count, talk } = await startOffloaded();
@@ -149,7 +151,7 @@ describeNetns('faults under offload', () => {
     await other.pass(0);
     await reloaded(POLICY);
     await arrivesOn(count);
-  }, 60_000);
+  });
 
   test('flow memory is full: new sessions are refused and counted, established ones go on', async () => {
     const kept = await new Conversation(raw, 'IPv4', 'tcp', 'source NAT').establish();
@@ -170,7 +172,7 @@ describeNetns('faults under offload', () => {
     const restarted = await bench.appliance.json<{ sessions: number }>('restart', 'engine');
     expect(restarted.sessions).toBe(SESSIONS);
     await kept.pass(0);
-  }, 60_000);
+  });
 
   test('pins that cannot be written: the next engine does not start, what is offloaded goes on, and nothing opens', async () => {
     // The table is full of the test before: a fresh appliance.
@@ -203,7 +205,7 @@ describeNetns('faults under offload', () => {
       await arrivesOn(count);
       return true;
     });
-  }, 120_000);
+  });
 
   test('a netdev is deleted in the middle of a flow: other flows lose nothing, and the engine lives', async () => {
     const { stream, count } = await startOffloaded();
@@ -220,5 +222,5 @@ describeNetns('faults under offload', () => {
     await arrivesOn(count);
     await lostNothing(stream, count);
     expect(bench.appliance.pid('engine')).toBe(engine);
-  }, 60_000);
+  });
 });

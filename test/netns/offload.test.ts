@@ -191,15 +191,11 @@ describeNetns('offload', () => {
       }
     });
 
-    test('listed within a second, with what the program counted', async () => {
+    test('listed at once, with what the program counted', async () => {
       const talk = await to(family, 'udp');
       for (let n = 0; n < 20; n++) await talk.pass(0);
-      const began = Date.now();
-      const session = await until('the count is listed', async () => {
-        const one = await talk.session();
-        return one.packets[0] === 21 ? one : undefined;
-      });
-      expect(Date.now() - began).toBeLessThan(5000); // the listing itself takes time on a busy machine; the count is there at once
+      const session = await talk.session();
+      expect(session.packets).toEqual(talk.packets);
       expect(session.bytes).toEqual(talk.bytes);
     });
   });

@@ -30,7 +30,7 @@ describeNetns('up refuses', () => {
   async function expectRefusal(appliance: Appliance, pattern: RegExp, code = 1): Promise<void> {
     const before = state();
     const program = appliance.up();
-    const exit = await program.finish(30_000);
+    const exit = await program.finish(60_000);
     expect({ code: exit.code, said: program.stderr + program.stdout }).toEqual({ code, said: expect.stringMatching(pattern) as string });
     expect(state()).toEqual(before);
     expect(existsSync(join(appliance.directory, 'api.sock'))).toBe(false);

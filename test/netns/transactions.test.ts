@@ -21,13 +21,14 @@ describeNetns('transactions', () => {
   };
   const commit = (...args: string[]): Promise<CommitResult> => bench.appliance.json<CommitResult>('config', 'commit', ...args);
   const history = async (): Promise<Revision[]> => (await bench.appliance.json<{ revisions: Revision[] }>('config', 'history')).revisions;
-  const isOpen = async (): Promise<boolean> => (await tcpConnect(bench.lab, 'client', at.server, 80, { timeoutMs: 1000 })).result === 'connected';
+  const isOpen = async (): Promise<boolean> => (await tcpConnect(bench.lab, 'client', at.server, 80)).result === 'connected';
+  const isClosed = async (): Promise<boolean> => (await tcpConnect(bench.lab, 'client', at.server, 80, { timeoutMs: 1000 })).result === 'timeout';
 
   test('a commit is in force when the command ends; so is a rollback', async () => {
     expect(await isOpen()).toBe(true);
     const result = await commit(file('closed.yaml', CLOSED), '--comment', 'nobody needs it');
     expect(result).toMatchObject({ revision: 2, changes: [{ path: 'firewall.rules[internal]', kind: 'removed' }] });
-    expect(await isOpen()).toBe(false);
+    expect(await isClosed()).toBe(true);
     expect(await bench.appliance.json('config', 'rollback')).toMatchObject({ revision: 3 });
     expect(await isOpen()).toBe(true);
     expect(await history()).toMatchObject([{ action: 'rollback', running: true }, { action: 'commit', comment: 'nobody needs it', by: { via: 'socket' } }, { action: 'file' }]);
@@ -50,7 +51,7 @@ describeNetns('transactions', () => {
   test('not confirmed: taken back, also when control is killed meanwhile', async () => {
     const { confirmBy } = await commit(file('closed.yaml', CLOSED), '--confirm-within', '5');
     expect(Date.parse(confirmBy!)).toBeGreaterThan(Date.now());
-    expect(await isOpen()).toBe(false);
+    expect(await isClosed()).toBe(true);
     await bench.appliance.restarted('control', bench.appliance.killProcess('control'));
     await until('the service is open again', isOpen, { deadlineMs: 30_000 });
     expect((await history())[0]).toMatchObject({ action: 'not-confirmed', by: { via: 'system' } });
@@ -62,13 +63,13 @@ describeNetns('transactions', () => {
     expect(await bench.appliance.stop()).toBe(0);
     await bench.appliance.start();
     expect((await history())[0]).toMatchObject({ revision, running: true });
-    expect(await isOpen()).toBe(false);
+    expect(await isClosed()).toBe(true);
     expect(await bench.appliance.stop()).toBe(0);
     writeFileSync(bench.appliance.config, `# changed\n${POLICY}`);
     await bench.appliance.start();
     expect((await history())[0]).toMatchObject({ revision: revision + 1, action: 'file', running: true });
     expect(await isOpen()).toBe(true);
-  }, 120_000);
+  });
 
   test('a file that is refused at the start: what ran last runs', async () => {
     expect(await bench.appliance.stop()).toBe(0);
@@ -78,5 +79,5 @@ describeNetns('transactions', () => {
     expect(bench.appliance.program!.stderr).toMatch(/rejekt[\s\S]*runs instead/);
     expect(await isOpen()).toBe(true);
     writeFileSync(bench.appliance.config, good);
-  }, 60_000);
+  });
 });

@@ -93,7 +93,7 @@ describeNetns('three appliances in a full mesh', () => {
       const committed = await appliance.command('config', 'commit', appliance.config);
       if (committed.code !== 0) throw new Error(`${node.nva}: ${committed.stdout}${committed.stderr}`);
     }
-  }, 120_000);
+  });
   afterAll(async () => {
     await lab?.destroy();
   });
@@ -116,7 +116,7 @@ describeNetns('three appliances in a full mesh', () => {
       await capture.program.stop('SIGINT');
       expect(capture.packets().filter((line) => /10\.31\.|2001:db8:31/.test(line))).toEqual([]);
     }
-  }, 90_000);
+  });
 
   test('each sees both others established, over the family of their endpoint', async () => {
     for (const [node, appliance] of appliances) {

@@ -157,7 +157,7 @@ describeNetns('WireGuard', () => {
   beforeAll(async () => {
     rekey.watch = new RekeyWatch();
     await rekey.watch.start();
-  }, 90_000);
+  });
 
   beforeAll(async () => {
     const lab = new Lab();
@@ -192,7 +192,7 @@ describeNetns('WireGuard', () => {
     ];
     bench.appliance = new Appliance(lab, { configText: applianceConfiguration({ privateKeyFile: writeKey(lab, 'nva.key', bench.keys.privateKey), peers, routes }) });
     await Promise.all([bench.appliance.start(), ...['client', ...begins.map(({ remote }) => remote.node)].map((node) => serve(lab, node))]);
-  }, 90_000);
+  });
 
   afterEach(({ task }) => {
     if (task.result?.state === 'fail' && bench.appliance?.program) console.error(`sluice up: ${bench.appliance.program.describeExit()}\n${bench.appliance.program.tail(30)}\n${bench.appliance.logs()}`);
@@ -350,7 +350,7 @@ describeNetns('WireGuard', () => {
     await tunnel.set('peer', bench.keys.publicKey, 'endpoint', nvaEndpoint('IPv6'));
     await goesOn(socketText(roaming.outer.IPv6, 51999));
     expect((await tunnel.peer()).latestHandshake).toBe(since);
-  }, 90_000);
+  });
 
   test('a preshared key that both have', async () => {
     const tunnel = await go(psk, { publicKey: bench.keys.publicKey, presharedKey });
@@ -477,7 +477,7 @@ describeNetns('WireGuard', () => {
       await bench.appliance.ready();
       await arriveOn();
       expect(faultsOf(streams)).toEqual(before);
-    }, 60_000);
+    });
 
     test('engine killed: back by what the tunnel itself carries, with the same key', async () => {
       const lostBefore = streams.map(({ count }) => count.counted().lost);
@@ -493,7 +493,7 @@ describeNetns('WireGuard', () => {
       await bench.appliance.ready();
       expect((await shown(bench.appliance)).publicKey).toBe(publicKey);
       expect(publicKey).toBe(bench.keys.publicKey);
-    }, 90_000);
+    });
   });
 
   test(`a session under load is replaced after ${REKEY_AFTER_SECONDS} s, by whoever began, and nothing is lost`, async () => {

@@ -21,7 +21,7 @@ const BY = { name: 'test', via: 'socket' } as const;
 
 async function startAppliance(name: string): Promise<Appliance> {
   const bench = await startBench(CONFIG.replace('nva-test', name));
-  await expect.poll(() => findMissing(bench.control), { timeout: 5000 }).toEqual([]);
+  await expect.poll(() => findMissing(bench.control)).toEqual([]);
   const identity = await loadIdentity(bench.paths.nodeState);
   const appliance = { bench, identity, name, listen: `127.0.0.1:${await freePort()}`, udpPort: await freeUdpPort() } as Appliance;
   await startNodes(appliance);
@@ -68,8 +68,8 @@ async function startPair(): Promise<[Appliance, Appliance]> {
 /** Each has the other's key in force, and knows that the other has its own. */
 async function acquainted([one, other]: [Appliance, Appliance]): Promise<void> {
   for (const [own, theirs] of [[one, other], [other, one]] as const) {
-    await expect.poll(() => planOf(own)?.peers[0]?.publicKey, { timeout: 10_000 }).toBe(await keyOf(theirs));
-    await expect.poll(async () => (await viewOf(own)).peers[0], { timeout: 10_000 }).toMatchObject({ inForce: true, hasOurs: true, refused: null, theyRefused: null });
+    await expect.poll(() => planOf(own)?.peers[0]?.publicKey).toBe(await keyOf(theirs));
+    await expect.poll(async () => (await viewOf(own)).peers[0]).toMatchObject({ inForce: true, hasOurs: true, refused: null, theyRefused: null });
   }
 }
 
@@ -108,7 +108,7 @@ test('a node that is taken out of the configuration is forgotten, and its key wi
   await commit(one, configOf(one, other, { url: false, peerId: (await makeIdentity()).id }));
   expect(planOf(one)?.peers).toEqual([]);
   other.nodes.wake();
-  await expect.poll(async () => (await viewOf(other)).peers[0]?.problem ?? '', { timeout: 10_000 }).toMatch(/does it know this node/);
+  await expect.poll(async () => (await viewOf(other)).peers[0]?.problem ?? '').toMatch(/does it know this node/);
   await expect.poll(async () => (await viewOf(one)).strangers).toBeGreaterThan(0);
 });
 
@@ -117,7 +117,7 @@ test('another identity at the other end gets nothing and gives nothing', async (
   const [one, other] = pair;
   await commit(one, configOf(one, other, { url: false }));
   await commit(other, configOf(other, one, { peerId: (await makeIdentity()).id }));
-  await expect.poll(async () => (await viewOf(other)).peers[0]?.problem, { timeout: 10_000 }).toContain(`who answers there is ${one.identity.id}`);
+  await expect.poll(async () => (await viewOf(other)).peers[0]?.problem).toContain(`who answers there is ${one.identity.id}`);
   expect([planOf(one)?.peers, planOf(other)?.peers]).toEqual([[], []]);
   expect((await viewOf(one)).peers[0]).toMatchObject({ record: null, exchanges: 0 });
 });
@@ -143,7 +143,7 @@ test('a key rotates on command: the other end follows, no revision is made, no s
   await expect.poll(async () => {
     other.nodes.wake();
     return (await operation()).state;
-  }, { timeout: 20_000, interval: 200 }).toBe('done');
+  }, { interval: 200 }).toBe('done');
   const after = await keyOf(one);
   expect((await operation()).result).toMatchObject({ interface: 'wg0', publicKey: after, previousPublicKey: before, left: [] });
   expect(after).not.toBe(before);
@@ -159,7 +159,7 @@ test('a key rotates on command: the other end follows, no revision is made, no s
       for (const secret of [secretBefore, secretAfter, identity.key]) expect(body).not.toContain(secret);
     }
   }
-}, 60_000);
+});
 
 test('rotate says what it cannot do', async () => {
   const [one] = await startPair();

@@ -55,7 +55,7 @@ describe('the installer', () => {
     expect(execFileSync('find', [root, '-type', 'f'], { encoding: 'utf8' }).trim()).toBe(join(root, 'etc/sluice/sluice.yaml'));
     expect(installer('uninstall', '--root', root, '--prefix', '/opt/nva', '--purge').status).toBe(0);
     expect(execFileSync('find', [root, '-type', 'f'], { encoding: 'utf8' }).trim()).toBe('');
-  }, 120_000);
+  });
 });
 
 describe.skipIf(!hasSystemd)('what systemd says', () => {
@@ -125,7 +125,7 @@ describe.skipIf(!canBoot)('under a real systemd', () => {
       if (child !== '') init = Number(child);
       expect(readFileSync(`/proc/${child}/comm`, 'utf8').trim()).toBe('systemd');
       expect(spawnSync('nsenter', ['--target', child, '--mount', '--pid', '--', 'systemctl', 'is-system-running'], { encoding: 'utf8' }).stdout.trim()).toMatch(/running|degraded/);
-    }, { timeout: 50_000, interval: 100 });
+    }, { timeout: 150_000, interval: 100 });
     inside(`cd '${resolve('.')}' && packaging/install.sh
 for n in 1 2; do ip netns add far$n; ip link set far$n netns far$n; ip -n far$n link set far$n up; done
 ip -n far1 address add 203.0.113.1/24 dev far1
@@ -133,7 +133,7 @@ ip -n far2 address add 10.0.1.10/24 dev far2; ip -n far2 route add default via 1
 cat >/etc/sluice/sluice.yaml <<'X'
 ${CONFIG}X
 systemctl start sluice`);
-  }, 180_000);
+  });
 
   afterAll(async () => {
     if (init > 0) process.kill(init, 'SIGKILL'); // and with it all that runs there
@@ -142,8 +142,8 @@ systemctl start sluice`);
     rmSync(base, { recursive: true, force: true });
     const groups = (directory: string): string[] => [...readdirSync(directory, { withFileTypes: true }).filter((one) => one.isDirectory()).flatMap((one) => groups(join(directory, one.name))), directory];
     // Its processes may still be ending.
-    await vi.waitFor(() => groups(cgroup).forEach((group) => rmdirSync(group)), { timeout: 10_000, interval: 50 });
-  }, 60_000);
+    await vi.waitFor(() => groups(cgroup).forEach((group) => rmdirSync(group)), { timeout: 60_000, interval: 50 });
+  });
 
   test('it starts, forwards and translates with these rights and no others', () => {
     expect(inside('ip netns exec far2 ping -c 3 -i 0.2 -W 5 203.0.113.1')).toContain(' 0% packet loss');
@@ -163,7 +163,7 @@ systemctl start sluice`);
     expect([isWritable('/'), isWritable('/proc/sys'), isWritable('/proc/sys/net'), isWritable('/run/sluice'), isWritable('/var/lib/sluice')]).toEqual([false, false, true, true, true]);
     expect(inside('id -nG sluice').trim()).toBe('sluice');
     expect(journal()).not.toMatch(/permission denied|not permitted|EPERM|EACCES/i);
-  }, 120_000);
+  });
 
   test('reload; a killed engine; a killed supervisor: the programs stay attached, and it forwards again', async () => {
     const before = roles();
@@ -174,12 +174,12 @@ systemctl start sluice`);
     inside('sluice status --wait 40');
     inside(`kill -KILL ${before['supervisor']}`);
     expect(xdp()).toBe('eth1,eth2');
-    await expect.poll(() => mainPid(), { timeout: 20_000 }).not.toMatch(new RegExp(`^(0|${before['supervisor']})$`));
+    await expect.poll(() => mainPid()).not.toMatch(new RegExp(`^(0|${before['supervisor']})$`));
     inside('sluice status --wait 40');
     expect(xdp()).toBe('eth1,eth2');
     expect(inside('ip netns exec far2 ping -c 3 -i 0.2 -W 5 203.0.113.1')).toContain(' 0% packet loss');
     expect(journal()).toContain('taking over');
-  }, 180_000);
+  });
 
   test('stop leaves nothing but state; uninstall not even the program', () => {
     inside('systemctl stop sluice');
@@ -190,5 +190,5 @@ systemctl start sluice`);
     inside(`cd '${resolve('.')}' && packaging/install.sh uninstall`);
     expect(inside('ls /opt/sluice /run/sluice /etc/systemd/system/sluice.service 2>/dev/null || true').trim()).toBe('');
     expect(inside('ls /etc/sluice; ls -d /var/lib/sluice').trim().split('\n')).toEqual(['sluice.yaml', '/var/lib/sluice']);
-  }, 120_000);
+  });
 });
