@@ -32,6 +32,7 @@ const TITLES = {
   SLUICE_API_BUSY: 'Too much is being done at once',
   SLUICE_API_PRECONDITION: 'It was changed by somebody else',
   SLUICE_API_PRECONDITION_REQUIRED: 'The change does not say what it was made from',
+  SLUICE_API_INTERRUPTED: 'Control ended while it was being done',
   SLUICE_API_INTERNAL: 'The control process failed at this request',
   SLUICE_AUTHENTICATION: 'It is not known who asks',
   SLUICE_FORBIDDEN: 'This caller may not do that',

@@ -1,11 +1,13 @@
 // Work that may take longer than a request should: it is answered at once when it is quick, and 202 with a resource to watch when not.
-// Who: src/api/routes/. Bounds: RUNNING_MAX at a time, KEPT_MAX finished ones for KEPT_MS; further ones are refused or forgotten.
+// Who: src/api/routes/. Bounds: RUNNING_MAX at a time, KEPT_MAX finished ones for KEPT_MS; further ones are refused or forgotten. Those that were
+// answered with 202 outlast control (operations-file.ts).
 import { randomUUID } from 'node:crypto';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { Author } from '../control/transactions.js';
 import type { Log } from '../supervisor/log.js';
 import { authorOf } from './access.js';
 import { ApiError, toProblemDetails, type ProblemDetails } from './errors.js';
+import type { OperationsFile } from './operations-file.js';
 
 const ACCEPTED_AFTER_MS = 2000;
 const RUNNING_MAX = 96;  // most of them changes that wait for their turn
@@ -13,27 +15,38 @@ const KEPT_MAX = 100;
 const KEPT_MS = 15 * 60_000;
 
 export interface Operation {
-  id: string; kind: string; state: 'running' | 'done' | 'failed'; by: Author; phase: string;
+  id: string; kind: string; state: 'running' | 'done' | 'failed' | 'interrupted'; by: Author; phase: string;
   startedAt: string; finishedAt: string | null; milliseconds: number; result?: unknown; problem?: ProblemDetails;
 }
 
-interface Entry { operation: Operation; startedMs: number; finishedMs: number }
+/** `isKnown`: somebody was told its id. */
+interface Entry { operation: Operation; startedMs: number; finishedMs: number; isKnown: boolean }
 export type Work<T> = (progress: (phase: string) => void) => Promise<T>;
 
 export class Operations {
-  private readonly entries = new Map<string, Entry>();
+  private entries: Map<string, Entry> | undefined;
 
-  constructor(private readonly log: Pick<Log, 'error'>, private readonly acceptedAfterMs = ACCEPTED_AFTER_MS, private readonly now: () => number = () => performance.now()) {}
+  constructor(private readonly log: Pick<Log, 'error'>, private readonly file: Pick<OperationsFile, 'read' | 'write'>) {}
+
+  /** Read when somebody asks: at its start control is still root, and follows nothing that it might have put there itself. */
+  private get known(): Map<string, Entry> {
+    if (this.entries === undefined) {
+      const before = this.file.read(KEPT_MS);
+      this.entries = new Map(before.map((operation) => [operation.id, { operation, startedMs: this.now() - operation.milliseconds, finishedMs: this.now(), isKnown: true }]));
+      if (before.length > 0) this.keep();
+    }
+    return this.entries;
+  }
 
   /** Newest first. */
   list(): Operation[] {
     this.forget();
-    return [...this.entries.values()].map((entry) => this.view(entry)).reverse();
+    return [...this.known.values()].map((entry) => this.view(entry)).reverse();
   }
 
   get(id: string): Operation | undefined {
     this.forget();
-    const entry = this.entries.get(id);
+    const entry = this.known.get(id);
     return entry && this.view(entry);
   }
 
@@ -43,30 +56,34 @@ export class Operations {
    */
   async answer<T>(request: FastifyRequest, reply: FastifyReply, kind: string, work: Work<T>, finish: (result: T) => unknown = (result) => result): Promise<unknown> {
     this.forget();
-    if ([...this.entries.values()].filter(({ operation }) => operation.state === 'running').length >= RUNNING_MAX) {
+    const { known } = this;
+    if ([...known.values()].filter(({ operation }) => operation.state === 'running').length >= RUNNING_MAX) {
       throw new ApiError(503, 'SLUICE_API_BUSY', `${RUNNING_MAX} operations run already; wait for one of /api/v1/operations to end`, undefined, { headers: { 'retry-after': '1' } });
     }
     const entry: Entry = {
-      startedMs: this.now(), finishedMs: 0,
+      startedMs: this.now(), finishedMs: 0, isKnown: false,
       operation: { id: randomUUID(), kind, state: 'running', by: authorOf(request), phase: 'started', startedAt: new Date().toISOString(), finishedAt: null, milliseconds: 0 },
     };
     const outcome = work((phase) => { entry.operation.phase = phase; }).then((result) => ({ result }), (error: unknown) => ({ error }));
-    this.entries.set(entry.operation.id, entry);
+    known.set(entry.operation.id, entry);
     const settled = outcome.then((ended) => this.settle(entry, ended));
     const isAsync = /(^|[\s,;])respond-async([\s,;]|$)/.test(String(request.headers['prefer'] ?? ''));
-    const first = isAsync ? undefined : await Promise.race([settled.then(() => outcome), later(this.acceptedAfterMs)]);
+    const first = isAsync ? undefined : await Promise.race([settled.then(() => outcome), later(ACCEPTED_AFTER_MS)]);
     if (first !== undefined) {
-      this.entries.delete(entry.operation.id); // answered directly: nobody knows its id
+      known.delete(entry.operation.id); // answered directly: nobody knows its id
       if ('error' in first) throw first.error;
       return finish(first.result);
     }
+    entry.isKnown = true;
+    this.keep();
     reply.status(202).header('location', `/api/v1/operations/${entry.operation.id}`).header('retry-after', '1');
     return this.view(entry);
   }
 
-  private settle({ operation }: Entry, ended: { result: unknown } | { error: unknown }): void {
-    const entry = this.entries.get(operation.id);
-    if (entry) entry.finishedMs = this.now();
+  private settle(entry: Entry, ended: { result: unknown } | { error: unknown }): void {
+    const { operation } = entry;
+    entry.finishedMs = this.now();
+    operation.milliseconds = Math.round(entry.finishedMs - entry.startedMs);
     operation.finishedAt = new Date().toISOString();
     operation.phase = 'ended';
     if ('error' in ended) {
@@ -77,17 +94,25 @@ export class Operations {
       operation.state = 'done';
       operation.result = ended.result;
     }
+    if (entry.isKnown) this.keep();
   }
 
   private view({ operation, startedMs, finishedMs }: Entry): Operation {
     return { ...operation, milliseconds: Math.round((finishedMs || this.now()) - startedMs) };
   }
 
+  private keep(): void {
+    this.file.write([...this.known.values()].filter(({ isKnown }) => isKnown).map(({ operation }) => operation));
+  }
+
+  private now(): number { return performance.now(); }
+
   private forget(): void {
-    const finished = [...this.entries].filter(([, { operation }]) => operation.state !== 'running');
+    const { known } = this;
+    const finished = [...known].filter(([, { operation }]) => operation.state !== 'running');
     const over = finished.length - KEPT_MAX;
     finished.forEach(([id, { finishedMs }], index) => {
-      if (index < over || this.now() - finishedMs > KEPT_MS) this.entries.delete(id);
+      if (index < over || this.now() - finishedMs > KEPT_MS) known.delete(id);
     });
   }
 }

@@ -70,10 +70,10 @@ export const CommitSchema = answer('Commit', {
 }, 'a change that is in force');
 
 export const OperationSchema = answer('Operation', {
-  id: Type.String({ format: 'uuid' }), kind: Type.String(), state: oneOf(['running', 'done', 'failed']), by: Author,
+  id: Type.String({ format: 'uuid' }), kind: Type.String(), state: oneOf(['running', 'done', 'failed', 'interrupted']), by: Author,
   phase: Type.String({ description: 'what is being done now' }),
   startedAt: time(), finishedAt: nullable(Type.String({ format: 'date-time' })),
   milliseconds: Type.Number({ description: 'so far, or in all' }),
-  result: Type.Optional(Type.Unknown({ description: 'what the request would have been answered; present when done' })),
+  result: Type.Optional(Type.Unknown({ description: 'what the request would have been answered; present when done, unless control was started again since' })),
   problem: Type.Optional(ProblemSchema),
 }, 'work that takes longer than a request should');

@@ -3,6 +3,7 @@
 // A request passes: head (Node, bounded) → who, how often, may he (access.ts) → how much at once (limits.ts) → body (bodies.ts) → schemas
 // (validation.ts) → route. Bounds: CONNECTIONS_MAX, HEAD_BYTES_MAX, TIMEOUTS for slow senders and for whoever does not read on.
 import type { Socket } from 'node:net';
+import { join } from 'node:path';
 import { fastify, type FastifyInstance, type FastifyReply } from 'fastify';
 import type { Control } from '../control/control.js';
 import { healthOf } from '../control/status.js';
@@ -19,6 +20,7 @@ import { LIMITS, registerLimits, Throttle, type Limits } from './limits.js';
 import { Metrics } from '../metrics/metrics.js';
 import { OpenApi } from './openapi.js';
 import { Operations } from './operations.js';
+import { OperationsFile } from './operations-file.js';
 import { registerBackup } from './routes/backup.js';
 import { registerCapture } from './routes/capture.js';
 import { registerConfig } from './routes/config.js';
@@ -63,7 +65,7 @@ export function buildApi(control: Control, paths: RunDirectory, log: Log, parts:
   api.server.maxConnections = CONNECTIONS_MAX;
   const { transactions, access } = parts;
   const context: ApiContext = {
-    control, paths, log, transactions, edits: new ConfigEdits(transactions), operations: new Operations(log), ...(parts.capture ? { capture: parts.capture } : {}),
+    control, paths, log, transactions, edits: new ConfigEdits(transactions), operations: new Operations(log, new OperationsFile(join(paths.apiState, 'operations.json'), log)), ...(parts.capture ? { capture: parts.capture } : {}),
   };
   // Answers are what their routes say: views make them member by member, and tests hold them against the schemas.
   api.setSerializerCompiler(() => (data) => JSON.stringify(data));

@@ -1,10 +1,15 @@
 // Sessions by id and filter, captures, operations, and how much at once.
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { Readable } from 'node:stream';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { capture, type CaptureFilter, type CapturedPacket, type CaptureSource } from '../../src/api/capture.js';
 import { Throttle } from '../../src/api/limits.js';
+import { OperationsFile } from '../../src/api/operations-file.js';
+import { Operations } from '../../src/api/operations.js';
 import { CAPTURED_BYTES, DropReason, readCaptureFilter, SL_CAPTURE_IN, writeCaptured, type CaptureFilter as CaptureQuestion } from '../../src/engine/abi.generated.js';
 import { id, makeFlow } from '../control/bench.js';
+import { silentLog } from '../engine/fake-addon.js';
 import { startApi, type ApiBench } from './bench.js';
 
 /** `count` sessions whose ids have their place in the table, as the engine's have. */
@@ -222,6 +227,36 @@ describe('operations', () => {
     expect(((await bench.ask('GET', 'operations', { role: 'administrator' })).body as { operations: unknown[] }).operations).toHaveLength(1);
     release();
     await expect.poll(async () => (await bench.ask('GET', location, { role: 'viewer', name: 'eve' })).body).toMatchObject({ state: 'done', result: { killed: 3, complete: true }, finishedAt: expect.any(String) as string });
+  });
+
+  test('a control process that starts says what became of those that the one before it was asked to watch', async () => {
+    const bench = await startApi();
+    const next = (): Operations => new Operations(silentLog, new OperationsFile(join(bench.paths.apiState, 'operations.json'), silentLog));
+    bench.control.engine.kill = () => new Promise(() => undefined);
+    fill(bench, 1);
+    const ask = (path: string) => bench.ask('POST', path, { role: 'operator', name: 'eve', headers: { prefer: 'respond-async' }, body: { all: true, limit: 10 } });
+    const hangs = (await ask('sessions/kill')).body as { id: string };
+    expect(next().get(hangs.id)).toMatchObject({ state: 'interrupted', kind: 'kill-sessions', by: { name: 'eve' }, finishedAt: expect.any(String) as string, problem: { code: 'SLUICE_API_INTERRUPTED' } });
+    expect((await bench.ask('GET', `operations/${hangs.id}`)).body).toMatchObject({ state: 'running' });
+    bench.control.engine.kill = () => Promise.resolve(true);
+    const ends = (await ask('sessions/kill')).body as { id: string };
+    await expect.poll(() => next().get(ends.id)?.state).toBe('done');
+    expect(next().get(ends.id)).not.toHaveProperty('result');
+    expect(next().list().map(({ id }) => id)).toEqual([ends.id, hangs.id]);
+    const late = Date.now() + 16 * 60_000;
+    vi.spyOn(Date, 'now').mockReturnValue(late);
+    expect(next().list()).toEqual([]);
+    vi.restoreAllMocks();
+  });
+
+  test('an answer that nobody has to wait for leaves nothing on disk; a damaged file stops nothing', async () => {
+    const bench = await startApi();
+    const file = join(bench.paths.apiState, 'operations.json');
+    expect((await bench.ask('POST', 'sessions/kill', { body: { all: true, limit: 10 } })).status).toBe(200);
+    expect(existsSync(file)).toBe(false);
+    mkdirSync(bench.paths.apiState, { recursive: true });
+    writeFileSync(file, '[{');
+    expect(new Operations(silentLog, new OperationsFile(file, silentLog)).list()).toEqual([]);
   });
 
   test('what fails after 202 keeps its problem', async () => {

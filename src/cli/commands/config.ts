@@ -19,7 +19,7 @@ const CONFIRM_WITHIN_S_MAX = 86_400;
 interface CommitOptions extends CommonOptions { comment?: string; confirmWithin?: number; dryRun?: boolean; force?: boolean; base?: string }
 interface RevisionWithText extends Revision { text: string }
 interface Difference { changes: object[]; changeCount: number; text: string }
-interface Operation<T> { id: string; state: 'running' | 'done' | 'failed'; phase: string; result?: T; problem?: { code: string; detail: string } }
+interface Operation<T> { id: string; state: 'running' | 'done' | 'failed' | 'interrupted'; phase: string; result?: T; problem?: { code: string; detail: string } }
 
 export function addConfigCommand(program: Command): void {
   const config = program.command('config').description('show, compare and change the running configuration');
@@ -194,8 +194,9 @@ async function revisionBefore(client: ApiClient): Promise<number> {
 export async function settle<T extends object>(client: ApiClient, answer: T | Operation<T>): Promise<T> {
   let current = answer;
   while ('phase' in current && 'state' in current) {
-    if (current.state === 'done') return current.result!;
-    if (current.state === 'failed') throw new ClientError(current.problem?.code ?? 'SLUICE_API_INTERNAL', current.problem?.detail ?? 'it failed', current.problem as never);
+    if (current.state === 'done' && current.result) return current.result;
+    if (current.state === 'done') throw new CliError('it was done, and control was started again since: what there was to say about it is gone', '`sluice config history` and `sluice status` say what is in force');
+    if (current.state !== 'running') throw new ClientError(current.problem?.code ?? 'SLUICE_API_INTERNAL', current.problem?.detail ?? 'it failed', current.problem as never);
     await delay(POLL_MS);
     current = await client.get<Operation<T>>(`/api/v1/operations/${current.id}`);
   }

@@ -63,8 +63,8 @@ async function follow(client: ApiClient, name: string, operation: Operation, bef
       if (!(error instanceof ClientError) || !['NOT_RUNNING', 'SLUICE_CLIENT_CONNECTION', 'SLUICE_API_NOT_FOUND'].includes(error.code)) throw error;
       return followState(client, name, before, say); // another control goes on with it
     }
-    if (now.state === 'done') return now.result as Rotated;
-    if (now.problem?.code === 'SLUICE_NODE_ENDING') return followState(client, name, before, say);
+    if (now.state === 'done' && now.result) return now.result as Rotated;
+    if (now.state === 'done' || now.state === 'interrupted' || now.problem?.code === 'SLUICE_NODE_ENDING') return followState(client, name, before, say);
     if (now.problem) throw new ClientError(now.problem.code, now.problem.detail, now.problem);
     say(now.phase);
     await delay(POLL_MS);
