@@ -51,8 +51,8 @@ export function checkClassifier(problems: Problems, rules: readonly ClassifiedRu
   }
   // 2. Rules that no address tells apart: their lists are too long to be hashed at all.
   const compared = new Map<ServiceSet, number[]>();
+  const long = (set: AddressSet): boolean => lengthOf(set) > ENTRIES_PER_RULE_MAX && sizeOf(set) > ENTRIES_PER_RULE_MAX;
   rules.forEach(({ sources, destinations, services }, i) => {
-    const long = (set: AddressSet): boolean => lengthOf(set) > ENTRIES_PER_RULE_MAX && sizeOf(set) > ENTRIES_PER_RULE_MAX;
     if (!(long(sources) && (destinations.any || long(destinations))) && !(long(destinations) && sources.any)) return;
     const same = compared.get(services);
     if (same === undefined) compared.set(services, [i]);

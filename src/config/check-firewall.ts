@@ -48,24 +48,28 @@ export function checkObjects({ config, objects, problems }: CheckContext): void 
 export function checkFirewall(context: CheckContext): void {
   const { config, problems, environment, isHurried } = context;
   const rules = config.firewall?.rules ?? [];
-  if (!isSameNames(environment.ruleNames, rules)) {
-    const before = problems.errors;
-    checkNames(context, rules, ['firewall', 'rules']);
-    environment.ruleNames = problems.errors === before ? rules.map(({ name }) => name) : undefined;
-  }
+  const { last } = environment;
+  const errorsBefore = problems.errors;
+  if (!isSameNames(last?.rules, rules)) checkNames(context, rules, ['firewall', 'rules']);
+  const hasNames = problems.errors === errorsBefore;
+  const matches: (ShadowRule | undefined)[] = [];
   const comparable: ShadowRule[] = [];
   const indexes: number[] = [];
   rules.forEach((rule, i) => {
-    let shadow = environment.matches.get(rule);
+    let shadow = last?.rules[i] === rule ? last.matches[i] : environment.matches.get(rule);
+    let isGood = shadow !== undefined;
     if (shadow === undefined) {
       const before = problems.errors;
       shadow = checkRule(context, rule, ['firewall', 'rules', i]);
-      if (shadow !== undefined && problems.errors === before) environment.matches.set(rule, shadow);
+      isGood = shadow !== undefined && problems.errors === before;
+      if (isGood) environment.matches.set(rule, shadow!);
     }
+    matches.push(isGood ? shadow : undefined); // a fault is reported anew
     if (shadow === undefined || rule.disabled) return;
     comparable.push(shadow);
     indexes.push(i);
   });
+  environment.last = hasNames ? { rules, matches } : undefined;
   checkClassifier(problems, comparable, indexes, (i) => rules[i]!.name);
   const { covered, cappedAt } = (environment.shadows ??= new ShadowIndex()).find(comparable, isHurried);
   for (const [inner, outer] of covered) {
@@ -80,8 +84,8 @@ export function checkFirewall(context: CheckContext): void {
 }
 
 /** Names that were found to differ once. */
-function isSameNames(known: readonly string[] | undefined, rules: readonly FirewallRule[]): boolean {
-  return known?.length === rules.length && rules.every(({ name }, index) => name === known[index]);
+function isSameNames(known: readonly FirewallRule[] | undefined, rules: readonly FirewallRule[]): boolean {
+  return known?.length === rules.length && rules.every((rule, index) => rule === known[index] || rule.name === known[index]!.name);
 }
 
 /** Reports what is wrong with a rule; gives what it matches when that is known. */

@@ -87,15 +87,31 @@ export function compileSnapshot(config: Config, facts: Facts, generation: number
   };
 }
 
-let lastIds: { names: string[]; table: IdTable } | undefined;
+let lastIds: { config: Config; table: IdTable } | undefined;
 
 /** Most commits change no name: then the ids are those of the last one. */
 function idsOf(config: Config): IdTable {
-  const names: string[] = [];
-  for (const { kind, name } of allNames(config)) names.push(kind, name);
-  if (lastIds?.names.length !== names.length || lastIds.names.some((name, index) => name !== names[index])) lastIds = { names, table: new IdTable(allNames(config)) };
+  if (lastIds === undefined || !hasSameNames(lastIds.config, config)) lastIds = { config, table: new IdTable(allNames(config)) };
+  lastIds.config = config;
   return lastIds.table;
 }
+
+function hasSameNames(a: Config, b: Config): boolean {
+  return sameKeys(a.interfaces, b.interfaces) && (a.wireguard === b.wireguard || isEqual(wireguardNames(a), wireguardNames(b))) && sameNames(a.firewall?.rules, b.firewall?.rules)
+    && sameNames(a.nat?.source, b.nat?.source) && sameNames(a.nat?.destination, b.nat?.destination) && sameNames(a.nat?.static, b.nat?.static);
+}
+
+type Named = readonly { readonly name: string }[];
+function sameNames(a: Named = [], b: Named = []): boolean {
+  if (a === b) return true;
+  if (a.length !== b.length) return false;
+  for (let index = 0; index < a.length; index += 1) if (a[index] !== b[index] && a[index]!.name !== b[index]!.name) return false;
+  return true;
+}
+
+const isEqual = (a: readonly string[], b: readonly string[]): boolean => a.length === b.length && a.every((one, index) => one === b[index]);
+const sameKeys = (a: object = {}, b: object = {}): boolean => a === b || isEqual(Object.keys(a), Object.keys(b));
+const wireguardNames = (config: Config): string[] => [...Object.keys(config.wireguard ?? {}), ...[...allPeers(config)].map(({ interfaceName, peer }) => peerName(interfaceName, peer))];
 
 function* allNames(config: Config): Generator<{ kind: NameKind; name: string }> {
   for (const name of Object.keys(config.interfaces ?? {})) yield { kind: 'interface', name };
@@ -260,24 +276,24 @@ const LOGS = { none: 0, start: SL_LOG_START, end: SL_LOG_END, both: SL_LOG_START
 function compileRules({ config, objects, topology, ids, writer }: CompileContext, matches: Environment['matches']): void {
   const rules = config.firewall?.rules ?? [];
   if (rules.length > SL_RULES_MAX) throw new ConfigError('SLUICE_CONFIG_TOO_LARGE', `more than ${SL_RULES_MAX} rules`, 'join rules');
+  writer.expectRules(rules.length);
   for (const rule of rules) {
     if (rule.disabled) continue;
     if (rule.l7 !== undefined) throw new ConfigError('SLUICE_L7_UNSUPPORTED', `rule ${quote(rule.name)}: l7 cannot be enforced in this version`, 'disable the rule');
-    writer.rule(rule, ids, () => {
-      const known = matches.get(rule);
-      return {
-        fromZones: zoneMask(topology, rule.from),
-        toZones: zoneMask(topology, rule.to),
-        id: ids.id('rule', rule.name),
-        action: ACTIONS[rule.action],
-        // What a rule stops is recorded unless it says otherwise; what it allows only when it asks for it.
-        log: LOGS[rule.log ?? (rule.action === 'allow' ? 'none' : 'start')],
-        flags: rule.offload === 'never' ? SL_RULE_NO_OFFLOAD : 0,
-        sources: writer.prefixes(known?.sources ?? objects.addressList(rule.source)),
-        destinations: writer.prefixes(known?.destinations ?? objects.addressList(rule.destination)),
-        services: writer.services(known?.services ?? objects.serviceList(rule.service)),
-        sessionsMax: rule.maxSessions ?? 0,
-      };
+    if (writer.ruleAgain(rule, ids)) continue;
+    const known = matches.get(rule);
+    writer.rule(rule, ids, {
+      fromZones: zoneMask(topology, rule.from),
+      toZones: zoneMask(topology, rule.to),
+      id: ids.id('rule', rule.name),
+      action: ACTIONS[rule.action],
+      // What a rule stops is recorded unless it says otherwise; what it allows only when it asks for it.
+      log: LOGS[rule.log ?? (rule.action === 'allow' ? 'none' : 'start')],
+      flags: rule.offload === 'never' ? SL_RULE_NO_OFFLOAD : 0,
+      sources: writer.prefixes(known?.sources ?? objects.addressList(rule.source)),
+      destinations: writer.prefixes(known?.destinations ?? objects.addressList(rule.destination)),
+      services: writer.services(known?.services ?? objects.serviceList(rule.service)),
+      sessionsMax: rule.maxSessions ?? 0,
     });
   }
 }

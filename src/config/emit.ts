@@ -15,7 +15,7 @@ export function emitConfig(config: object): string {
 function emitSection(lines: string[], indent: string, key: string, value: unknown, blocksBelow: number): void {
   if (Array.isArray(value) && value.length > 0 && value.every(isMapping)) {
     lines.push(`${indent}${scalar(key)}:`);
-    for (const item of value) lines.push(`${indent}${INDENT}- ${entry(item as object)}`);
+    for (const item of value) lines.push(entry(item as object, `${indent}${INDENT}- `));
   } else if (isMapping(value) && Object.keys(value).length > 0) {
     lines.push(`${indent}${scalar(key)}:`);
     for (const [name, one] of Object.entries(value)) {
@@ -29,13 +29,13 @@ const isMapping = (value: unknown): value is Record<string, unknown> => typeof v
 
 const emitted = new WeakMap<object, string>();
 
-function entry(item: object): string {
-  let text = emitted.get(item);
-  if (text === undefined) {
-    text = flow(item, 0);
-    emitted.set(item, text);
+function entry(item: object, prefix: string): string {
+  let line = emitted.get(item);
+  if (!line?.startsWith(prefix)) {
+    line = Buffer.from(prefix + flow(item, 0)).toString(); // in one piece: joining thousands of lines of many pieces each takes its time
+    emitted.set(item, line);
   }
-  return text;
+  return line;
 }
 
 function flow(value: unknown, depth: number): string {

@@ -18,8 +18,8 @@ export class Environment {
   readonly objects: Objects;
   /** What a rule without fault matches. */
   readonly matches = new WeakMap<FirewallRule, ShadowRule>();
-  /** Of the last configuration, when no two were equal. */
-  ruleNames: readonly string[] | undefined;
+  /** The last configuration's rules, when no two had one name, and what each without fault matches: most of the next one's are the same at the same place. */
+  last: { rules: readonly FirewallRule[]; matches: readonly (ShadowRule | undefined)[] } | undefined;
   shadows: ShadowIndex | undefined;
   readonly pools = new SnapshotPools();
 

@@ -180,8 +180,9 @@ function findExpansion(text: string, events: readonly Event[]): number | undefin
 export function checkShape(value: unknown, file: string, locate?: (path: Path, at: At) => Position): { problems: Problem[]; config?: Config } {
   const problems = new Problems(file, locate);
   const reduced = withoutKnown(value);
-  if ((reduced !== undefined && hasShape(reduced)) || hasShape(value)) {
-    rememberGood(value);
+  const isReducedGood = reduced !== undefined && hasShape(reduced);
+  if (isReducedGood || hasShape(value)) {
+    rememberGood(isReducedGood ? reduced : value);
     return { problems: [], config: value as Config };
   }
   for (const error of validator().errors ?? []) reportSchemaError(error, problems);

@@ -6,6 +6,7 @@
 import { coversRule, findShadowed, type ShadowRule, type Shadows } from './shadow.js';
 
 const PAIRS_MAX = 1_000_000;
+const REPLACED_MAX = 100;
 /** Searching so many takes a quarter of a second. */
 const HURRIED_MAX = 20_000;
 
@@ -19,10 +20,10 @@ export class ShadowIndex {
 
   /** `isHurried`: rather leave more than HURRIED_MAX rules unexamined than search everything. */
   find(rules: readonly ShadowRule[], isHurried = false): Shadows {
-    const places = new Map(rules.map((rule, index) => [rule, index]));
-    if (places.size !== rules.length || !this.#update(rules, places)) this.#searchAll(rules, isHurried && rules.length > HURRIED_MAX);
+    const fresh = this.#replaced(rules) ?? this.#placed(rules);
+    const places = this.#places;
+    if (fresh === undefined || places.size !== rules.length || !this.#update(rules, fresh)) this.#searchAll(rules, isHurried && rules.length > HURRIED_MAX);
     this.#rules = rules;
-    this.#places = places;
     const pairs = [...this.#coverers].map(([inner, outer]) => [places.get(inner)!, places.get(outer)!] as const);
     const covered = new Map(pairs.sort(([a], [b]) => a - b));
     const cappedAt = this.#unexamined.size === 0 ? undefined : rules.findIndex((rule) => this.#unexamined.has(rule));
@@ -35,17 +36,42 @@ export class ShadowIndex {
     this.#unexamined = new Set(cappedAt === undefined ? [] : rules.slice(cappedAt));
   }
 
-  /** False when searching everything is the better way. */
-  #update(rules: readonly ShadowRule[], places: ReadonlyMap<ShadowRule, number>): boolean {
-    if (this.#rules.length === 0) return false;
+  /** Most commits replace a rule or a few: then the places of all others stay. Undefined when this one does more. */
+  #replaced(rules: readonly ShadowRule[]): number[] | undefined {
+    const before = this.#rules;
+    if (before.length !== rules.length) return undefined;
+    const replaced: number[] = [];
+    for (let index = 0; index < rules.length; index += 1) {
+      if (rules[index] === before[index]) continue;
+      if (this.#places.has(rules[index]!) || replaced.length === REPLACED_MAX) return undefined;
+      replaced.push(index);
+    }
+    for (const index of replaced) this.#places.delete(before[index]!);
+    for (const index of replaced) this.#places.set(rules[index]!, index);
+    return replaced;
+  }
+
+  /** All places anew; gives those of rules that are new, or undefined when the order of the others changed. */
+  #placed(rules: readonly ShadowRule[]): number[] | undefined {
+    const former = this.#places;
+    const places = new Map<ShadowRule, number>();
+    for (let index = 0; index < rules.length; index += 1) places.set(rules[index]!, index);
+    this.#places = places;
     const fresh: number[] = [];
     let before = -1;
-    for (const [index, rule] of rules.entries()) {
-      const place = this.#places.get(rule);
+    for (let index = 0; index < rules.length; index += 1) {
+      const place = former.get(rules[index]!);
       if (place === undefined) fresh.push(index);
-      else if (place < before) return false;
+      else if (place < before) return undefined;
       else before = place;
     }
+    return fresh;
+  }
+
+  /** False when searching everything is the better way. */
+  #update(rules: readonly ShadowRule[], fresh: readonly number[]): boolean {
+    const places = this.#places;
+    if (this.#rules.length === 0) return false;
     const orphans: number[] = [];
     for (const [inner, outer] of this.#coverers) if (places.has(inner) && !places.has(outer)) orphans.push(places.get(inner)!);
     if ((fresh.length + orphans.length) * rules.length > PAIRS_MAX) return false;
@@ -54,8 +80,9 @@ export class ShadowIndex {
     for (const rule of this.#unexamined) if (!places.has(rule)) this.#unexamined.delete(rule);
     // 1. What lost its coverer, and what is new, is compared with all before it.
     for (const inner of [...orphans, ...fresh]) {
-      const outer = rules.findIndex((rule, index) => index < inner && coversRule(rule, rules[inner]!));
-      if (outer >= 0) this.#coverers.set(rules[inner]!, rules[outer]!);
+      let outer = 0;
+      while (outer < inner && !coversRule(rules[outer]!, rules[inner]!)) outer += 1;
+      if (outer < inner) this.#coverers.set(rules[inner]!, rules[outer]!);
       else this.#coverers.delete(rules[inner]!);
     }
     // 2. What is new may cover what comes after it, unless an earlier one does.

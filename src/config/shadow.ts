@@ -72,8 +72,10 @@ function total(lists: readonly (readonly number[])[]): number {
 /** Does `outer` match whatever `inner` matches? One pair alone, for shadow-index.ts. */
 export function coversRule(outer: ShadowRule, inner: ShadowRule): boolean {
   return coversAddresses(outer.sources, inner.sources) && coversServices(outer.services, inner.services) && coversAddresses(outer.destinations, inner.destinations)
-    && (inner.from & ~outer.from) === 0n && (inner.to & ~outer.to) === 0n;
+    && coversZones(outer.from, inner.from) && coversZones(outer.to, inner.to);
 }
+
+const coversZones = (outer: bigint, inner: bigint): boolean => outer === inner || (inner & ~outer) === 0n;
 
 function coversAddresses(outer: AddressSet, inner: AddressSet): boolean {
   if (outer === inner || outer.any) return true;
@@ -90,12 +92,18 @@ function coversAddresses(outer: AddressSet, inner: AddressSet): boolean {
 function coversServices(outer: ServiceSet, inner: ServiceSet): boolean {
   if (outer === inner || outer.any) return true;
   const a = remembered(mergedOfSets, outer, merged);
-  return remembered(mergedOfSets, inner, merged).every((one) => a.some((other) => serviceCovers(other, one)));
+  const b = remembered(mergedOfSets, inner, merged);
+  for (let i = 0; i < b.length; i += 1) {
+    let k = 0;
+    while (k < a.length && !serviceCovers(a[k]!, b[i]!)) k += 1;
+    if (k === a.length) return false;
+  }
+  return true;
 }
 
 const rangesOfSets = new WeakMap<AddressSet, readonly AddressRange[]>();
 const mergedOfSets = new WeakMap<ServiceSet, readonly Service[]>();
-const merged = (set: ServiceSet): readonly Service[] => (set.any ? [ANY_SERVICE] : mergedServices(set.services));
+const merged = (set: ServiceSet): readonly Service[] => (set.any ? [ANY_SERVICE] : set.services.length === 1 ? set.services : mergedServices(set.services));
 
 function remembered<K extends object, V>(memory: WeakMap<K, V>, key: K, make: (key: K) => V): V {
   let value = memory.get(key);

@@ -95,14 +95,20 @@ export class SnapshotWriter {
   prefixes(set: AddressSet): Span { return this.pools.prefixSpan(set); }
   services(set: ServiceSet): Span { return this.pools.serviceSpan(set); }
 
-  /** The entry of a rule as it was written before, or as `make` gives it now. */
-  rule(rule: FirewallRule, ids: object, make: () => Rule): void {
-    let known = this.pools.rules.get(rule);
-    if (known?.ids !== ids) {
-      known = { ids, bytes: this.pools.ruleEntry(make()) };
-      this.pools.rules.set(rule, known);
-    }
+  expectRules(count: number): void { this.#rules.reserve(count); }
+
+  /** The entry of a rule as it was written before; false when it was not. */
+  ruleAgain(rule: FirewallRule, ids: object): boolean {
+    const known = this.pools.rules.get(rule);
+    if (known?.ids !== ids) return false;
     this.#rules.append(known.bytes);
+    return true;
+  }
+
+  rule(rule: FirewallRule, ids: object, entry: Rule): void {
+    const bytes = this.pools.ruleEntry(entry);
+    this.pools.rules.set(rule, { ids, bytes });
+    this.#rules.append(bytes);
   }
 
   /** `key` says what the entries stand for; equal keys share one run. */
@@ -184,13 +190,20 @@ class EntryBytes {
     const offset = this.count * this.entryBytes;
     this.count += count;
     const needed = this.count * this.entryBytes;
-    if (needed > this.view.byteLength) {
-      const larger = new Uint8Array(Math.max(needed, 2 * this.view.byteLength));
-      larger.set(this.#all);
-      this.#all = larger;
-      this.view = new DataView(larger.buffer);
-    }
+    if (needed > this.view.byteLength) this.#enlarge(Math.max(needed, 2 * this.view.byteLength));
     return offset;
+  }
+
+  /** Room for so many in all. */
+  reserve(count: number): void {
+    if (count * this.entryBytes > this.view.byteLength) this.#enlarge(count * this.entryBytes);
+  }
+
+  #enlarge(bytes: number): void {
+    const larger = new Uint8Array(bytes);
+    larger.set(this.#all);
+    this.#all = larger;
+    this.view = new DataView(larger.buffer);
   }
 }
 

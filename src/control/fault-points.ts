@@ -5,7 +5,7 @@
 /** In the order in which a commit passes them; those of files come once for each file written. */
 export const FAULT_POINTS = [
   'commit-begun', 'commit-parsed', 'commit-validated',
-  'revision-begun', 'revision-opened', 'revision-half-written', 'revision-written', 'revision-synced', 'revision-linked', 'revision-durable',
+  'revision-begun', 'revision-opened', 'revision-half-written', 'revision-written', 'revision-synced', 'revision-linked',
   'commit-prepared', 'change-begun', 'change-compiled', 'change-configuring', 'change-configured', 'change-applying', 'change-applied',
   'pointer-begun', 'pointer-opened', 'pointer-half-written', 'pointer-written', 'pointer-synced', 'pointer-linked', 'pointer-durable',
   'change-kept', 'revision-named', 'history-pruning', 'history-pruned', 'candidate-dropped', 'commit-answering',

@@ -43,23 +43,30 @@ export function readStored<Head>(path: string, kind: FileKind): StoredFile<Head>
 export const sha256 = (data: string | Uint8Array): string => createHash('sha256').update(data).digest('hex');
 const headDigest = (textDigest: string, head: string): string => sha256(`${textDigest}\n${head}`);
 
-/** The new file is durable, under its name, when this resolves; what stood there before is replaced. Rejects with the system's error. */
-export async function writeStored(path: string, kind: FileKind, head: object, text: string, textDigest = sha256(text)): Promise<void> {
-  const pass = (moment: 'begun' | 'opened' | 'half-written' | 'written' | 'synced' | 'linked' | 'durable'): void => {
+/**
+ * The new file has its name when this resolves, and its content is durable; what stood there before is replaced. Its name is durable with the
+ * next file for which `isNameDurable` is said in that directory. Rejects with the system's error.
+ */
+export async function writeStored(path: string, kind: FileKind, head: object, text: string | Uint8Array, { textDigest = sha256(text), isNameDurable = true } = {}): Promise<void> {
+  const pass = (moment: 'begun' | 'opened' | 'half-written' | 'written' | 'synced' | 'linked'): void => {
     if (kind !== 'candidate') passFaultPoint(`${kind}-${moment}` satisfies FaultPoint);
   };
   pass('begun');
   const json = JSON.stringify(head);
-  const bytes = Buffer.from(`sluice ${kind} 1 ${headDigest(textDigest, json)} ${textDigest}\n${json}\n${text}`);
+  const start = Buffer.from(`sluice ${kind} 1 ${headDigest(textDigest, json)} ${textDigest}\n${json}\n`);
+  const rest = typeof text === 'string' ? Buffer.from(text) : text;
   const temporary = `${path}.${randomBytes(6).toString('hex')}.tmp`;
   try {
     const file = await open(temporary, 'wx', 0o600); // exclusive: a link planted there is never followed
     try {
       pass('opened');
-      const half = Math.ceil(bytes.length / 2);
-      await writeAll(file, bytes.subarray(0, half));
+      const half = Math.ceil((start.length + rest.length) / 2);
+      const first = Math.min(half, start.length);
+      await writeAll(file, start.subarray(0, first));
+      await writeAll(file, rest.subarray(0, half - first));
       pass('half-written');
-      await writeAll(file, bytes.subarray(half));
+      await writeAll(file, start.subarray(first));
+      await writeAll(file, rest.subarray(half - first));
       pass('written');
       await file.sync();
       pass('synced');
@@ -68,8 +75,9 @@ export async function writeStored(path: string, kind: FileKind, head: object, te
     }
     await rename(temporary, path);
     pass('linked');
+    if (!isNameDurable) return;
     await syncDirectory(dirname(path));
-    pass('durable');
+    if (kind === 'pointer') passFaultPoint('pointer-durable');
   } catch (error) {
     rmSync(temporary, { force: true });
     throw error;
@@ -80,7 +88,7 @@ async function writeAll(file: FileHandle, bytes: Uint8Array): Promise<void> {
   for (let written = 0; written < bytes.length;) written += (await file.write(bytes, written)).bytesWritten;
 }
 
-export async function syncDirectory(path: string): Promise<void> {
+async function syncDirectory(path: string): Promise<void> {
   const directory = await open(path, 'r');
   try {
     await directory.sync();
@@ -89,9 +97,7 @@ export async function syncDirectory(path: string): Promise<void> {
   }
 }
 
-export async function renameStored(from: string, to: string): Promise<void> {
-  await rename(from, to);
-  await syncDirectory(dirname(to));
-}
+/** Durable with the next file. */
+export async function renameStored(from: string, to: string): Promise<void> { await rename(from, to); }
 
 export async function removeStored(path: string): Promise<void> { await rm(path, { force: true }); }

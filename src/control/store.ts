@@ -113,9 +113,9 @@ export class ConfigStore {
     }
   }
 
-  /** Durable when it resolves, and not running yet. */
-  async prepare(head: RevisionHead, text: string): Promise<void> {
-    await writeStored(this.revisionPath(head.revision, true), 'revision', head, text, head.etag);
+  /** Its content is durable when it resolves, its name with the pointer's; it does not run yet. */
+  async prepare(head: RevisionHead, text: Uint8Array): Promise<void> {
+    await writeStored(this.revisionPath(head.revision, true), 'revision', head, text, { textDigest: head.etag, isNameDurable: false });
     this.revisions.set(head.revision, { ...head, isNew: true });
   }
 

@@ -34,8 +34,8 @@ const TIMER_MS_MAX = 0x7fff_ffff; // setTimeout's own bound
 const WRITE_RETRY_MS = 10_000;
 const SYSTEM: Author = { name: 'sluice', via: 'system' };
 
-/** A version with what is known of its text: where things stand is looked up once, when there is something to say. */
-interface Known extends Version { problems(facts: Facts | undefined): Problem[]; locate(path: Path, at: At): Position }
+/** A version with what is known of its text: where things stand is looked up once, when there is something to say. `bytes`: until they are written. */
+interface Known extends Version { bytes?: Buffer | undefined; problems(facts: Facts | undefined): Problem[]; locate(path: Path, at: At): Position }
 
 type Action = Revision['action'];
 interface Step { request: CommitRequest; action: Action; file?: { sha256: string }; /** Without it when it is away. */ engine: 'needed' | 'if-there' }
@@ -259,7 +259,7 @@ export class Transactions {
     const following = isAsked ? await this.follower?.prepare(next.config, former?.config, request) : undefined;
     const head: RevisionHead = {
       revision: this.store.nextRevision, etag: next.etag, at: new Date().toISOString(), by: request.by,
-      comment: (request.comment ?? '').slice(0, COMMENT_CHARACTERS_MAX), action, changes: count, bytes: Buffer.byteLength(next.text),
+      comment: (request.comment ?? '').slice(0, COMMENT_CHARACTERS_MAX), action, changes: count, bytes: next.bytes!.length,
     };
     const { pending: _over, sequence: _sequence, ...kept } = this.store.pointer ?? ({} as Partial<Pointer>);
     const pointer: Omit<Pointer, 'sequence'> = {
@@ -267,11 +267,11 @@ export class Transactions {
       engine: engineOptions(next.config), devices: devicesOf(next.config),
       ...(within === undefined ? {} : { pending: { revision: head.revision, revertTo: former!.revision, deadlineMs: Date.now() + within * 1000, withinS: within, by: request.by } }),
     };
-    const prepared = this.durably(() => this.store.prepare(head, next.text)).then(() => passFaultPoint('commit-prepared'));
+    const prepared = this.durably(() => this.store.prepare(head, next.bytes!)).then(() => passFaultPoint('commit-prepared'));
     prepared.catch(() => undefined); // whoever needs it awaits it
     let compileMs = 0;
     let applyMs = 0;
-    const become = { ...next, revision: head.revision };
+    const become = { ...next, revision: head.revision, bytes: undefined };
     const keep = async (): Promise<void> => {
       await this.durably(() => this.store.point(pointer));
       this.version = become;
@@ -345,7 +345,7 @@ export class Transactions {
       await this.commitNow({ request: { text, by: SYSTEM, comment, force: true }, action: 'not-confirmed', engine: 'if-there' });
     } catch (error) {
       this.log.error({ err: error }, `going back to revision ${pending.revertTo} failed; it is what control puts in force from now on, and it is tried again`);
-      this.version = this.read(text, undefined, this.version, 'candidate', pending.revertTo);
+      this.version = { ...this.read(text, undefined, this.version, 'candidate', pending.revertTo), bytes: undefined };
       this.control?.reload();
       if (this.version) await this.follower?.configure(this.version.config);
       this.awaitConfirmation(WRITE_RETRY_MS);
@@ -383,13 +383,14 @@ export class Transactions {
     const { problems, config } = checkShape(shared, file, parsed?.locate);
     if (config === undefined) throw invalid(problems);
     const whole = text ?? (config === former?.config ? former.text : emitConfig(config));
-    return this.make({ revision, etag: etagOf(whole), text: whole, config }, file, parsed?.locate);
+    const bytes = Buffer.from(whole);
+    return { ...this.make({ revision, etag: etagOf(bytes), text: whole, config }, file, parsed?.locate), bytes };
   }
 
   private versionOf(head: RevisionHead, text: string): Known | undefined {
     const file = `revision ${head.revision}`;
     try {
-      return { ...this.read(text, undefined, undefined, file), revision: head.revision };
+      return { ...this.read(text, undefined, undefined, file), revision: head.revision, bytes: undefined };
     } catch (error) {
       // A revision of a version of Sluice whose schema knew more: nothing is put in force, and the engine keeps what it has.
       if (!(error instanceof ApiError)) throw error;

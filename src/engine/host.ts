@@ -25,6 +25,8 @@ const SESSIONS_PAGE_MAX = 4096;
 const CHANGED_DEBOUNCE_MS = 100;
 const TAKER_SILENT_MS_MAX = 5000;
 const GUARD_INTERVAL_MS = 5000;
+const SAVE_MS = 200;                        // after the last change: the disk is for the commit itself, and changes come in rows
+const SAVE_MS_MAX = 5000;                   // after the first
 const GENERATION_OFFSET = 16;               // of sl_snapshot_header
 
 export interface HostOptions {
@@ -74,7 +76,8 @@ export class EngineHost {
   private generation = 0;
   private applied: { microseconds: number; at: string; restored: boolean } | undefined;
   private turn: Promise<unknown> = Promise.resolve();
-  private unsaved: LastApplied | undefined;
+  private unsaved: { state: LastApplied; sinceMs: number } | undefined;
+  private saveTimer: NodeJS.Timeout | undefined;
   private drainedMs = 0;
   private stopped = false;
   private readonly captures = new Map<number, Capture>(); // by slot
@@ -269,21 +272,24 @@ export class EngineHost {
   }
 
   /**
-   * For a crash of ours: after the answer, since the disk must not stand between a commit and its data plane. What cannot be written must
-   * not be an older state either: then a restarted engine waits, closed, for control.
+   * For a crash of ours: after the answer, since the disk must not stand between a commit and its data plane. Until it is written, and when it
+   * cannot be, an older state does no harm: sessions bear the newer one's generation, so a restarted engine waits, closed, for control.
    */
   private saveSoon(state: LastApplied): void {
-    const isWaiting = this.unsaved !== undefined;
-    this.unsaved = state;
-    if (!isWaiting) setImmediate(() => this.save());
+    const nowMs = performance.now();
+    const sinceMs = this.unsaved?.sinceMs ?? nowMs;
+    this.unsaved = { state, sinceMs };
+    clearTimeout(this.saveTimer);
+    this.saveTimer = setTimeout(() => this.save(), Math.min(SAVE_MS, sinceMs + SAVE_MS_MAX - nowMs));
   }
 
   private save(): void {
-    const state = this.unsaved;
+    const { unsaved } = this;
     this.unsaved = undefined;
-    if (state === undefined || this.stopped) return;
+    clearTimeout(this.saveTimer);
+    if (unsaved === undefined || this.stopped) return;
     try {
-      saveLastApplied(this.options.paths.lastApplied, state);
+      saveLastApplied(this.options.paths.lastApplied, unsaved.state);
     } catch (error) {
       this.parts.log.warn({ err: error }, 'the forwarding state cannot be kept for a restart of the engine');
       removeLastApplied(this.options.paths.lastApplied);

@@ -1,6 +1,7 @@
 // The forwarding state in force, on disk (state directory, last-applied.bin): a killed engine comes back forwarding with it, also
 // when control is dead. Who: src/engine/host.ts. Format: magic, u32 length and bytes of the plan (JSON), u32 length and bytes of
 // the snapshot, SHA-256 of all before it. Whatever does not fit is treated as absent: the engine then waits, closed, for control.
+// Not synced: after a power cut the supervisor removes it, because the sessions that it belongs to are gone.
 import { createHash } from 'node:crypto';
 import { readFileSync, rmSync } from 'node:fs';
 import { SL_PORTS_MAX, SL_WIREGUARD_PEERS_MAX, SL_WIREGUARDS_MAX } from './abi.generated.js';
@@ -41,7 +42,7 @@ export interface LastApplied { plan: ConfigurePlan; snapshot: Uint8Array }
 export function saveLastApplied(path: string, { plan, snapshot }: LastApplied): void {
   const json = Buffer.from(JSON.stringify(plan));
   const content = Buffer.concat([MAGIC, lengthOf(json), json, lengthOf(snapshot), snapshot]);
-  replaceFile(path, Buffer.concat([content, createHash('sha256').update(content).digest()]));
+  replaceFile(path, Buffer.concat([content, createHash('sha256').update(content).digest()]), 0o600, false);
 }
 
 export function loadLastApplied(path: string): LastApplied | undefined {

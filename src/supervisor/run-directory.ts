@@ -42,8 +42,8 @@ export function chosenDirectory(option: string | undefined): string {
   return option ?? (process.env['SLUICE_DIR'] || DEFAULT_DIRECTORY);
 }
 
-/** Replaces a file so that a reader, or a machine that loses power, finds the old content or the new one, never half. */
-export function replaceFile(path: string, content: string | Uint8Array, mode = 0o600): void {
+/** Replaces a file so that a reader, or (`isDurable`) a machine that loses power, finds the old content or the new one, never half. */
+export function replaceFile(path: string, content: string | Uint8Array, mode = 0o600, isDurable = true): void {
   mkdirSync(dirname(path), { recursive: true });
   const temporary = `${path}.tmp`;
   rmSync(temporary, { force: true }); // and 'wx' below: a link planted there is never followed
@@ -51,11 +51,12 @@ export function replaceFile(path: string, content: string | Uint8Array, mode = 0
   try {
     const bytes = typeof content === 'string' ? Buffer.from(content) : content;
     for (let written = 0; written < bytes.length;) written += writeSync(file, bytes, written);
-    fsyncSync(file);
+    if (isDurable) fsyncSync(file);
   } finally {
     closeSync(file);
   }
   renameSync(temporary, path);
+  if (!isDurable) return;
   const directory = openSync(dirname(path), 'r');
   try {
     fsyncSync(directory);

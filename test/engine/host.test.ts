@@ -1,13 +1,14 @@
 // The engine process over an addon of plain JavaScript: order of changes, what survives a crash, bounded records.
 import { once } from 'node:events';
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { createConnection } from 'node:net';
 import { join } from 'node:path';
 import { describe, expect, onTestFinished, test } from 'vitest';
-import { DROP_RECORD_BYTES, FLOW_RECORD_BYTES, SNAPSHOT_HEADER_BYTES, SL_SNAPSHOT_MAGIC } from '../../src/engine/abi.generated.js';
+import { DROP_RECORD_BYTES, FLOW_RECORD_BYTES, SL_COUNTER_COUNT, SL_DROP_REASON_COUNT, SNAPSHOT_HEADER_BYTES, SL_SNAPSHOT_MAGIC } from '../../src/engine/abi.generated.js';
+import { GAUGES } from '../../src/engine/binding.js';
 import { EngineHost } from '../../src/engine/host.js';
 import { connectIpc, type IpcConnection, type Message } from '../../src/engine/ipc.js';
-import type { ConfigurePlan } from '../../src/engine/last-applied.js';
+import { loadLastApplied, type ConfigurePlan } from '../../src/engine/last-applied.js';
 import type { NetdevPlan } from '../../src/engine/netdevs.js';
 import type { WireguardView } from '../../src/engine/wireguard.js';
 import type { RunDirectory } from '../../src/supervisor/run-directory.js';
@@ -129,6 +130,26 @@ describe('after a crash', () => {
     const { addon, host } = await startHost(await applied());
     expect(addon.calls).toEqual(['open', 'prepare', 'addPort eth1 slot 0', 'addPort eth2 slot 1', 'apply 5']);
     expect(host.status()).toMatchObject({ generation: 5, restored: true });
+  });
+
+  test('changes in a row are written once, a while after the last one; until then an older state does not count', async () => {
+    const paths = makeRunDirectory();
+    const { host } = await startHost(paths);
+    const connection = await connect(paths);
+    await configure(connection, PLAN);
+    for (const generation of [5, 6, 7]) await connection.request('apply', {}, makeSnapshot(generation));
+    expect(existsSync(paths.lastApplied)).toBe(false);
+    await expect.poll(() => existsSync(paths.lastApplied)).toBe(true);
+    expect(Number(new DataView(loadLastApplied(paths.lastApplied)!.snapshot.buffer).getBigUint64(16, true))).toBe(7);
+    const kept = readFileSync(paths.lastApplied);
+    await connection.request('apply', {}, makeSnapshot(8));
+    host.stop();
+    expect(readFileSync(paths.lastApplied).equals(kept)).toBe(false); // who ends in order leaves nothing unwritten
+    writeFileSync(paths.lastApplied, kept);
+    const addon = makeFakeAddon();
+    addon.words[SL_COUNTER_COUNT + SL_DROP_REASON_COUNT + GAUGES.indexOf('generation')] = 8n; // what the sessions of the killed engine bear
+    await startHost(paths, makeFacts(), addon);
+    expect(addon.calls).toEqual(['open']);
   });
 
   test('a netdev that was replaced meanwhile is left out; without any, the engine waits, closed', async () => {
