@@ -2,7 +2,7 @@
 // be redacted and that no record has is an error: a slip of the pen there would let out what was meant to stay.
 // Called by check.ts.
 import { isIP } from 'node:net';
-import { normalize } from 'node:path';
+import { isAbsolute, normalize } from 'node:path';
 import { criteriaOf } from '../flowlog/criteria.js';
 import { FIELD_NAMES, knowField, type StreamType } from '../flowlog/fields.js';
 import { AUDIT_MEMBERS, compileEntryMatch, compileMatch, CriteriaError, RECORD_MEMBERS, SYSTEM_MEMBERS, type Criteria, type CriteriaMember } from '../flowlog/match.js';
@@ -56,8 +56,10 @@ function checkLog(context: CheckContext, log: LogConfig, path: Path): void {
   const isRemote = log.to === 'syslog' || log.to === 'ipfix';
   if (isRemote) needs('address', 'address:port of the receiver');
   else useless('address', 'take it away, or write to: syslog');
-  if (log.to === 'file') needs('path', 'a path');
-  else {
+  if (log.to === 'file') {
+    needs('path', 'a path');
+    if (log.path !== undefined && !isAbsolute(log.path) && /^\.\.(\/|$)/.test(normalize(log.path))) problems.error(CODE, [...path, 'path'], `${quote(log.path)} leads out of the logs' directory, to the appliance's own files`, 'write a path without .., or one that starts with a slash');
+  } else {
     useless('path', 'take it away, or write to: file');
     useless('rotate', 'take it away, or write to: file');
   }

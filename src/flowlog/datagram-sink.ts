@@ -1,7 +1,7 @@
 // Records over UDP: a message a datagram. Who: stream.ts, for syslog (RFC 5426) and IPFIX (RFC 7011 section 10.3). Nobody answers, so what
 // the network loses is not seen here; what the kernel refuses is counted. Bound: IN_FLIGHT_MAX datagrams given to the kernel at a time.
 import { createSocket, type Socket } from 'node:dgram';
-import { isIPv6 } from 'node:net';
+import { lookup as lookupName } from 'node:dns';
 import { Backoff, Sink, type Run, type SinkLog } from './sink.js';
 
 const IN_FLIGHT_MAX = 256;
@@ -11,6 +11,7 @@ const SEND_BUFFER_BYTES = 4 * 1024 * 1024;
 
 export interface DatagramOptions {
   host: string; port: number; bufferBytes: number;
+  lookup?(host: string, done: (error: Error | null, address: string, family: number) => void): void;
   /** What is sent first and every so often, like IPFIX templates. */
   repeat?: { message(nowMs: number): Buffer; everyMs: number };
 }
@@ -31,14 +32,24 @@ export class DatagramSink extends Sink {
 
   protected override get busy(): boolean { return super.busy || this.inFlight > 0 || this.current !== undefined; }
 
+  /** A socket has one family: the name's first address decides. */
   private open(): void {
+    const { host, lookup = lookupName } = this.options;
+    lookup(host, (error, address, family) => {
+      if (this.closing) return;
+      if (error) this.failLater(error);
+      else this.connect(address, family === 6);
+    });
+  }
+
+  private connect(address: string, isIpv6: boolean): void {
     const { host, port } = this.options;
-    const socket = createSocket({ type: isIPv6(host) ? 'udp6' : 'udp4' });
+    const socket = createSocket({ type: isIpv6 ? 'udp6' : 'udp4' });
     this.socket = socket;
     socket.unref();
     socket.on('error', (error) => this.fail(socket, error));
     // Connected: an ICMP error (port unreachable) comes back as an error of a send, and no address is looked up a datagram.
-    socket.connect(port, host, (error?: Error) => {
+    socket.connect(port, address, (error?: Error) => {
       if (this.socket !== socket || this.closing) return;
       if (error) {
         this.fail(socket, error);
@@ -63,6 +74,10 @@ export class DatagramSink extends Sink {
   private fail(socket: Socket, error: Error): void {
     if (this.socket !== socket) return;
     this.shut();
+    this.failLater(error);
+  }
+
+  private failLater(error: Error): void {
     this.failed(error);
     if (this.closing) return;
     this.retryTimer = setTimeout(() => this.open(), this.backoff.next());

@@ -138,8 +138,8 @@ export class FileSink extends Sink {
     await rename(this.path, to);
     // One after the other: of two at once the later could end first, and files be counted while one has two names.
     this.compressing = this.compressing.then(async () => {
-      if (this.rotation.gzip) await compress(to);
-      await this.removeOld();
+      await this.removeOld(); // first: it may be one of too many itself
+      if (this.rotation.gzip && await exists(to)) await compress(to);
     }).catch((error: unknown) => this.failed(error));
   }
 

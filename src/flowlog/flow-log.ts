@@ -77,7 +77,9 @@ export class FlowLog {
   /** A configuration came into force. Streams that it leaves as they were go on, with what they have buffered. */
   configure(config: FlowLogConfig): void {
     this.names = new NameTexts(config.names);
-    this.interfaces = interfacesOf(config);
+    const interfaces = interfacesOf(config);
+    const isNamedAnew = JSON.stringify(interfaces) !== JSON.stringify(this.interfaces);
+    this.interfaces = interfaces;
     const hostName = config.hostname ?? hostname();
     const isRenamed = hostName !== this.hostName;
     this.hostName = hostName;
@@ -91,6 +93,7 @@ export class FlowLog {
       if (old && !isRenamed && JSON.stringify(old.config) === JSON.stringify(log)) {
         kept.delete(name);
         next.push(old);
+        if (isNamedAnew) old.nameInterfaces(interfaces);
         continue;
       }
       const stream = this.open(name, log);

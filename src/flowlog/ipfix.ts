@@ -18,7 +18,9 @@ export const MESSAGE_BYTES_TCP = 16_384;
 export const TEMPLATE_REPEAT_MS = 60_000;
 
 const VERSION = 10;
+const HEADER_BYTES = 16;
 const SET_HEADER_BYTES = 4;
+const INTERFACES_NAMED_MAX = 256;
 const TEMPLATE_SET = 2;
 const OPTIONS_TEMPLATE_SET = 3;
 const VARIABLE = 0xffff;
@@ -191,14 +193,10 @@ export class IpfixFormat {
   flush(): void {
     if (this.records === 0) return;
     this.endSet();
-    const { sequence, records } = this;
+    const { records } = this;
     const bytes = this.message.subarray(0, this.at);
     bytes.writeUInt16BE(this.at, 2);
-    this.onMessage({ bytes, records, stamp: (nowMs) => {
-      bytes.writeUInt32BE(Math.floor(nowMs / 1000) >>> 0, 4);
-      bytes.writeUInt32BE(sequence.next >>> 0, 8);
-      sequence.next = (sequence.next + records) >>> 0;
-    } });
+    this.onMessage({ bytes, records, stamp: (nowMs) => this.stamp(bytes, nowMs, records) });
     this.records = 0;
     this.at = 0;
   }
@@ -272,15 +270,35 @@ export class IpfixFormat {
       at = message.writeUInt16BE(length, at);
     }
     message.writeUInt16BE(at - from, from + 2);
-    const named = interfaces.slice(0, 256);
-    if (named.length === 0) return at;
-    const setAt = at;
-    at = message.writeUInt16BE(TEMPLATE.INTERFACE, at) + 2;
-    for (const { id, name } of named) at = writeText(message, message.writeUInt32BE(id, at), name);
-    message.writeUInt16BE(at - setAt, setAt + 2);
+    const named = interfaces.slice(0, INTERFACES_NAMED_MAX);
     this.sequence.next = (this.sequence.next + named.length) >>> 0; // records of options count too
-    return at;
+    return writeNames(message, at, named);
   }
+
+  /** The names alone, for a connection that has the templates: there they are sent once (RFC 7011 section 8.1). No record of ours is in it. */
+  namesRun(interfaces: readonly { id: number; name: string }[]): Run | undefined {
+    const named = interfaces.slice(0, INTERFACES_NAMED_MAX);
+    if (!this.namesInterfaces || named.length === 0) return undefined;
+    const message = Buffer.alloc(HEADER_BYTES + SET_HEADER_BYTES + named.length * (4 + 1 + TEXT_BYTES_MAX));
+    const end = writeNames(message, writeHeader(message, 0, 0, 0, this.options.observationDomain), named);
+    const bytes = message.subarray(0, end);
+    bytes.writeUInt16BE(end, 2);
+    return { bytes, records: 0, stamp: (nowMs) => this.stamp(bytes, nowMs, named.length) };
+  }
+
+  private stamp(message: Buffer, nowMs: number, records: number): void {
+    message.writeUInt32BE(Math.floor(nowMs / 1000) >>> 0, 4);
+    message.writeUInt32BE(this.sequence.next >>> 0, 8);
+    this.sequence.next = (this.sequence.next + records) >>> 0;
+  }
+}
+
+function writeNames(message: Buffer, from: number, named: readonly { id: number; name: string }[]): number {
+  if (named.length === 0) return from;
+  let at = message.writeUInt16BE(TEMPLATE.INTERFACE, from) + 2;
+  for (const { id, name } of named) at = writeText(message, message.writeUInt32BE(id, at), name);
+  message.writeUInt16BE(at - from, from + 2);
+  return at;
 }
 
 function writeHeader(message: Buffer, at: number, nowMs: number, sequence: number, domain: number): number {

@@ -1,6 +1,6 @@
 // Records and entries as lines of JSON, written straight from the structs' bytes. The form is docs/operations/logs.md's; redacted members
 // are null, dropped ones are not there: neither leaves a trace of the value. Who: streams (file, stdout, syslog) and live observers.
-import { asciiJson, Output, readCount, readMilliseconds, snippet } from './output.js';
+import { asciiJson, Output, readCount, readMilliseconds, snippet, type Snippet } from './output.js';
 import { Drop, DROP_REASON_TEXTS, dropEvent, END_REASON_TEXTS, EVENT_TEXTS, Flow, PROTOCOL_TEXTS, STATE_TEXTS, TCP, TCP_FLAG_TEXTS } from './layout.js';
 import type { NameTexts } from './names.js';
 import { fieldName, planFields, Treatment, type FieldPlan, type Place } from './fields.js';
@@ -23,7 +23,7 @@ const OPEN_LIST = 91;
 const CLOSE_LIST = 93;
 
 /** The constant pieces of a whole record, joined with what small enums put between them. */
-const text = (bytes: Uint8Array): string => Buffer.from(bytes).toString('latin1');
+const text = ({ bytes }: Snippet): string => Buffer.from(bytes).toString('latin1');
 const WHOLE = {
   open: snippet('{"kind":"flow","time":"'),
   afterTime: EVENT_TEXTS.map((event) => snippet(`","event":${text(event)},"verdict":"allowed","sessionId":"`)),
@@ -37,7 +37,7 @@ const WHOLE = {
   noFlags: snippet(',"tcpFlags":null}'),
 };
 
-type Keys = Record<Place, Uint8Array>;
+type Keys = Record<Place, Snippet>;
 
 const MEMBER_OF_OBJECT: Partial<Record<Place, string>> = {
   translatedSource: 'source', translatedSourcePort: 'sourcePort', translatedDestination: 'destination', translatedDestinationPort: 'destinationPort',

@@ -2,7 +2,7 @@
 // them into objects. Who: json.ts, match.ts, ipfix.ts, metrics. Everything comes from abi.generated.ts.
 import { DROP_REASONS, DropReason, END_REASONS, FLOW_EVENTS, SESSION_STATES, STRUCTS, type ListEntry } from '../engine/abi.generated.js';
 import { protocolName, tcpFlagLetters } from '../engine/records.js';
-import { snippet } from './output.js';
+import { snippet, type Snippet } from './output.js';
 
 const flow = STRUCTS.sl_flow_record.fields;
 const drop = STRUCTS.sl_drop_record.fields;
@@ -35,7 +35,7 @@ export function dropEvent(reason: number): number {
   return reason === DropReason.POLICY_DENY || reason === DropReason.POLICY_REJECT ? EVENT_DENIED : EVENT_DROPPED;
 }
 
-const quoted = (names: readonly string[]): readonly Uint8Array[] => names.map((name) => snippet(JSON.stringify(name)));
+const quoted = (names: readonly string[]): readonly Snippet[] => names.map((name) => snippet(JSON.stringify(name)));
 const unknowns = (list: readonly ListEntry[]): string[] => Array.from({ length: 256 }, (_, value) => list[value]?.name ?? `unknown-${value}`);
 
 export const EVENT_TEXTS = quoted(RECORD_EVENTS.concat(Array.from({ length: 256 - RECORD_EVENTS.length }, (_, n) => `unknown-${n + RECORD_EVENTS.length}`)));

@@ -1,6 +1,6 @@
 // One log stream of the configuration: what it wants (match), what it leaves out (fields), how it writes (format), where to (sink).
 // Who: FlowLog makes and feeds them. Thread: control's main thread. A stream never waits and never throws.
-import { resolve } from 'node:path';
+import { dirname, resolve } from 'node:path';
 import { BUFFER_MEGABYTES_DEFAULT, FILE_BUFFER_MEGABYTES_DEFAULT, ROTATE_FILES_DEFAULT, ROTATE_MEGABYTES_DEFAULT, type LogConfig } from '../config/schema-observability.js';
 import { parseEndpoint } from '../config/check-observability.js';
 import { asList } from '../config/schema-parts.js';
@@ -72,7 +72,7 @@ export class Stream {
       case 'file': {
         this.format = new JsonFormat(this.out, plan);
         const { rotate } = config;
-        this.sink = new FileSink(resolve(settings.directory, config.path ?? `${name}.jsonl`), {
+        this.sink = new FileSink(logPath(settings.directory, config.path ?? `${name}.jsonl`), {
           bytes: (rotate?.megabytes ?? ROTATE_MEGABYTES_DEFAULT) * MEGABYTE, files: rotate?.files ?? ROTATE_FILES_DEFAULT, gzip: rotate?.gzip ?? false,
           ...(rotate?.hours === undefined ? {} : { hours: rotate.hours }),
         }, bufferBytes, settings.log);
@@ -143,6 +143,13 @@ export class Stream {
     this.wrote();
   }
 
+  /** Interfaces were named anew. Over UDP it is repeated anyway, a connection begins with it, and one that is away begins again. */
+  nameInterfaces(interfaces: readonly { id: number; name: string }[]): void {
+    if (!this.ipfix || !(this.sink instanceof ConnectionSink) || !this.stats.connected) return;
+    const run = this.ipfix.namesRun(interfaces);
+    if (run) this.sink.push(run);
+  }
+
   private wrote(): void {
     if (this.ipfix) return; // it flushes full messages itself
     this.records += 1;
@@ -172,3 +179,13 @@ export class Stream {
     await this.sink.close(graceMs);
   }
 }
+
+/** A log must not write into, or rotate, what else the appliance keeps: its configurations, its audit log. */
+function logPath(directory: string, path: string): string {
+  const state = dirname(directory);
+  const to = resolve(directory, path);
+  if (isWithin(state, to) && !isWithin(directory, to)) throw new Error(`${to} is a place of the appliance's own files; choose one under ${directory}, or outside ${state}`);
+  return to;
+}
+
+const isWithin = (directory: string, path: string): boolean => path.startsWith(`${directory}/`);

@@ -5,7 +5,7 @@ import { Treatment, type FieldPlan } from './fields.js';
 import { JsonFormat } from './json.js';
 import { Drop, dropEvent, Flow, RECORD_EVENTS } from './layout.js';
 import type { NameTexts } from './names.js';
-import { asciiJson, readMilliseconds, snippet, type Output } from './output.js';
+import { asciiJson, readMilliseconds, snippet, type Output, type Snippet } from './output.js';
 import type { StreamType } from './fields.js';
 
 const SEVERITY = { EMERGENCY: 0, ALERT: 1, CRITICAL: 2, ERROR: 3, WARNING: 4, NOTICE: 5, INFO: 6, DEBUG: 7 } as const;
@@ -22,9 +22,9 @@ const PREFIX_BYTES = 4;
 export class SyslogFormat {
   private readonly json: JsonFormat;
   private readonly facility: number;
-  private readonly beforeMessageId: Uint8Array;
+  private readonly beforeMessageId: Snippet;
   private readonly afterMessageId = snippet(' - ');
-  private readonly eventIds: readonly Uint8Array[];
+  private readonly eventIds: readonly Snippet[];
   private readonly hidesTime: boolean;
   /** Where each message ends in what was written since the last take. */
   ends: number[] = [];
@@ -61,7 +61,7 @@ export class SyslogFormat {
     this.close(at);
   }
 
-  private open(severity: number, timeMs: number | undefined, messageId: Uint8Array): number {
+  private open(severity: number, timeMs: number | undefined, messageId: Snippet): number {
     const { out } = this;
     out.reserve();
     const at = out.at;

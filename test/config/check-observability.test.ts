@@ -28,6 +28,7 @@ describe('logs', () => {
     ['{ type: flow, to: ipfix, address: "10.0.9.9:4739", tls: true }', '.tls SLUICE_OBSERVABILITY'],
     ['{ type: audit, to: ipfix, address: "10.0.9.9:4739" }', '.to SLUICE_OBSERVABILITY'],
     ['{ type: flow, to: stdout, path: /x }', '.path SLUICE_OBSERVABILITY'],
+    ['{ type: flow, to: file, path: a/../../audit/audit.jsonl }', '.path SLUICE_OBSERVABILITY'],
     ['{ type: flow, to: stdout, redact: [source, destinatoin] }', '.redact[1] SLUICE_OBSERVABILITY'],
     ['{ type: audit, to: stdout, drop: time }', '.drop SLUICE_OBSERVABILITY'],
     ['{ type: flow, to: stdout, include: { rule: [outbuond] } }', '.include.rule[0] SLUICE_OBSERVABILITY'],

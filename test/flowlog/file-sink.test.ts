@@ -1,6 +1,7 @@
 // The file sink on a real disk: rotation by size and age, number of files, compression, files that others move, lines that a crash cut,
 // disks that refuse. And standard output that nobody reads.
 import { execFileSync } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
 import { closeSync, constants, openSync, readdirSync, readFileSync, readSync, readlinkSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { gunzipSync } from 'node:zlib';
@@ -101,6 +102,17 @@ describe('rotation', () => {
     rmSync(join(directory, 'flows.jsonl.mine'));
     expect(numbersIn(bench)).toEqual(range(0, 60));
   });
+});
+
+test('files that come faster than they can be compressed: those of too many are gone before their turn, which is no failure', async () => {
+  const bench = open({ bytes: MEGABYTE, gzip: true, files: 2 }, temporaryDirectory(), 256 * MEGABYTE);
+  const run = Buffer.concat([randomBytes(64 * 1024 - 1), Buffer.from('\n')]);
+  for (let n = 0; n < 640; n += 1) bench.sink.push({ bytes: run, records: 1 }); // 32 a write: 20 files
+  await expect.poll(() => bench.sink.stats.sent, { timeout: 30_000 }).toBe(640);
+  await bench.sink.settled;
+  expect(readdirSync(bench.directory).filter((name) => name.endsWith('.gz'))).toHaveLength(2);
+  expect(readdirSync(bench.directory)).toHaveLength(3);
+  expect([bench.sink.stats.failures, bench.said]).toEqual([0, []]);
 });
 
 describe('the file', () => {

@@ -1,12 +1,13 @@
 // The pipeline as a whole: streams by type, their configuration live, losses counted where there is no room, updates of long sessions, and
 // one sink that stands still beside another that does not.
-import { readFileSync, writeFileSync } from 'node:fs';
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, onTestFinished, test } from 'vitest';
 import { DROP_RECORD_BYTES, DropReason, FLOW_RECORD_BYTES, FlowEvent } from '../../src/engine/abi.generated.js';
 import type { ObservabilityConfig } from '../../src/config/schema-observability.js';
 import { compileFile } from '../../src/control/compiled.js';
 import { FlowLog, type FlowLogConfig } from '../../src/flowlog/flow-log.js';
+import { createLog } from '../../src/supervisor/log.js';
 import { loggedRules, Updates } from '../../src/flowlog/updates.js';
 import { CONFIG, id, makeDrop, makeFlow } from '../control/bench.js';
 import { makeFacts, silentLog } from '../engine/fake-addon.js';
@@ -88,7 +89,7 @@ describe('streams', () => {
     while (flowLog.streamStats[0]!.lost === 0 && taken < 200_000) {
       flowLog.take(2000, 0, flows.slice());
       taken += 2000;
-      await expect.poll(() => flowLog.streamStats[1]!.sent + flowLog.streamStats[1]!.lost, { interval: 1 }).toBe(taken);
+      await expect.poll(() => flowLog.streamStats[1]!.sent + flowLog.streamStats[1]!.lost, { interval: 1, timeout: 10_000 }).toBe(taken);
     }
     expect(flowLog.streamStats[0]!.lost).toBeGreaterThan(0);
     expect(flowLog.streamStats[1]).toMatchObject({ sent: taken, lost: 0 });
@@ -117,6 +118,18 @@ describe('streams', () => {
     flowLog.configure(configOf({ logs: (['flow', 'audit', 'system'] as const).map((type) => ({ name: type, type, to: 'file' as const, path: type })) }));
     await expect.poll(() => flowLog.streamStats.map(({ sent }) => sent)).toEqual([2, 1, 1]);
     expect(flowLog.waiting).toBe(0);
+  });
+
+  test('a log does not write to what else the appliance keeps', async () => {
+    const state = temporaryDirectory();
+    const said: string[] = [];
+    const flowLog = new FlowLog(join(state, 'logs'), NO_SESSIONS, createLog('test', (line) => void said.push(line)));
+    onTestFinished(() => flowLog.stop());
+    flowLog.configure(configOf({ logs: [{ name: 'bad', type: 'flow', to: 'file', path: join(state, 'audit/audit.jsonl') }, { name: 'good', type: 'flow', to: 'file', path: 'deeper/flows' }] }));
+    flowLog.take(...batch([makeFlow()]));
+    await expect.poll(() => flowLog.streamStats.map(({ name, sent }) => [name, sent])).toEqual([['good', 1]]);
+    expect(said.join()).toMatch(/own files/);
+    expect(readdirSync(state)).toEqual(['logs']);
   });
 
   test('zones are those of the interfaces, whatever a commit did to the order of zones meanwhile', async () => {

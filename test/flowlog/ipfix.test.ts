@@ -127,6 +127,26 @@ describe('sessions', () => {
     }
   });
 
+  test('interfaces that a commit named anew are told on a connection that is there, in its sequence', async () => {
+    const decoder = new IpfixDecoder();
+    const receiver = await receiveStream(() => new IpfixSplitter(), (bytes) => decoder.decode(bytes));
+    const stream = open({ address: `127.0.0.1:${receiver.port}`, transport: 'tcp' });
+    const send = (): void => {
+      stream.flows(spanOf(randomFlows(50, 2), FLOW_RECORD_BYTES), nameTexts());
+      stream.flush();
+    };
+    await expect.poll(() => stream.stats.connected, { timeout: 10_000 }).toBe(true);
+    send();
+    stream.nameInterfaces([...INTERFACES, { id: 3, name: 'dmz' }]);
+    send();
+    await received(receiver, 100);
+    expect(receiver.faults).toEqual([]);
+    const named = receiver.messages.map(({ records }) => records.filter(({ isOptions }) => isOptions).map(({ values }) => values.get('82')!.toString())).filter(({ length }) => length > 0);
+    expect(named).toEqual([['trust', 'untrust'], ['trust', 'untrust', 'dmz']]);
+    expectSequence(receiver.messages);
+    expect(stream.stats.sent).toBe(100);
+  });
+
   test('a message holds as much as its bound allows, and no record is cut', () => {
     const runs: Run[] = [];
     const format = new IpfixFormat({ observationDomain: 1, messageBytesMax: 600, enterprise: 9 }, planFields(), new IpfixSequence(), (run) => void runs.push(run));

@@ -85,8 +85,8 @@ export async function receiveStream<T>(split: () => { push(chunk: Buffer): Itera
   return receiver;
 }
 
-export async function receiveDatagrams<T>(parse: (bytes: Buffer) => T, port = 0): Promise<Receiver<T>> {
-  const socket: Datagrams = createSocket({ type: 'udp4', recvBufferSize: 8 * 1024 * 1024 });
+export async function receiveDatagrams<T>(parse: (bytes: Buffer) => T, port = 0, address = '127.0.0.1'): Promise<Receiver<T>> {
+  const socket: Datagrams = createSocket({ type: address.includes(':') ? 'udp6' : 'udp4', recvBufferSize: 8 * 1024 * 1024 });
   let isOpen = true;
   const receiver: Receiver<T> = { port, messages: [], faults: [], connections: 0, sockets: new Set(), stop: () => new Promise((resolve) => {
     isOpen = false;
@@ -99,7 +99,7 @@ export async function receiveDatagrams<T>(parse: (bytes: Buffer) => T, port = 0)
       receiver.faults.push(error as Error);
     }
   });
-  await new Promise<void>((resolve) => socket.bind(port, '127.0.0.1', resolve));
+  await new Promise<void>((resolve) => socket.bind(port, address, resolve));
   receiver.port = socket.address().port;
   onTestFinished(() => (isOpen ? receiver.stop() : undefined));
   return receiver;

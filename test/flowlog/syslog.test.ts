@@ -7,6 +7,7 @@ import type { LogConfig } from '../../src/config/schema-observability.js';
 import { DROP_RECORD_BYTES, FLOW_RECORD_BYTES } from '../../src/engine/abi.generated.js';
 import { decodeDrop, decodeFlow, viewOf } from '../../src/engine/records.js';
 import { ConnectionSink } from '../../src/flowlog/connection-sink.js';
+import { DatagramSink } from '../../src/flowlog/datagram-sink.js';
 import { Stream } from '../../src/flowlog/stream.js';
 import { makeDrop, makeFlow } from '../control/bench.js';
 import { OctetCounter, parseSyslog, receiveDatagrams, receiveStream, type Receiver, type SyslogMessage } from './receivers.js';
@@ -117,6 +118,21 @@ describe('receivers that fail', () => {
     await got(third, 1);
     expect(said.map((line) => line.split(':')[0])).toEqual(['down', 'up', 'down', 'up']);
     expect(stream.stats).toMatchObject({ sent: 2, lost: 0 });
+  });
+
+  test('over UDP to a name: in the family of its address; one that is not there yet is asked for again', async () => {
+    const receiver = await receiveDatagrams(parseSyslog, 0, '::1');
+    const answers: [Error | null, string, number][] = [[new Error('getaddrinfo EAI_AGAIN logs.example.net'), '', 0], [null, '::1', 6]];
+    const asked: string[] = [];
+    const sink = new DatagramSink({ host: 'logs.example.net', port: receiver.port, bufferBytes: 1000, lookup: (host, done) => {
+      asked.push(host);
+      done(...answers.shift()!);
+    } }, () => undefined);
+    onTestFinished(() => sink.close(0));
+    sink.push({ bytes: Buffer.from('<134>1 2026-11-21T17:00:00.000Z nva-1 sluice - start - {}'), records: 1 });
+    await expect.poll(() => receiver.messages.length, { timeout: 10_000 }).toBe(1);
+    expect(asked).toHaveLength(2);
+    expect(sink.stats).toMatchObject({ sent: 1, lost: 0, failures: 1 });
   });
 
   test('over UDP, nobody there: counted as lost, and it goes on', async () => {

@@ -22,6 +22,7 @@ const STAY_PORT = 9999;
 const POLICY = `${OFFLOAD_POLICY.replace('service: [udp/9998]', `service: [udp/9998], maxSessions: ${RULE_SESSIONS}`)}
 limits: { sessions: 65536, sessionsPerSource: 4000 }
 timers: { icmp: ${ICMP_IDLE_S} }
+observability: { logs: [{ type: system, to: file, path: system.jsonl }] }
 `;
 
 interface Restarted {
@@ -83,6 +84,16 @@ describeNetns('survival', () => {
       await until('their sessions close', async () => (await listed(7)).length === 0);
     },
   );
+
+  test('what the processes said meanwhile, each of them, is in the system stream', async () => {
+    const said = (): string[] => readFileSync(join(bench.appliance.directory, 'state/logs/system.jsonl'), 'utf8').split('\n').filter(Boolean).map((line) => {
+      const { process: of, msg } = JSON.parse(line) as { process: string; msg: string };
+      return `${of}: ${msg}`;
+    });
+    for (const line of ['control: control is up', 'engine: engine is up', 'supervisor: engine ended for a restart; starting it again', 'supervisor: control ended for a restart; starting it again']) {
+      await until(line, () => said().includes(line));
+    }
+  });
 
   test('without a supervisor nothing is restarted', async () => {
     const engine = bench.appliance.pid('engine');
