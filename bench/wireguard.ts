@@ -6,9 +6,8 @@
 // packets at the same rate cost when they are dropped at the first hop (the ends' share). So softirq work that the kernel does
 // for a gateway on the sender's time counts as the gateway's. What a gateway spends on packets that it then loses counts, too.
 //
-// The bar is for each at the rate that suits it best: where it does most with a CPU-second. At a rate that leaves them idle in between,
-// the engine's workers stay awake for a moment after each burst, for latency's sake, and that is most of what they spend: the ratio at
-// the same rates is in the report, for information.
+// The bar is for each at the rate that suits it best: where it does most with a CPU-second. The ratio at the same rates is in the report, for
+// information: at rates that leave a worker idle in between, it shows what sleeping and waking, or waiting awake, costs (docs/internals/waiting.md).
 
 import { listOf, parseCount, parseCounts, placementsOf, turnCommand, type TurnCommandOptions } from "./options.js";
 import { Lane, type Measurement, type TrafficOptions } from "./packets.js";

@@ -472,7 +472,8 @@ pipeline::revalidation pipeline::revalidate_session(uint32_t index, decision* ou
   }
   s.interface_slot[1] = snap_->interface_slots[d.to];
   s.adjacency[0].store(route_to(d.next_hop, s.interface_slot[1], d.peer_slot), std::memory_order_relaxed);
-  if (uint32_t back = route_back(s.key0); back != adjacency_none) s.adjacency[1].store(back, std::memory_order_relaxed);
+  // Also when there is none: the way of before may be one that does not encrypt.
+  s.adjacency[1].store(route_back(s.key0), std::memory_order_relaxed);
   if (rule.log & SL_LOG_END) s.flags.fetch_or(session_log_end, std::memory_order_relaxed);
   else s.flags.fetch_and(static_cast<uint8_t>(~session_log_end), std::memory_order_relaxed);
   uint8_t offload = s.offload.load(std::memory_order_relaxed), wanted = offload_policy(*snap_, s, rule);

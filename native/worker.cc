@@ -25,9 +25,6 @@ constexpr unsigned offload_rounds_max = 8;
 constexpr uint64_t kernel_drops_interval_ns = 1'000'000'000;
 constexpr uint64_t housekeeping_held_ns = 5'000'000;  // while packets wait for a next hop
 constexpr int sleep_ms_max = 100, sleep_ms_busy_tx = 1, sleep_ms_held = 5;
-// After it sent something a worker looks for more for so long before it sleeps: a handshake's next packet is often that near, and waking up costs
-// as much. It yields at each look, so that on a small machine only time that nobody else wants is spent.
-constexpr uint64_t awake_ns = 100'000;
 constexpr uint64_t hear_host_ns = 50'000;  // a busy worker looks so often whether the host has packets: the look is a system call
 
 }  // namespace
@@ -134,7 +131,7 @@ void worker::count_kernel_drops() {
 }
 
 void worker::routine_worker() {
-  uint64_t worked_ns = 0;
+  uint64_t idle_ns = 0, look_until_ns = 0;  // since when there is no work, 0: there is; until when to look for some
   while (!stopping_.load(std::memory_order_relaxed)) {
     shared_.epoch.quiescent(index_);
     if (has_tasks_.load(std::memory_order_acquire)) [[unlikely]] run_tasks();
@@ -154,9 +151,23 @@ void worker::routine_worker() {
       kernel_drops_counted_ns_ = now;
       count_kernel_drops();
     }
-    if (worked) worked_ns = now;
-    else if (now - worked_ns < awake_ns) sched_yield();
-    else sleep_until_work(now);
+    if (worked) {
+      if (idle_ns) waits_.came_after(now - idle_ns);
+      idle_ns = 0;
+      continue;
+    }
+    if (!idle_ns) {
+      idle_ns = now;
+      look_until_ns = now + waits_.look_ns(now);
+    }
+    // It yields at each look, so that on a small machine only time that nobody else wants is spent.
+    if (now < look_until_ns) {
+      sched_yield();
+      continue;
+    }
+    if (look_until_ns) waits_.in_vain(look_until_ns - idle_ns);
+    look_until_ns = 0;
+    sleep_until_work(now);
   }
   shared_.epoch.sleep(index_);
 }

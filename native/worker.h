@@ -13,6 +13,7 @@
 
 #include "io/xsk.h"
 #include "pipeline.h"
+#include "wait_policy.h"
 
 namespace sluice {
 
@@ -65,6 +66,7 @@ class worker {
   std::vector<port_socket> sockets_;
   xsk* transmit_[SL_PORTS_MAX] = {};
   uint32_t fill_target_ = 0;  // frames a fill ring gets: half of all, shared by the sockets, so that some stay for answers
+  wait_policy waits_;
   uint64_t host_heard_ns_ = 0;
   bool host_waits_ = false;   // the host has a packet for a tunnel
   unsigned offload_rounds_ = 0;  // sessions wait so long to be offloaded

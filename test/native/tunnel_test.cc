@@ -12,6 +12,7 @@
 #include "network_namespace.h"
 #include "packets.h"
 #include "pin_directory.h"
+#include "tunnel/aead.h"
 
 namespace sluice {
 namespace {
@@ -34,6 +35,7 @@ struct appliance {
   uint64_t now = 1000 * second_ns;
   int self, other;
   uint32_t local_index = 0;
+  uint8_t send_key = 0;  // 32 times this byte
 
   // pins: a bpffs; the flow memory is then that of the steering program's maps, and what an appliance before it left there.
   appliance(int self_, bool outer_v6 = false, const std::string& pins = {}) : self(self_), other(3 - self_) {
@@ -153,10 +155,12 @@ void connect(appliance& from, appliance& to, uint32_t peer_at_from = peer_id, ui
   left.initiator = 1;
   left.created_ns = from.now;
   right.created_ns = to.now;
-  std::memset(left.send_key, ++fresh, 32);
-  std::memset(right.receive_key, fresh, 32);
-  std::memset(left.receive_key, ++fresh, 32);
-  std::memset(right.send_key, fresh, 32);
+  from.send_key = ++fresh;
+  to.send_key = ++fresh;
+  std::memset(left.send_key, from.send_key, 32);
+  std::memset(right.receive_key, from.send_key, 32);
+  std::memset(left.receive_key, to.send_key, 32);
+  std::memset(right.send_key, to.send_key, 32);
   std::string error;
   REQUIRE_MESSAGE(from.e.wireguard_install(&left, &error), error);
   REQUIRE_MESSAGE(to.e.wireguard_install(&right, &error), error);
@@ -473,6 +477,92 @@ TEST_CASE("tunnel: replayed, reordered, duplicated, tampered messages") {
   CHECK(p.b.count(SL_WIREGUARD_ROAMED) == 0);
 }
 
+// A message from `from` with any bytes inside: what an authentic peer that is broken, or turned bad, may send.
+frame message_of(const appliance& from, const appliance& to, std::vector<uint8_t> inside, uint64_t counter) {
+  std::string error;
+  const auto cipher = aead::open(&error);
+  REQUIRE_MESSAGE(cipher, error);
+  std::vector<uint8_t> key(32, from.send_key);
+  const uint32_t bytes = static_cast<uint32_t>(inside.size());
+  inside.resize(bytes + aead_tag_bytes);
+  aead_item item{inside.data(), bytes, 0, nullptr, key.data()};
+  item.set_counter(counter);
+  cipher->seal({&item, 1});
+  std::vector<uint8_t> l4;
+  put16(l4, from.self == 1 ? port_a : port_b);
+  put16(l4, to.self == 1 ? port_a : port_b);
+  put16(l4, static_cast<unsigned>(8 + wireguard_header_bytes + inside.size()));
+  put16(l4, 0);
+  const size_t header = l4.size();
+  l4.resize(header + wireguard_header_bytes);
+  store32_raw(l4.data() + header, wireguard_transport);
+  store32_raw(l4.data() + header + 4, to.local_index);
+  store64_raw(l4.data() + header + 8, counter);
+  l4.insert(l4.end(), inside.begin(), inside.end());
+  return ip_frame(from.self == 1 ? "192.0.2.1" : "192.0.2.2", to.self == 1 ? "192.0.2.1" : "192.0.2.2", protocol_udp, l4, 6);
+}
+
+TEST_CASE("tunnel: what is inside an authentic message is not trusted for that") {
+  pair p;
+  uint64_t counter = 100;
+  const auto inside = [](const frame& f) { return std::vector<uint8_t>(f.bytes.begin() + 14, f.bytes.end()); };
+  const auto arrives = [&](const std::vector<uint8_t>& bytes) { return p.b.receive(wan, message_of(p.a, p.b, bytes, ++counter)); };
+  const auto summed = [](std::vector<uint8_t> ip) {
+    store16_raw(ip.data() + 10, 0);
+    store16_raw(ip.data() + 10, checksum_finish(checksum_add(0, ip.data(), 20)));
+    return ip;
+  };
+  const frame plain = from_a(37), plain_v6 = datagram("2001:db8:1::10", "2001:db8:2::10", 37);  // 65 and 85 bytes
+  // In order, of a length that is not padded, and with more padding than anybody asks for: what leaves has the packet's own length.
+  for (const frame& f : {plain, plain_v6}) {
+    for (const size_t padding : {0u, 1u, 15u, 700u}) {
+      CAPTURE(padding);
+      std::vector<uint8_t> bytes = inside(f);
+      bytes.resize(bytes.size() + padding, 0xee);
+      const auto arrived = only(arrives(bytes), lan);
+      CHECK(arrived.size() == f.bytes.size());
+      same_packet(f, arrived, 1);
+    }
+  }
+  const uint64_t before = p.b.counter(SL_COUNTER_FAST_PATH_HITS);
+  std::vector<std::vector<uint8_t>> bad;
+  for (unsigned version = 0; version < 16; ++version) {
+    if (version == 4 || version == 6) continue;
+    std::vector<uint8_t> other = inside(plain);
+    other[0] = static_cast<uint8_t>(version << 4 | 5);
+    bad.push_back(summed(other));
+  }
+  for (const frame& f : {plain, plain_v6}) {
+    for (size_t length = 1; length < f.bytes.size() - 14; length += 3) bad.emplace_back(f.bytes.begin() + 14, f.bytes.begin() + 14 + static_cast<long>(length));  // longer than what is there
+    std::vector<uint8_t> longest = inside(f);
+    store16(longest.data() + (&f == &plain ? 2 : 4), 0xffff);
+    bad.push_back(&f == &plain ? summed(longest) : longest);
+  }
+  std::vector<uint8_t> shorter = inside(plain);
+  store16(shorter.data() + 2, 19);  // than its own header
+  bad.push_back(summed(shorter));
+  shorter = inside(plain);
+  shorter[0] = 0x44;
+  bad.push_back(summed(shorter));
+  shorter = inside(plain);
+  shorter[10] ^= 1;
+  bad.push_back(shorter);
+  for (const auto& bytes : bad) {
+    CAPTURE(bytes.size());
+    CAPTURE(int(bytes[0]));
+    const injected out = arrives(bytes);
+    CHECK(out.verdict == "drop");
+    CHECK(out.frames.empty());
+  }
+  CHECK(p.b.counter(SL_COUNTER_FAST_PATH_HITS) == before);
+  CHECK(p.b.dropped(SL_DROP_WIREGUARD_AUTHENTICATION) == 0);
+  CHECK(arrives({}).frames.empty());  // a keepalive
+  // The tunnel goes on, and from where it was.
+  same_packet(from_a(), only(arrives(inside(from_a())), lan), 1);
+  p.b.wait(8000 * second_ns);
+  p.b.all_buffers_are_back();
+}
+
 TEST_CASE("tunnel: without a session packets wait for one, and go when it comes") {
   appliance a(1), b(2);
   for (int i = 0; i < 3; ++i) CHECK(a.receive(lan, from_a(static_cast<size_t>(i))).verdict == "hold");
@@ -560,6 +650,31 @@ TEST_CASE("tunnel: nobody has the destination; a route that wants encryption and
   const injected unencrypted = p.a.receive(lan, datagram("10.1.0.10", "10.4.0.10"));
   CHECK(unencrypted.reason == SL_DROP_ENCRYPTION_REQUIRED);
   CHECK(ip_of(only(unencrypted, lan))[20] == 3);
+}
+
+TEST_CASE("tunnel: answers do not leave in clear when a commit wants them encrypted, whatever is known of sources") {
+  for (const bool has_tunnel : {false, true}) {
+    pair p;
+    snapshot_builder& policy = p.a.policy;
+    policy.interfaces[wan].anti_spoofing = SL_ANTI_SPOOFING_OFF;
+    policy.rule(4, SL_ACTION_ALLOW, wan_zone, lan_zone);
+    policy.route("198.51.100.0", 120, "192.0.2.2", wan);
+    p.a.apply();
+    const frame ask = datagram("198.51.100.7", "10.1.0.10", 64, 4000, 5000), answer = datagram("10.1.0.10", "198.51.100.7", 64, 5000, 4000);
+    only(p.a.receive(wan, ask), lan);
+    only(p.a.receive(lan, answer), wan);
+    policy.routes.pop_back();
+    if (has_tunnel) policy.route("198.51.100.0", 120, "::", tunnel);  // and no peer has it
+    else policy.route("198.51.100.0", 120, "::", 0, SL_NEXTHOP_UNENCRYPTED);
+    p.a.apply();
+    for (int i = 0; i < 2; ++i) CHECK(p.a.receive(lan, answer).frames.empty());
+    only(p.a.receive(wan, ask), lan);
+    CHECK(p.a.receive(lan, answer).frames.empty());
+    policy.routes.pop_back();
+    policy.route("198.51.100.0", 120, "192.0.2.2", wan);
+    p.a.apply();
+    only(p.a.receive(lan, answer), wan);
+  }
 }
 
 TEST_CASE("tunnel: a peer that is gone, and back") {
