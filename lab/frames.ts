@@ -228,11 +228,19 @@ export class FrameStream {
 /** Counts what a FrameStream sends to a port, where it arrives. */
 export class FrameCount {
   readonly program: Program;
-  constructor(lab: Lab, node: string, port: number, device = 'eth0') {
+  readonly #overrunBefore: number;
+  constructor(private readonly lab: Lab, node: string, port: number, device = 'eth0') {
+    this.#overrunBefore = lab.overrun();
     this.program = lab.start(node, [TOOL, device, 'count', String(port)]);
   }
   counted(): Counted {
     if (!this.program.running) throw new Error(`the count ended: ${this.program.describeExit()} ${this.program.tail()}`);
     return JSON.parse(lastLine(this.program) || '{"received":0,"lost":0,"reordered":0,"repeated":0,"last":-1}') as Counted;
+  }
+
+  /** What went wrong on the way, but for what the hosts' own kernels lost. */
+  faults(): { lost: number; reordered: number; repeated: number } {
+    const { lost, reordered, repeated } = this.counted();
+    return { lost: lost === 0 ? 0 : Math.max(0, lost - (this.lab.overrun() - this.#overrunBefore)), reordered, repeated };
   }
 }

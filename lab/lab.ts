@@ -123,10 +123,18 @@ export class Lab {
     return text.trim() ? (JSON.parse(text) as T[]) : [];
   }
 
-  /** Frames that a node's devices could not take or give: a veth's ring holds 256, and whoever empties it may wait for a processor. */
-  refused(node: string): Record<string, number> {
-    const links = this.ipJson<{ ifname: string; stats64?: { rx: { dropped: number }; tx: { dropped: number } } }>(node, '-s', 'link', 'show');
-    return Object.fromEntries(links.map(({ ifname, stats64 }) => [ifname, (stats64?.rx.dropped ?? 0) + (stats64?.tx.dropped ?? 0)] as const).filter(([, frames]) => frames > 0));
+  /**
+   * Packets that the kernel of all nodes but the appliances threw away so far, as when nobody fetched them in time: a veth's ring holds 256, and
+   * whoever empties them, or a UDP socket, may wait for a processor.
+   */
+  overrun(): number {
+    let packets = 0;
+    for (const node of [...this.#nodes].filter((name) => !name.startsWith('nva'))) {
+      const [devices, protocols] = this.runSync(node, ['cat', '/proc/net/dev', '/proc/net/snmp', '/proc/net/snmp6']).split(/^(?=Ip: F)/m);
+      for (const [, received, sent] of devices!.matchAll(/: +(?:\d+ +){3}(\d+) +(?:\d+ +){7}(\d+) /g)) packets += Number(received) + Number(sent);
+      for (const [, lost] of protocols!.matchAll(/^(?:Udp: (?:\d+ ){4}|Udp6RcvbufErrors\s+)(\d+)/gm)) packets += Number(lost);
+    }
+    return packets;
   }
 
   sysctl(node: string, values: Record<string, string | number>): void {

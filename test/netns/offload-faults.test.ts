@@ -53,8 +53,7 @@ describeNetns('faults under offload', () => {
   async function lostNothing(stream: FrameStream, count: FrameCount): Promise<void> {
     const sent = stream.sent();
     await until('all of it arrived', () => count.counted().last >= sent - 1);
-    const refused = ['client', 'nva', 'internet', 'server'].map((node) => `${node}: ${JSON.stringify(bench.lab.refused(node))}`).join(', ');
-    expect(count.counted(), `frames that veths refused: ${refused}`).toMatchObject({ lost: 0, reordered: 0, repeated: 0 });
+    expect(count.faults()).toEqual({ lost: 0, reordered: 0, repeated: 0 });
   }
 
   test('a link that goes down and comes up again: nothing is sent into it, then the flow goes on', async () => {
@@ -68,7 +67,7 @@ describeNetns('faults under offload', () => {
     bench.lab.ip('server', 'link set eth0 down');
     await until('the loss is counted', async () => ((await countsOf(bench)).drops['link-down'] ?? 0) > 0);
     let received = -1;
-    await until('what was on its way has arrived', () => received === (received = count.counted().received), { intervalMs: 200 });
+    await until('what was on its way has arrived', () => received === (received = count.counted().received), { intervalMs: 1000 });
     const during = await countsDuring(bench, async () => {
       const before = await countsOf(bench);
       await until('more of it was dropped', async () => (await countsOf(bench)).drops['link-down']! > before.drops['link-down']! + 100);

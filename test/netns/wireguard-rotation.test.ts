@@ -17,7 +17,7 @@ import type { NodesView } from '../../src/nodes/view.js';
 import { describeNetns } from './fixture.js';
 
 const STREAM_PORT = 5300;
-const RATE = 2000;
+const RATE = 1000;
 const PAYLOAD_BYTES = 200;
 const NUMBERS = [1, 2] as const;
 type Number = (typeof NUMBERS)[number];
@@ -132,13 +132,13 @@ describeNetns('rotation of static keys', () => {
       const { received } = count.counted();
       await rotate(number);
       await until('the stream goes on', () => count.counted().received > received + RATE / 2);
-      expect(count.counted()).toMatchObject({ lost: 0, reordered: 0, repeated: 0 });
+      expect(count.faults()).toEqual({ lost: 0, reordered: 0, repeated: 0 });
     }
     handshakes.add((await shown(1)).peers[0]!.latestHandshake);
     expect(handshakes.size).toBe(4); // sessions moved each time
     const sent = stream.sent();
     await until('all of it arrived', () => count.counted().last >= sent - 1);
-    expect(count.counted()).toMatchObject({ lost: 0, reordered: 0, repeated: 0 });
+    expect(count.faults()).toEqual({ lost: 0, reordered: 0, repeated: 0 });
   });
 
   test('control killed amid a rotation: the next one brings it to its end, and the stream does not notice', async () => {
@@ -167,6 +167,6 @@ describeNetns('rotation of static keys', () => {
     expect((await command).code).toBe(0);
     await until('the other one has followed', async () => (await shown(2)).peers[0]!.publicKey === (await shown(1)).publicKey);
     expect(keyFiles(1)).toEqual(['wg0.key']);
-    expect(count.counted()).toMatchObject({ lost: 0, reordered: 0, repeated: 0 });
+    expect(count.faults()).toEqual({ lost: 0, reordered: 0, repeated: 0 });
   });
 });

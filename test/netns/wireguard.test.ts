@@ -57,7 +57,10 @@ function startStreams(lab: Lab, remote: Remote, family: Family, outward: boolean
 }
 
 /** What went wrong so far: packets lost, seen twice, overtaken. */
-const faultsOf = (streams: readonly Streams[]): number[][] => streams.map(({ count }) => count.counted()).map(({ lost, repeated, reordered }) => [lost, repeated, reordered]);
+const faultsOf = (streams: readonly Streams[]): number[][] => streams.map(({ count }) => count.faults()).map(({ lost, repeated, reordered }) => [lost, repeated, reordered]);
+/** What is found later to have been the kernel's loss makes it fewer. */
+const expectNoMore = (streams: readonly Streams[], before: readonly number[][]): void =>
+  expect(faultsOf(streams).map(([lost, ...others], n) => [Math.max(lost!, before[n]![0]!), ...others])).toEqual(before);
 
 // ---- sessions that are replaced ------------------------------------------------------------------------------------------
 
@@ -119,7 +122,7 @@ class RekeyWatch {
       const sent = stream.sent();
       await until('all of it arrived', () => count.counted().last >= sent - 1);
     }
-    expect(faultsOf(this.streams)).toEqual(this.faults);
+    expectNoMore(this.streams, this.faults);
   }
 
   destroy(): Promise<void> {
@@ -476,7 +479,7 @@ describeNetns('WireGuard', () => {
       await bench.appliance.restarted('control', killed);
       await bench.appliance.ready();
       await arriveOn();
-      expect(faultsOf(streams)).toEqual(before);
+      expectNoMore(streams, before);
     });
 
     test('engine killed: back by what the tunnel itself carries, with the same key', async () => {
