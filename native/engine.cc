@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <utility>
@@ -20,6 +21,7 @@ constexpr uint32_t neighbour_refresh_ticks = 112;  // next hops used in the last
 constexpr unsigned warn_interval_s = 10;
 constexpr uint32_t tunnel_mtu_bytes = 1420;  // 1,500 without IPv6, UDP and WireGuard's 32 bytes
 constexpr uint32_t census_budget = 1u << 20;  // sessions that the clock thread looks at a second: some 30 ms
+constexpr uint32_t census_portions = 32;      // it takes them so often a second: nobody on the same processor waits longer than 1 ms for it
 
 int64_t wall_offset_now() {
   timespec wall;
@@ -486,24 +488,29 @@ void engine::on_link(const link_event& e) {
 }
 
 void engine::routine_clock() {
+  using clock = std::chrono::steady_clock;
+  constexpr std::chrono::nanoseconds second = std::chrono::seconds(1);
   warned_.assign(SL_DROP_REASON_COUNT, 0);
-  count_sessions(census_budget);
-  for (unsigned second = 0;; ++second) {
+  auto is_over = [&](clock::time_point until) {
     std::unique_lock lock(clock_mutex_);
-    if (clock_wake_.wait_for(lock, std::chrono::seconds(1), [&] { return clock_stop_; })) return;
-    lock.unlock();
+    return clock_wake_.wait_until(lock, until, [&] { return clock_stop_; });
+  };
+  for (unsigned seconds = 0;; ++seconds) {
+    const clock::time_point began = clock::now();
+    for (uint32_t portion = 1; !count_sessions(census_budget / census_portions) && portion < census_portions; ++portion)
+      if (is_over(began + portion * second / census_portions)) return;
+    if (is_over(began + second)) return;
     shared_->wall_offset_ns = wall_offset_now();
     free_retired(false);
-    count_sessions(census_budget);
     refresh_offload();
     refresh_neighbours(ticks_of_ns(monotonic_ns()));
-    if (second % 2 == 0) reserve_local_ports();
-    if (second % warn_interval_s == 0) warn_of_exhaustion();
+    if (seconds % 2 == 0) reserve_local_ports();
+    if (seconds % warn_interval_s == 0) warn_of_exhaustion();
   }
 }
 
-// Goes on with the count of sessions; a session that changes meanwhile is counted as it was or as it is.
-void engine::count_sessions(uint32_t budget) {
+// Goes on with the count of sessions; a session that changes meanwhile is counted as it was or as it is. True: all were counted, and are told.
+bool engine::count_sessions(uint32_t budget) {
   session_census& c = census_;
   session_table& table = shared_->sessions;
   const uint32_t end = table.high_water();
@@ -520,9 +527,10 @@ void engine::count_sessions(uint32_t budget) {
     ++c.counting[s.state.load(std::memory_order_relaxed) % SL_SESSION_STATE_COUNT * SL_SESSION_PROTOCOL_COUNT + protocol];
     c.counting[c.offloaded] += s.offload.load(std::memory_order_relaxed) == SL_OFFLOAD_ON;
   }
-  if (c.at < end) return;
+  if (c.at < end) return false;
   c.at = 0;
   for (unsigned i = 0; i <= c.cells; ++i) c.published[i].store(std::exchange(c.counting[i], 0), std::memory_order_relaxed);
+  return true;
 }
 
 // Which interfaces may be egress of offloaded sessions. A netdev that stops taking frames (a veth whose peer lost NAPI)

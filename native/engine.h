@@ -114,7 +114,7 @@ class engine {
   void settle_nat_ports();
   void reserve_local_ports();
   void warn_of_exhaustion();
-  void count_sessions(uint32_t budget);
+  bool count_sessions(uint32_t budget);
   sl_interface_record interface_totals(unsigned slot) const;
   void collect(injected* out);
   void begin_injected(uint64_t now_ns, uint64_t before[SL_DROP_REASON_COUNT]);

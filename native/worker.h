@@ -50,6 +50,7 @@ class worker {
 
   worker(dataplane& shared, unsigned index) : shared_(shared), index_(index) {}
   void routine_worker();
+  static void ask_for_short_slices();
   bool round(uint64_t now_ns);
   uint64_t transmit_output();  // packets that went
   void run_tasks();

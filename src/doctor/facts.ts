@@ -54,7 +54,7 @@ export interface DoctorFacts {
   appliance: Known<StatusView | 'not running'>;
 }
 
-const TOOLS = ['ip', 'ethtool', 'nft', 'setpriv', 'nsenter', 'mount', 'umount', 'find'];
+const TOOLS = ['ip', 'ethtool', 'nft', 'setpriv', 'prlimit', 'nsenter', 'mount', 'umount', 'find'];
 
 export async function gatherFacts(dir: string, configFile: string | undefined, execute: Run = run): Promise<DoctorFacts> {
   const paths = runDirectory(dir);

@@ -1,4 +1,6 @@
 // The engine process: the addon and its host. Who: src/engine/main.ts, once signals are caught.
+import { readdirSync, readFileSync } from 'node:fs';
+import { getPriority, setPriority } from 'node:os';
 import { bpfObjectPath, loadAddon, type OpenOptions } from './binding.js';
 import { readDevices, readFacts } from './facts.js';
 import { EngineHost } from './host.js';
@@ -27,9 +29,20 @@ export async function startEngine({ dir, socketGid, ...tuning }: EngineArguments
       open: { ...tuning, pinDirectory: paths.bpf, bpfObject: bpfObjectPath(), offline: false },
     }, { addon: loadAddon(), log, readFacts: () => readFacts(), readDevices: () => readDevices(), prepare: prepareNetdevs, stopKernelForwarding, restart: () => process.exit(RESTART_EXIT_CODE) });
     await host.start();
+    letWorkersGoFirst();
     return host;
   } catch (error) {
     log.fatal({ err: error, code: errorCode(error) }, 'engine cannot start');
     process.exit(errorCode(error).startsWith('SLUICE_ADDON_') ? FATAL_EXIT_CODE : 1);
+  }
+}
+
+/** The supervisor started this process before others' priority; that is meant for its workers. Our own thread is the first: those that it makes from then on are like it. */
+function letWorkersGoFirst(): void {
+  if (getPriority() >= 0) return;
+  for (const thread of readdirSync('/proc/self/task')) {
+    try {
+      if (!readFileSync(`/proc/self/task/${thread}/comm`, 'utf8').startsWith('sl-worker-')) setPriority(Number(thread), 0);
+    } catch { /* it ended */ }
   }
 }

@@ -28,7 +28,7 @@ export interface ChildPlan {
   logFile: string;
   isHeard?: boolean;    // its standard output is ours: log streams to stdout
   isTold?: boolean;     // its standard input is ours: log lines of the other processes
-  niceness?: number;    // it gives way to the others when processors are short
+  niceness?: number;    // when processors are short: above 0 it gives way to others, below they do
 }
 
 export class ManagedChild {
@@ -103,7 +103,7 @@ export class ManagedChild {
   }
 
   /** Before it has threads, so that all of them are as nice. */
-  private giveWay(pid: number | undefined): void {
+  private beNice(pid: number | undefined): void {
     if (pid === undefined || this.plan.niceness === undefined) return;
     try {
       setPriority(pid, this.plan.niceness);
@@ -118,7 +118,7 @@ export class ManagedChild {
     const [program = '', ...args] = this.plan.command;
     const child = spawn(program, args, { stdio: [this.plan.isTold ? 'pipe' : 'ignore', this.plan.isHeard ? 'pipe' : file, file] });
     closeSync(file);
-    this.giveWay(child.pid);
+    this.beNice(child.pid);
     if (child.stdout) relayToStdout(child.stdout);
     child.stdin?.on('error', () => { /* it is gone */ });
     this.child = child;

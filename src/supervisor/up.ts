@@ -35,6 +35,8 @@ const WATCH_DEBOUNCE_MS = 50;
 const CONTROL_SEMI_SPACE_MIB = 64;
 /** Packets go before commits: on two processors the engine lost some while control compiled or started. */
 const CONTROL_NICENESS = 5;
+/** Beside another program a worker gets three times what that gets: enough for the packets of a link, and on a machine with one processor others are still heard. */
+const ENGINE_NICENESS = -5;
 const SCRIPTS = { supervisor: 'sluice', engine: 'src/engine/main.js', control: 'src/control/main.js' } as const;
 /** What the engine needs beside being uid 0: netdevs and netlink, raw sockets, BPF, and locked packet memory. */
 const ENGINE_CAPABILITIES = ['net_admin', 'net_raw', 'bpf', 'perfmon', 'ipc_lock'];
@@ -230,7 +232,7 @@ class Supervisor {
     const limits = ['setpriv', `--bounding-set=-all,${ENGINE_CAPABILITIES.map((name) => `+${name}`).join(',')}`];
     if (this.user) limits.push('--groups', `0,${this.user.gid}`); // a group of its own is all that chown needs
     return {
-      role: 'engine', script: SCRIPTS.engine, pidFile: this.paths.enginePid, logFile: this.paths.engineLog,
+      role: 'engine', script: SCRIPTS.engine, pidFile: this.paths.enginePid, logFile: this.paths.engineLog, niceness: ENGINE_NICENESS,
       command: [...this.mount!.enter, ...limits, '--', process.execPath, scriptPath(SCRIPTS.engine), JSON.stringify(options)],
     };
   }
@@ -239,7 +241,7 @@ class Supervisor {
     const options: ControlArguments = { dir: this.paths.dir, isTold: true, ...(this.user ? { user: this.user } : {}) };
     return {
       role: 'control', script: SCRIPTS.control, pidFile: this.paths.controlPid, logFile: this.paths.controlLog, isHeard: true, isTold: true, niceness: CONTROL_NICENESS,
-      command: [...this.mount!.enter, process.execPath, `--max-semi-space-size=${CONTROL_SEMI_SPACE_MIB}`, scriptPath(SCRIPTS.control), JSON.stringify(options)],
+      command: [...this.mount!.enter, ...keepsNiceness(), process.execPath, `--max-semi-space-size=${CONTROL_SEMI_SPACE_MIB}`, scriptPath(SCRIPTS.control), JSON.stringify(options)],
     };
   }
 
@@ -363,3 +365,9 @@ class Supervisor {
 }
 
 function scriptPath(script: string): string { return join(packageRoot(), 'dist', script); }
+
+/** The command by which another may not become less nice than it is, where the service manager lets us do so for the engine (LimitNICE). */
+function keepsNiceness(): string[] {
+  const limit = Number(/^Max nice priority\s+\d+\s+(\d+)/m.exec(readFileSync('/proc/self/limits', 'utf8'))?.[1] ?? 0);
+  return limit > 0 ? ['prlimit', '--nice=0', '--'] : [];
+}

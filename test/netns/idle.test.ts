@@ -1,6 +1,6 @@
-// An appliance without traffic sleeps.
+// An appliance without traffic sleeps; and who goes first when there is some.
 
-import { readFileSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import { expect, test } from 'vitest';
 import { pause } from '../../lab/until.js';
 import { who } from '../../lab/traffic.js';
@@ -32,5 +32,18 @@ describeNetns('idle', () => {
       shares.push((ticks(engine) - before) / TICKS_PER_SECOND / (WINDOW_MS / 1000));
     }
     expect(Math.min(...shares)).toBeLessThan(CORE_SHARE_MAX);
+  });
+
+  test('workers go before others, control after them', () => {
+    const nicenessOf = (role: 'engine' | 'control'): Record<string, number[]> => {
+      const threads: Record<string, Set<number>> = {};
+      for (const thread of readdirSync(`/proc/${bench.appliance.pid(role)}/task`)) {
+        const [, name, rest] = /\((.*)\) (.*)/.exec(readFileSync(`/proc/${bench.appliance.pid(role)}/task/${thread}/stat`, 'utf8'))!;
+        (threads[name!.startsWith('sl-worker-') ? 'workers' : 'others'] ??= new Set()).add(Number(rest!.split(' ')[16]));
+      }
+      return Object.fromEntries(Object.entries(threads).map(([who, values]) => [who, [...values]]));
+    };
+    expect(nicenessOf('engine')).toEqual({ workers: [-5], others: [0] });
+    expect(nicenessOf('control')).toEqual({ others: [5] });
   });
 });

@@ -156,6 +156,8 @@ systemctl start sluice`);
     const all = capabilities(...engine, 0, 1, 3, 5, 6, 7, 8); // CHOWN DAC_OVERRIDE FOWNER KILL SETGID SETUID SETPCAP
     expect(['CapBnd', 'CapEff'].map((name) => member('supervisor', name))).toEqual([all, all]);
     expect(['CapBnd', 'CapEff'].map((name) => member('engine', name))).toEqual([capabilities(...engine), capabilities(...engine)]);
+    const niceness = (role: string): string | undefined => /^Max nice priority\s+(\d+)/m.exec(inside(`cat /proc/${pids[role]}/limits`))?.[1];
+    expect([niceness('engine'), niceness('control')]).toEqual(['25', '0']); // 20 + 5: its workers go first
     expect([member('control', 'CapEff'), member('control', 'Uid')]).toEqual([capabilities(), inside('id -u sluice').trim()]);
     for (const role of ['supervisor', 'engine', 'control']) expect([member(role, 'NoNewPrivs'), member(role, 'Seccomp')], role).toEqual(['1', '2']);
     const mounts = inside(`cat /proc/${mainPid()}/mountinfo`).split('\n').map((line) => line.split(' '));
