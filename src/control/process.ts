@@ -30,7 +30,10 @@ export async function startControl({ dir, user, isTold }: ControlArguments): Pro
   const transactions = new Transactions(paths.configState, log);
   const control = new Control(paths.engineSocket, (facts, generation, slots) => transactions.compileRunning(facts, generation, slots), log);
   flowLog = attachFlowLog(control, paths, log);
-  if (isTold) createInterface(process.stdin).on('line', (line) => flowLog?.system(line));
+  if (isTold) {
+    process.stdin.on('error', () => { /* the supervisor is gone; we are not */ });
+    createInterface(process.stdin).on('line', (line) => flowLog?.system(line));
+  }
   const access = new Access({ paths, log, owner: user });
   access.audit.listeners.push((record) => flowLog?.audit(record));
   transactions.follower = access;

@@ -22,7 +22,7 @@ const INTAKE_BYTES_MAX = 32 * 1024 * 1024;
 const TURN_MS = 4;
 const SPAN_RECORDS = 256;  // between looks at the clock
 const CLOSE_GRACE_MS = 1000;
-const HOLD_MS = 15_000;    // a configuration that cannot be in force now must not blind those who look for the cause
+const HOLD_MS = 60_000;    // a configuration that cannot be in force now must not blind those who look for the cause
 const EARLY_ENTRIES_MAX = 1000;
 
 /** What a configuration in force means for records. */

@@ -1,6 +1,7 @@
 // Messages of RFC 5424 around a record's JSON line: `<PRI>1 TIME HOST sluice - MSGID - JSON`. Over TCP and TLS each is preceded by its length
 // (RFC 6587 section 3.4.1, RFC 5425 section 4.3); over UDP each is a datagram. MSG is plain ASCII, so it needs no byte order mark.
-// Who: stream.ts. The header repeats nothing that was redacted: its time is the record's unless that is, its MSGID the event unless that is.
+// Who: stream.ts. The header repeats nothing that was redacted: its time is the record's unless that is, its MSGID the event unless that is,
+// its severity a log line's level unless that is.
 import { Treatment, type FieldPlan } from './fields.js';
 import { JsonFormat } from './json.js';
 import { Drop, dropEvent, Flow, RECORD_EVENTS } from './layout.js';
@@ -26,6 +27,7 @@ export class SyslogFormat {
   private readonly afterMessageId = snippet(' - ');
   private readonly eventIds: readonly Snippet[];
   private readonly hidesTime: boolean;
+  private readonly hidesLevel: boolean;
   /** Where each message ends in what was written since the last take. */
   ends: number[] = [];
 
@@ -34,6 +36,7 @@ export class SyslogFormat {
     this.facility = facility ?? FACILITY[type];
     this.beforeMessageId = snippet(` ${printable(hostName, 255)} sluice - `);
     this.hidesTime = plan.places.time !== Treatment.KEEP;
+    this.hidesLevel = plan.members.has('level');
     this.eventIds = RECORD_EVENTS.map((event) => (plan.places.event === Treatment.KEEP ? snippet(event) : snippet(type)));
   }
 
@@ -53,7 +56,7 @@ export class SyslogFormat {
 
   entry(entry: Readonly<Record<string, unknown>>): void {
     const time = this.hidesTime ? NaN : Date.parse(String(entry['time']));
-    const severity = this.type === 'system' ? OF_LEVEL[String(entry['level'])] ?? SEVERITY.INFO : SEVERITY.NOTICE;
+    const severity = this.type === 'system' && !this.hidesLevel ? OF_LEVEL[String(entry['level'])] ?? SEVERITY.INFO : this.type === 'system' ? SEVERITY.INFO : SEVERITY.NOTICE;
     // An entry has no bound but its writer's: make room before it.
     this.out.reserve(asciiJson(entry).length + 1024);
     const at = this.open(severity, Number.isNaN(time) ? undefined : time, snippet(this.type));

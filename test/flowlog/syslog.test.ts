@@ -55,6 +55,16 @@ describe('messages', () => {
     expect(receiver.messages[0]!.message).not.toMatch(/2023-11-14|10\.0\.1\.10|"start":"start"/);
   });
 
+  test('a level that is redacted does not stand in the header as severity', async () => {
+    const receiver = await receiveDatagrams(parseSyslog);
+    const { stream } = open({ type: 'system', address: `127.0.0.1:${receiver.port}`, redact: ['level'] });
+    stream.entry({ kind: 'system', time: '2026-11-21T17:00:00.000Z', level: 'error', msg: 'x' });
+    stream.flush();
+    await got(receiver, 1);
+    expect(receiver.messages[0]).toMatchObject({ severity: 6 });
+    expect(JSON.parse(receiver.messages[0]!.message)).toMatchObject({ level: null });
+  });
+
   test('messages of two, three and four digits of length follow each other', async () => {
     const receiver = await syslogOverStream();
     const { stream } = open({ type: 'system', address: `127.0.0.1:${receiver.port}`, transport: 'tcp', facility: 20 });

@@ -4,6 +4,7 @@ import { spawn, type ChildProcess } from 'node:child_process';
 import { expect, onTestFinished, test } from 'vitest';
 
 const MEGABYTES = 4;
+const LINE = 'abcdefghij\n';
 
 /** A process that relays its standard input to its standard output, and says every 10 ms on stderr that it lives. */
 function relay(): ChildProcess {
@@ -15,7 +16,7 @@ function relay(): ChildProcess {
 
 test('everything arrives, once somebody reads', async () => {
   const child = relay();
-  const sent = Buffer.alloc(MEGABYTES * 1024 * 1024, 'abcdefghij\n');
+  const sent = Buffer.alloc(Math.ceil((MEGABYTES * 1024 * 1024) / LINE.length) * LINE.length, LINE);
   child.stdin!.end(sent);
   await new Promise((resolve) => child.stderr!.once('data', resolve)); // it runs; the pipe is full by now, or soon
   const chunks: Buffer[] = [];
@@ -34,4 +35,16 @@ test('a reader that does not read: the process goes on, and ends when it should'
   const ended = new Promise((resolve) => child.once('exit', (_code, signal) => resolve(signal)));
   child.kill('SIGTERM');
   expect(await ended).toBe('SIGTERM');
+});
+
+test('a child that ends within a line: the line is ended', async () => {
+  const child = relay();
+  let text = '';
+  child.stdout!.on('data', (chunk: Buffer) => { text += chunk.toString(); });
+  child.stdin!.write('{"n":1}\n{"n":');
+  await expect.poll(() => text, { timeout: 10_000 }).toBe('{"n":1}\n');
+  child.stdin!.write('2}\n{"n":3,"cu');
+  await expect.poll(() => text, { timeout: 10_000 }).toBe('{"n":1}\n{"n":2}\n');
+  child.stdin!.end();
+  await expect.poll(() => text, { timeout: 10_000 }).toBe('{"n":1}\n{"n":2}\n{"n":3,"cu\n');
 });

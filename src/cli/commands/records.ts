@@ -19,7 +19,8 @@ function follow(options: CommonOptions, query: Query, last = 0): Promise<void> {
   // Lines are JSON already: for programs they go on as they are.
   const show = (line: string): void => print(options.json ? line : recordLine(JSON.parse(line) as AnyRecord));
   const missed = (count: number): void => void process.stderr.write(`… ${count} records came faster than they could be shown\n`);
-  return followRecords(clientOf(options), query, last, show, missed);
+  const away = (): void => void process.stderr.write('… control is away; records of the meantime are not shown\n');
+  return followRecords(clientOf(options), query, last, show, missed, away);
 }
 
 // ---- flows --------------------------------------------------------------------------------------------------------
