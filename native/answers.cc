@@ -51,7 +51,7 @@ bool pipeline::take_error_token() {
 }
 
 void pipeline::send_error(packet& p, icmp_error kind, uint32_t mtu_bytes) {
-  if (!icmp_error_allowed(p) || snap_->broadcasts.contains(p.key.dst)) return;
+  if (!icmp_error_allowed(p) || snap_->broadcasts.contains(p.key.dst) || snap_->broadcasts.contains(p.key.src)) return;
   // From the address of the interface that the packet came in on (RFC 1812 section 4.3.2.4).
   uint16_t index = snap_->slot_interfaces[p.interface_slot];
   const sl_address* source = nullptr;
@@ -129,7 +129,7 @@ bool pipeline::end_session(uint32_t index, sl_end_reason reason) {
   counters_.add(SL_COUNTER_SESSIONS_ENDED);
   if (flags & session_log_end) record_flow(s, index, SL_EVENT_END, reason);
   if (auto it = snap_->counters_by_id.find(s.rule_id); it != snap_->counters_by_id.end()) it->second->sessions.fetch_sub(1, std::memory_order_relaxed);
-  if (snap_->settings.sessions_per_source_max) shared_.sources.give_back(s.key0.src);
+  if (flags & session_source_counted) shared_.sources.give_back(s.key0.src);
   shared_.sessions.remove(worker_, index);
   if (s.mapping != mapping_none) {
     const mapping& m = shared_.mappings.at(s.mapping);

@@ -348,8 +348,10 @@ void engine::bind_counters(snapshot& s) {
     s.rule_counters.push_back(counter);
     s.counters_by_id.emplace(rule.id, counter);
   }
-  // Counters of rules that are gone stay until nobody holds them: sessions they allowed may still end.
+  // Counters of rules that are gone stay while sessions that they allowed do: when these end, or become another rule's, they are found
+  // here. Otherwise a rule that comes back would have sessions that nobody has.
   std::erase_if(rule_counters_, [&](const auto& entry) { return !s.counters_by_id.contains(entry.first) && entry.second->sessions.load() <= 0; });
+  s.counters_by_id.insert(rule_counters_.begin(), rule_counters_.end());
 }
 
 // Peers and their allowed IPs, before anything else of the snapshot counts: peers that it does not name end here.
@@ -430,11 +432,15 @@ void engine::publish_steering(const snapshot& s) {
 // ports, counts a rule and a source. A session whose NAT address is gone ends. Under mutex_, before any worker sees `s`.
 void engine::inherit(snapshot& s) {
   session_table& table = shared_->sessions;
-  uint32_t now_s = static_cast<uint32_t>(monotonic_ns() / 1'000'000'000), ended = 0;
+  const uint32_t now_s = static_cast<uint32_t>(monotonic_ns() / 1'000'000'000), now_ticks = ticks_of_ns(monotonic_ns());
+  uint32_t ended = 0;
   shared_->mappings.inherit(s.pools);
   for (uint32_t i = 0; i < table.high_water(); ++i) {
     session& one = table.at(i);
     if (!one.live.load()) continue;
+    // One that was seen in the future would never end.
+    if (one.last_seen_ticks.load() > now_ticks) one.last_seen_ticks = now_ticks;
+    if (one.start_ticks > now_ticks) one.start_ticks = now_ticks;
     const uint8_t flags = one.flags.load();
     if (one.mapping != mapping_none && !shared_->mappings.inherit_reference(one.mapping)) {
       one.flags.fetch_or(session_ended);
@@ -444,7 +450,7 @@ void engine::inherit(snapshot& s) {
     }
     if (one.mapping != mapping_none && !(flags & session_inbound_mapping) && shared_->mappings.at(one.mapping).filtering == SL_FILTERING_ADDRESS) shared_->mappings.note_peer(one.mapping, one.key1.src, 1);
     if (auto it = s.counters_by_id.find(one.rule_id); it != s.counters_by_id.end()) it->second->sessions.fetch_add(1);
-    if (s.settings.sessions_per_source_max) shared_->sources.take(one.key0.src, UINT32_MAX);
+    if (flags & session_source_counted) shared_->sources.take(one.key0.src, UINT32_MAX);
   }
   shared_->mappings.inherited(now_s);
   emit_event("log", "info", std::to_string(table.inherited() - ended) + " sessions of the engine before go on" + (ended ? ", " + std::to_string(ended) + " ended because their NAT address is gone" : std::string()));

@@ -16,6 +16,7 @@ void pipeline::icmp_error_packet(packet& p) {
   bool for_host = local != snap_->local.end() && !(snap_->addresses[local->second].flags & SL_LOCAL_ENGINE);
   embedded_packet e;
   sl_drop_reason reason = passed ? parse_embedded(p, &e) : SL_DROP_ICMP_NO_SESSION;
+  if (reason == SL_DROP_NONE && !equal(e.key.src, p.key.dst)) reason = SL_DROP_ICMP_BAD_EMBEDDED;  // who sent a packet is who hears of it
   session_ref r{};
   if (reason == SL_DROP_NONE) {
     // The packet that is quoted left us in direction d; this error travels the other way.
@@ -29,6 +30,10 @@ void pipeline::icmp_error_packet(packet& p) {
   }
   session& s = *r.s;
   unsigned quoted = 1 - r.direction;
+  // A router on the way may be its source, but one there where the quoted packet went.
+  if (!comes_rightly(p, s, r.direction)) { drop(p, SL_DROP_ANTI_SPOOFING, cause_of(r)); return; }
+  reason = judge_source(*snap_, snap_->slot_interfaces[p.interface_slot], p.key.src);
+  if (reason != SL_DROP_NONE) { drop(p, reason, cause_of(r)); return; }
   if (e.has_sequence && !tcp_sequence_in_flight(s, quoted, e.sequence)) { drop(p, SL_DROP_ICMP_BAD_EMBEDDED, cause_of(r)); return; }
   if (s.generation.load(std::memory_order_relaxed) != static_cast<uint32_t>(snap_->generation) && !revalidate(p, r)) return;
   uint8_t ttl = v6 ? p.l3()[7] : p.l3()[8];
@@ -36,10 +41,14 @@ void pipeline::icmp_error_packet(packet& p) {
   uint32_t adjacency_id;
   adjacency* a = egress(p, r, &adjacency_id);
   if (!a) return;
+  const interface_state& out = shared_.interfaces[a->interface_slot];
+  const uint32_t mtu = egress_mtu(*a, out);
+  if (p.l3_length > mtu && !fits(p, r, mtu)) return;
   if (!is_reachable(*a)) { hold(p, adjacency_id, *a, cause_of(r)); return; }
   // RFC 5508 R6: errors neither refresh nor end a session, so nothing is accounted to it.
   rewrite_icmp_error(p, e, s, r.direction);
-  emit(p, *a, shared_.interfaces[a->interface_slot]);
+  if (p.l3_length > mtu) emit_fragments(p, *a, out, mtu);
+  else emit(p, *a, out);
 }
 
 // RFC 5508 section 4.2, RFC 5382 R9: the outer addresses, the quoted packet and all checksums.

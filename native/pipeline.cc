@@ -209,6 +209,9 @@ void pipeline::look_up(packet& p, uint32_t guessed) {
 void pipeline::take_fragment(packet& p) {
   counters_.add(SL_COUNTER_FRAGMENTS);
   auto result = shared_.fragments.add(p, now_ns_);
+  if (result.discarded) bump(counters_.drop[result.reason], result.discarded);
+  if (result.timed_out) bump(counters_.drop[SL_DROP_FRAGMENT_TIMEOUT], result.timed_out);
+  if (result.evicted) bump(counters_.drop[SL_DROP_FRAGMENT_TABLE_FULL], result.evicted);
   switch (result.what) {
     case reassembly_table::outcome::held:
       counters_.add(SL_COUNTER_FRAGMENTS_HELD);
@@ -253,12 +256,7 @@ void pipeline::forward(packet& p, const session_ref& r) {
   if (s.generation.load(std::memory_order_relaxed) != static_cast<uint32_t>(snap_->generation)) [[unlikely]] {
     if (!revalidate(p, r)) return;
   }
-  if (p.interface_slot != s.interface_slot[d]) [[unlikely]] {
-    // Another way in is fine within one zone (ECMP, asymmetric subnets); across zones it is spoofing.
-    const sl_interface* expected = snap_->interface_of_slot(s.interface_slot[d]);
-    const sl_interface* actual = snap_->interface_of_slot(p.interface_slot);
-    if (!expected || !actual || expected->zone != actual->zone) { drop(p, SL_DROP_ANTI_SPOOFING, cause_of(r)); return; }
-  }
+  if (!comes_rightly(p, s, d)) [[unlikely]] { drop(p, SL_DROP_ANTI_SPOOFING, cause_of(r)); return; }
   uint8_t ttl = p.ip_version == 4 ? p.l3()[8] : p.l3()[7];
   if (ttl <= 1) [[unlikely]] {
     send_error(p, icmp_error::ttl_expired);
@@ -269,9 +267,8 @@ void pipeline::forward(packet& p, const session_ref& r) {
   adjacency* a = egress(p, r, &adjacency_id);
   if (!a) return;
   const interface_state& out = shared_.interfaces[a->interface_slot];
-  uint32_t mtu = out.mtu_bytes.load(std::memory_order_relaxed);
   const bool tunnel = out.port_slot.load(std::memory_order_relaxed) == port_slot_tunnel;
-  if (tunnel) mtu = tunnel_mtu(*a, mtu);
+  const uint32_t mtu = egress_mtu(*a, out);
   if (p.l3_length > mtu && !fits(p, r, mtu)) [[unlikely]] return;
   if (tunnel ? !is_reachable(*a) : !(a->mac.load(std::memory_order_relaxed) & adjacency::resolved_bit)) [[unlikely]] { hold(p, adjacency_id, *a, cause_of(r)); return; }
 
@@ -303,6 +300,19 @@ void pipeline::forward(packet& p, const session_ref& r) {
   counters_.add(SL_COUNTER_FAST_PATH_HITS);
   if (p.l3_length > mtu) [[unlikely]] emit_fragments(p, *a, out, mtu);
   else emit(p, *a, out);
+}
+
+// Another way in is fine within one zone (ECMP, asymmetric subnets); across zones it is spoofing.
+bool pipeline::comes_rightly(const packet& p, const session& s, unsigned d) const {
+  if (p.interface_slot == s.interface_slot[d]) [[likely]] return true;
+  const sl_interface* expected = snap_->interface_of_slot(s.interface_slot[d]);
+  const sl_interface* actual = snap_->interface_of_slot(p.interface_slot);
+  return expected && actual && expected->zone == actual->zone;
+}
+
+uint32_t pipeline::egress_mtu(const adjacency& a, const interface_state& out) {
+  const uint32_t mtu = out.mtu_bytes.load(std::memory_order_relaxed);
+  return out.port_slot.load(std::memory_order_relaxed) == port_slot_tunnel ? tunnel_mtu(a, mtu) : mtu;
 }
 
 // The next hop of a session's direction; routed anew when it was recycled. nullptr: the packet is gone.

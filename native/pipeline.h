@@ -35,6 +35,8 @@ inline constexpr uint64_t sweep_ns = 100'000'000;
 
 // The next hop for an address: among equal-cost ones by the hash. nullptr: no route.
 const sl_nexthop* route_lookup(const dataplane& shared, const snapshot& snap, const sl_address& to, uint64_t flow_hash);
+// May a packet with this source come in on the interface (an index, or index_none)? Ours and directed broadcasts may nowhere.
+sl_drop_reason judge_source(const snapshot& snap, uint16_t from, const sl_address& source);
 
 struct tx_item { uint64_t address; uint32_t length; uint8_t port_slot; };
 
@@ -43,7 +45,6 @@ struct decision {
   sl_drop_reason reason = SL_DROP_NONE;
   uint8_t action = SL_ACTION_DENY;
   bool to_host = false;
-  bool hairpin = false;
   bool unreachable = false;             // answer with ICMP unreachable
   uint16_t from = index_none, to = index_none;  // interface indices
   uint32_t rule = classifier::no_rule;  // index
@@ -135,7 +136,9 @@ class pipeline {
   void take_fragment(packet& p);
   void follow_first_fragment(packet& p, const fragment_verdict& verdict);
   void forward(packet& p, const session_ref& r);
+  bool comes_rightly(const packet& p, const session& s, unsigned direction) const;
   adjacency* egress(packet& p, const session_ref& r, uint32_t* id);
+  uint32_t egress_mtu(const adjacency& a, const interface_state& out);
   bool fits(packet& p, const session_ref& r, unsigned mtu_bytes);
   void rewrite(packet& p, const session& s, unsigned direction);
   void clamp_mss(packet& p, const session& s, const interface_state& out);

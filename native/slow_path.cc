@@ -6,6 +6,7 @@
 //   4 revalidate      the same decision for a session that an older snapshot allowed
 // ICMP errors about sessions stand in icmp_errors.cc; answers, the host's stack, ends and records in answers.cc.
 #include <algorithm>
+#include <utility>
 
 #include "packet/checksum.h"
 #include "pipeline.h"
@@ -77,7 +78,8 @@ bool resolve_next_hop(const dataplane& shared, const snapshot& snap, const sl_ne
   return peer;
 }
 
-bool source_plausible(const snapshot& snap, const sl_interface& in, uint16_t index, const sl_address& source) {
+bool source_plausible(const snapshot& snap, uint16_t index, const sl_address& source) {
+  const sl_interface& in = snap.interfaces[index];
   if (in.anti_spoofing == SL_ANTI_SPOOFING_OFF) return true;
   uint32_t route = snap.route_table->lookup(source);
   if (route == lpm::no_route) return false;
@@ -160,6 +162,13 @@ bool pool_holds(const snapshot& snap, const sl_nat_rule& rule, const sl_address&
 
 }  // namespace
 
+sl_drop_reason judge_source(const snapshot& snap, uint16_t from, const sl_address& source) {
+  if (from == index_none) return SL_DROP_UNKNOWN_PORT;
+  // RFC 1812 sections 4.2.2.11 and 5.3.7: a directed broadcast is nobody's address. Answers to it would reach everybody.
+  if (snap.local.contains(source) || snap.broadcasts.contains(source)) return SL_DROP_MARTIAN_SOURCE;
+  return source_plausible(snap, from, source) ? SL_DROP_NONE : SL_DROP_ANTI_SPOOFING;
+}
+
 // ---- 1: may it open a session? ---------------------------------------------------------------------------------------
 
 void pipeline::first_packet(packet& p) {
@@ -211,10 +220,9 @@ decision pipeline::decide(dataplane& shared, const snapshot& snap, const flow_ke
   decision d;
   d.translated = key;
   d.from = from;
-  if (from == index_none) { d.reason = SL_DROP_UNKNOWN_PORT; return d; }
+  d.reason = judge_source(snap, from, key.src);
+  if (d.reason != SL_DROP_NONE) return d;
   const sl_interface& in = snap.interfaces[from];
-  if (snap.local.contains(key.src)) { d.reason = SL_DROP_MARTIAN_SOURCE; return d; }
-  if (!source_plausible(snap, in, from, key.src)) { d.reason = SL_DROP_ANTI_SPOOFING; return d; }
   if (snap.broadcasts.contains(key.dst)) { d.reason = SL_DROP_MARTIAN_DESTINATION; return d; }
 
   sl_drop_reason filtered = SL_DROP_NONE;
@@ -229,6 +237,9 @@ decision pipeline::decide(dataplane& shared, const snapshot& snap, const flow_ke
       return d;
     }
     if (filtered != SL_DROP_NONE) { d.reason = filtered; return d; }
+  } else if (snap.broadcasts.contains(d.translated.dst) || snap.local.contains(d.translated.dst)) {
+    d.reason = SL_DROP_MARTIAN_DESTINATION;  // 1:1 NAT of a prefix has outside addresses for these, too
+    return d;
   }
 
   uint64_t flow_hash = ecmp_hash(d.translated);
@@ -253,7 +264,6 @@ decision pipeline::decide(dataplane& shared, const snapshot& snap, const flow_ke
       // Rules speak of what lies outside; a hairpinned packet's destination is inside, so its outside form is matched.
       c.dst = key.dst;
       choose_source(snap, c, outside->interface, &d);
-      d.hairpin = d.source_rule != nullptr;
     }
   }
   return d;
@@ -369,8 +379,8 @@ void pipeline::create_session(packet& p, decision& d) {
     s.mapping = mapping_none;
     uint8_t flags = 0;
     if (d.destination_rule) { flags |= session_destination_nat; s.nat_destination_id = d.destination_rule->id; }
-    if (d.inbound_mapping != mapping_none) { flags |= session_destination_nat | session_inbound_mapping; s.nat_destination_id = shared_.mappings.at(d.inbound_mapping).nat_rule_id; }
-    if (d.hairpin) flags |= session_hairpin;
+    if (d.inbound_mapping != mapping_none) { flags |= session_destination_nat; s.nat_destination_id = shared_.mappings.at(d.inbound_mapping).nat_rule_id; }
+    if (source_counted) flags |= session_source_counted;
     if (rule.log & SL_LOG_END) flags |= session_log_end;
     if (snap_->interfaces[d.from].mss_clamp_bytes || snap_->interfaces[d.to].mss_clamp_bytes) flags |= session_mss_clamp;
     s.flags.store(flags, std::memory_order_relaxed);
@@ -390,8 +400,11 @@ void pipeline::create_session(packet& p, decision& d) {
       s.adjacency[0].store(route_to(d.next_hop, s.interface_slot[1], d.peer_slot), std::memory_order_relaxed);
       s.adjacency[1].store(route_back(p.key), std::memory_order_relaxed);
       if (p.key.protocol == protocol_tcp) tcp_open(s, read_tcp_segment(p));
-      // An inbound mapping lives as long as the session that uses it.
-      if (s.mapping == mapping_none) { s.mapping = d.inbound_mapping; d.inbound_mapping = mapping_none; }
+      // An inbound mapping lives as long as the session that uses it; a hairpinned session has one of its own.
+      if (s.mapping == mapping_none && d.inbound_mapping != mapping_none) {
+        s.mapping = std::exchange(d.inbound_mapping, mapping_none);
+        s.flags.fetch_or(session_inbound_mapping, std::memory_order_relaxed);
+      }
       result = shared_.sessions.insert(index);
       inserted = result == session_table::insert_result::inserted;
       if (!inserted) reason = result == session_table::insert_result::no_room ? SL_DROP_SESSION_TABLE_FULL : SL_DROP_NAT_CONFLICT;
@@ -399,7 +412,7 @@ void pipeline::create_session(packet& p, decision& d) {
     if (!inserted) {
       d.translated = reversed(s.key1);  // with the source's translation, if it came to that: for the record
       if (s.mapping != mapping_none) {
-        if (!(flags & session_inbound_mapping) && shared_.mappings.at(s.mapping).filtering == SL_FILTERING_ADDRESS) shared_.mappings.note_peer(s.mapping, d.translated.dst, -1);
+        if (!(s.flags.load(std::memory_order_relaxed) & session_inbound_mapping) && shared_.mappings.at(s.mapping).filtering == SL_FILTERING_ADDRESS) shared_.mappings.note_peer(s.mapping, d.translated.dst, -1);
         shared_.mappings.release(s.mapping, now_s, true);
       }
       s.mapping = mapping_none;

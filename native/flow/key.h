@@ -12,7 +12,7 @@ struct alignas(8) flow_key {
   sl_address src, dst;
   uint16_t src_port, dst_port;  // host order; ICMP queries: the identifier in both; other protocols: 0
   uint8_t protocol;
-  uint8_t kind;                 // ICMP: 1 for timestamps, so that an echo's identifier does not let them pass; else 0
+  uint8_t kind;                 // ICMP: 1 for timestamps, so that an echo's identifier does not let them pass, icmp_kind_other; else 0
   uint8_t reserved[2];          // always zero: the key is compared as five words
 };
 static_assert(sizeof(flow_key) == 40);

@@ -17,11 +17,11 @@ enum session_flag : uint8_t {
   session_ended = 1,            // somebody removes it; it counts for nobody any more
   session_source_nat = 2,
   session_destination_nat = 4,
-  session_inbound_mapping = 8,  // the responder was found through a NAT mapping (RFC 4787 R8)
+  session_inbound_mapping = 8,  // its mapping is the responder's, by which it was found from outside (RFC 4787 R8)
   session_log_end = 16,
   session_mss_clamp = 32,
   session_static_source = 64,   // source translated 1:1
-  session_hairpin = 128,
+  session_source_counted = 128, // among its source's sessions (limits.sessionsPerSource)
 };
 
 // Bits of session.tcp_bits: per direction d, shift by d.

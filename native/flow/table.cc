@@ -28,6 +28,8 @@ void session_table::inherit() {
   for (uint32_t i = 0; i < capacity_; ++i) {
     session& s = sessions_[i];
     if (s.incarnation) end = i + 1;
+    // Shifts by them are made without looking (flow/tcp.cc).
+    for (uint8_t& log2 : s.tcp_window_log2) if (log2 > 30) log2 = 30;
     if (s.live.load(std::memory_order_relaxed) && (s.flags.load(std::memory_order_relaxed) & session_ended)) s.live.store(0, std::memory_order_relaxed);
     if (!s.live.load(std::memory_order_relaxed)) s.offload.store(SL_OFFLOAD_NOT_YET, std::memory_order_relaxed);
   }

@@ -106,7 +106,7 @@ tcp_result update_syn_sent(session& s, unsigned d, const tcp_segment& g) {
     set_state(s, SL_STATE_CLOSED);
     return pass;
   }
-  if (!(g.flags & tcp_syn)) return (g.flags & tcp_ack) && g.payload == 0 ? pass : drop(SL_DROP_TCP_STATE);
+  if (!(g.flags & tcp_syn)) return (g.flags & (tcp_ack | tcp_fin)) == tcp_ack && g.payload == 0 ? pass : drop(SL_DROP_TCP_STATE);  // a challenge ACK
   if ((g.flags & tcp_ack) && !acknowledges_syn(s, g)) return drop(SL_DROP_TCP_WINDOW);
   note_scale(s, 1, g);
   note_segment(s, 1, g, true);

@@ -27,11 +27,14 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <thread>
 #include <unordered_map>
 #include <utility>
 #include <vector>
+
+#include "flow/address_hash.h"
 
 namespace sluice {
 namespace {
@@ -55,11 +58,7 @@ struct endpoint {
 
 struct endpoint_hash {
   size_t operator()(const endpoint& e) const {
-    uint64_t low, high;
-    memcpy(&high, e.address.bytes, 8);
-    memcpy(&low, e.address.bytes + 8, 8);
-    uint64_t h = (low ^ (high * 0x9e3779b97f4a7c15u) ^ e.ifindex) * 0xff51afd7ed558ccdu;
-    return h ^ (h >> 32);
+    return hash(e.address, address_hash_secret() + e.ifindex);
   }
 };
 
@@ -75,11 +74,6 @@ struct address_key_hash {
 
 bool same(const link_event& a, const link_event& b) {
   return strcmp(a.name, b.name) == 0 && a.up == b.up && a.mtu_bytes == b.mtu_bytes && memcmp(a.mac, b.mac, sizeof a.mac) == 0;
-}
-
-bool is_ipv4(const sl_address& a) {
-  static constexpr uint8_t mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
-  return memcmp(a.bytes, mapped, sizeof mapped) == 0;
 }
 
 bool is_multicast(const sl_address& a) {
@@ -107,6 +101,11 @@ std::array<const nlattr*, N> attributes_of(const nlmsghdr* message, size_t heade
     attribute = mnl_attr_next(attribute);
   }
   return found;
+}
+
+// An attribute that is missing, or shorter than what stands in it.
+uint32_t u32_of(const nlattr* attribute, uint32_t otherwise) {
+  return attribute && mnl_attr_get_payload_len(attribute) >= sizeof(uint32_t) ? mnl_attr_get_u32(attribute) : otherwise;
 }
 
 uint64_t now_ms() {
@@ -356,8 +355,10 @@ struct netlink_monitor::state {
     event.ifindex = ifindex;
     constexpr unsigned running = IFF_UP | IFF_RUNNING | 0x10000 /* IFF_LOWER_UP */;
     event.up = (head->ifi_flags & running) == running;
-    if (attributes[IFLA_IFNAME]) strncpy(event.name, mnl_attr_get_str(attributes[IFLA_IFNAME]), sizeof event.name - 1);
-    if (attributes[IFLA_MTU]) event.mtu_bytes = mnl_attr_get_u32(attributes[IFLA_MTU]);
+    if (attributes[IFLA_IFNAME])
+      memcpy(event.name, mnl_attr_get_payload(attributes[IFLA_IFNAME]),
+             strnlen(mnl_attr_get_str(attributes[IFLA_IFNAME]), std::min<size_t>(sizeof event.name - 1, mnl_attr_get_payload_len(attributes[IFLA_IFNAME]))));
+    event.mtu_bytes = u32_of(attributes[IFLA_MTU], 0);
     if (attributes[IFLA_ADDRESS] && mnl_attr_get_payload_len(attributes[IFLA_ADDRESS]) == sizeof event.mac)
       memcpy(event.mac, mnl_attr_get_payload(attributes[IFLA_ADDRESS]), sizeof event.mac);
 
@@ -378,7 +379,7 @@ struct netlink_monitor::state {
     if (!read_address(head->ifa_family, own, &event.address)) return;
     event.ifindex = head->ifa_index;
     event.prefix_length = head->ifa_family == AF_INET ? head->ifa_prefixlen + 96 : head->ifa_prefixlen;
-    event.flags = attributes[IFA_FLAGS] ? mnl_attr_get_u32(attributes[IFA_FLAGS]) : head->ifa_flags;
+    event.flags = u32_of(attributes[IFA_FLAGS], head->ifa_flags);
     event.added = true;
 
     const address_key key{{event.ifindex, event.address}, event.prefix_length};

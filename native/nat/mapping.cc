@@ -59,8 +59,7 @@ void mapping_table::open(mapping* entries, uint32_t capacity, uint64_t seed) {
 }
 
 uint64_t mapping_table::hash_of(const sl_address& a, uint16_t port, uint8_t protocol) const {
-  uint64_t h = hash_mix(load64_raw(a.bytes) ^ seed_, load64_raw(a.bytes + 8) ^ 0x9e3779b97f4a7c15ull);
-  h = hash_mix(h ^ port, 0xa0761d6478bd642full ^ protocol ^ seed_);
+  uint64_t h = hash_mix(hash(a, seed_) ^ port, 0xa0761d6478bd642full ^ protocol ^ seed_);
   return h ^ h >> 32;
 }
 

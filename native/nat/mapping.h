@@ -10,6 +10,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "flow/address_hash.h"
 #include "flow/memory.h"
 #include "nat/mapping_entry.h"
 #include "nat/port_allocator.h"
@@ -86,7 +87,7 @@ class mapping_table {
   std::mutex locks_[stripes];
   std::atomic<uint32_t> live_{0};
   struct peer_key { uint32_t index; sl_address peer; };
-  struct peer_hash { size_t operator()(const peer_key& k) const { return address_hash{}(k.peer) ^ k.index * 0x9e3779b97f4a7c15ull; } };
+  struct peer_hash { size_t operator()(const peer_key& k) const { return hash(k.peer, address_hash_secret() + k.index * 0x9e3779b97f4a7c15ull); } };
   struct peer_equal { bool operator()(const peer_key& a, const peer_key& b) const { return a.index == b.index && equal(a.peer, b.peer); } };
   std::unordered_map<peer_key, uint32_t, peer_hash, peer_equal> peers_;
   std::mutex peers_mutex_;

@@ -65,6 +65,8 @@ sl_drop_reason parse_icmp(packet& p, unsigned available) {
     // An error's fragments would hide what it is about; nobody sends them (RFC 1812 section 4.3.2.3 bounds its size).
     if (p.flags & packet_fragment) return SL_DROP_FRAGMENT_MALFORMED;
     p.flags |= packet_icmp_error;
+  } else {
+    p.key.kind = icmp_kind_other;  // without it, it would look like an echo with identifier 0
   }
   return SL_DROP_NONE;
 }

@@ -77,8 +77,9 @@ sl_drop_reason parse_embedded(const packet& p, embedded_packet* out);
 
 // Of the ICMP and ICMPv6 queries: echo and timestamp requests; the rest are replies.
 inline bool is_icmp_request(uint8_t type) { return type == 8 || type == 13 || type == 128; }
-// flow_key.kind of an ICMP query.
+// flow_key.kind of an ICMP query; what is neither query nor error has one that no session bears.
 inline uint8_t icmp_kind(uint8_t type) { return type == 13 || type == 14; }
+inline constexpr uint8_t icmp_kind_other = 2;
 
 bool is_martian_source(const sl_address& a);
 bool is_martian_destination(const sl_address& a);

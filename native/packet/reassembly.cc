@@ -7,9 +7,8 @@
 namespace sluice {
 
 size_t reassembly_table::key_hash::operator()(const datagram_key& k) const {
-  uint64_t h = hash_mix(load64_raw(k.src.bytes) ^ seed, load64_raw(k.src.bytes + 8) ^ 0x9e3779b97f4a7c15ull);
-  h = hash_mix(h ^ load64_raw(k.dst.bytes), load64_raw(k.dst.bytes + 8) ^ 0xa0761d6478bd642full);
-  return hash_mix(h ^ k.id, (static_cast<uint64_t>(k.protocol) << 32 | k.ip_version << 16 | k.interface_slot) ^ seed);
+  const uint64_t addresses = hash_mix(hash(k.src, seed), hash(k.dst, ~seed) | 1);
+  return hash_mix(addresses ^ k.id, (static_cast<uint64_t>(k.protocol) << 32 | k.ip_version << 16 | k.interface_slot) ^ seed);
 }
 
 bool reassembly_table::key_equal::operator()(const datagram_key& a, const datagram_key& b) const {
@@ -34,10 +33,19 @@ void reassembly_table::configure(uint32_t datagrams_max, uint32_t timeout_s) {
   timeout_ns_ = timeout_s * 1'000'000'000ull;
 }
 
-void reassembly_table::forget_held(datagram& d) {
+uint32_t reassembly_table::forget_held(datagram& d) {
+  const auto count = static_cast<uint32_t>(d.held.size());
   for (const auto& h : d.held) held_bytes_ -= h.frame.size();
   d.held.clear();
   d.held.shrink_to_fit();
+  return count;
+}
+
+uint32_t reassembly_table::forget(table::iterator it) {
+  const uint32_t count = forget_held(it->second);
+  ages_.erase(it->second.place);
+  table_.erase(it);
+  return count;
 }
 
 bool reassembly_table::note_range(datagram& d, const packet& p, sl_drop_reason* reason) {
@@ -64,26 +72,34 @@ reassembly_table::result reassembly_table::add(const packet& p, uint64_t now_ns)
   std::lock_guard guard(mutex_);
   datagram_key k = key_of(p);
   auto it = table_.find(k);
+  uint32_t evicted = 0, timed_out = 0;
   if (it != table_.end() && it->second.deadline_ns <= now_ns) {
-    forget_held(it->second);
-    table_.erase(it);
+    timed_out = forget(it);
     it = table_.end();
   }
   if (it == table_.end()) {
-    if (table_.size() >= datagrams_max_) return {outcome::drop, SL_DROP_FRAGMENT_TABLE_FULL, {}};
+    if (datagrams_max_ == 0) return {outcome::drop, SL_DROP_FRAGMENT_TABLE_FULL, {}};
+    while (table_.size() >= datagrams_max_) evicted += forget(table_.find(ages_.front()));
     it = table_.emplace(k, datagram{}).first;
     it->second.deadline_ns = now_ns + timeout_ns_;
+    it->second.place = ages_.insert(ages_.end(), k);
   }
+  result r = add_to(it, p);
+  r.evicted += evicted;
+  r.timed_out = timed_out;
+  return r;
+}
+
+reassembly_table::result reassembly_table::add_to(table::iterator it, const packet& p) {
   datagram& d = it->second;
   if (d.discarded) return {outcome::drop, SL_DROP_FRAGMENT_OVERLAP, {}};
   sl_drop_reason reason;
   if (!note_range(d, p, &reason)) {
     d.discarded = true;
-    forget_held(d);
-    return {outcome::drop, reason, {}};
+    return {outcome::drop, reason, {}, forget_held(d)};
   }
   if (d.verdict.what == fragment_verdict::drop) {
-    if (d.complete()) table_.erase(it);
+    if (d.complete()) forget(it);
     return {outcome::drop, SL_DROP_FRAGMENT_DENIED, {}};
   }
   if (p.flags & packet_fragment_first) {
@@ -92,13 +108,15 @@ reassembly_table::result reassembly_table::add(const packet& p, uint64_t now_ns)
   }
   if (d.verdict.what != fragment_verdict::unknown) {
     result r{outcome::use_verdict, SL_DROP_NONE, d.verdict};
-    if (d.complete()) table_.erase(it);
+    if (d.complete()) forget(it);
     return r;
   }
-  if (d.held.size() == fragment_held_max || held_bytes_ + p.length > fragment_held_bytes_max) return {outcome::drop, SL_DROP_FRAGMENT_TABLE_FULL, {}};
+  result r{outcome::held, SL_DROP_NONE, {}};
+  while (held_bytes_ + p.length > fragment_held_bytes_max && d.place != ages_.begin()) r.evicted += forget(table_.find(ages_.front()));
+  if (d.held.size() == fragment_held_max || held_bytes_ + p.length > fragment_held_bytes_max) { r.what = outcome::drop; r.reason = SL_DROP_FRAGMENT_TABLE_FULL; return r; }
   d.held.push_back({std::vector<uint8_t>(p.data, p.data + p.length), p.interface_slot, p.l3_offset});
   held_bytes_ += p.length;
-  return {outcome::held, SL_DROP_NONE, {}};
+  return r;
 }
 
 std::vector<held_fragment> reassembly_table::decided(const packet& first, const fragment_verdict& verdict) {
@@ -110,7 +128,7 @@ std::vector<held_fragment> reassembly_table::decided(const packet& first, const 
   it->second.held.clear();
   for (const auto& h : held) held_bytes_ -= h.frame.size();
   // A datagram that was dropped stays, so that what comes of it later is dropped too.
-  if (it->second.complete() && verdict.what != fragment_verdict::drop) table_.erase(it);
+  if (it->second.complete() && verdict.what != fragment_verdict::drop) forget(it);
   return held;
 }
 
@@ -119,9 +137,7 @@ uint32_t reassembly_table::expire(uint64_t now_ns) {
   uint32_t held = 0;
   for (auto it = table_.begin(); it != table_.end();) {
     if (it->second.deadline_ns > now_ns) { ++it; continue; }
-    held += static_cast<uint32_t>(it->second.held.size());
-    forget_held(it->second);
-    it = table_.erase(it);
+    held += forget(it++);
   }
   return held;
 }

@@ -3,15 +3,18 @@
 // them. Fragments that come before the first are copied and held. One table for all workers, behind one mutex: fragments
 // are rare, and a flood of them is bounded by the table's size and by the bytes held.
 // Rules: an overlap discards the datagram (RFC 5722, RFC 8200 section 4.5): every further fragment of it is dropped.
-// Bounds: limits.fragments datagrams, ranges_max ranges a datagram, held_bytes_max bytes in all, fragment timer.
+// Bounds: limits.fragments datagrams, ranges_max ranges a datagram, held_bytes_max bytes in all, fragment timer. When there is no room the
+// oldest datagram goes: honest ones are whole within milliseconds, so what stays long is what will never be. Nothing opens by that: a
+// fragment passes only by the verdict of a first one that is known.
 #pragma once
 #include <cstdint>
+#include <list>
 #include <mutex>
 #include <unordered_map>
 #include <vector>
 
 #include "abi/dataplane.h"
-#include "flow/key.h"
+#include "flow/address_hash.h"
 #include "packet/packet.h"
 
 namespace sluice {
@@ -37,7 +40,13 @@ class reassembly_table {
   void configure(uint32_t datagrams_max, uint32_t timeout_s);
 
   enum class outcome : uint8_t { use_verdict, held, drop, first };
-  struct result { outcome what; sl_drop_reason reason; fragment_verdict verdict; };
+  struct result {
+    outcome what;
+    sl_drop_reason reason;
+    fragment_verdict verdict;
+    // Held fragments that are gone: of this datagram, for the same reason; of it as it was before its timeout; of others, for room.
+    uint32_t discarded = 0, timed_out = 0, evicted = 0;
+  };
   // Tells what to do with a fragment: `first` means decide and then call decided(); `held` means a copy was taken.
   result add(const packet& p, uint64_t now_ns);
   // The first fragment was decided. Returns the held fragments, to be sent on by the same verdict without add().
@@ -54,6 +63,7 @@ class reassembly_table {
   struct range { uint16_t begin; uint32_t end; };
   struct datagram {
     uint64_t deadline_ns = 0;
+    std::list<datagram_key>::iterator place;  // in ages_
     fragment_verdict verdict;
     std::vector<range> ranges;
     std::vector<held_fragment> held;
@@ -63,12 +73,16 @@ class reassembly_table {
     bool first_seen = false;  // the first fragment is with a worker, its verdict not yet known
     bool discarded = false;
   };
+  using table = std::unordered_map<datagram_key, datagram, key_hash, key_equal>;
   static datagram_key key_of(const packet& p);
   bool note_range(datagram& d, const packet& p, sl_drop_reason* reason);
-  void forget_held(datagram& d);
+  result add_to(table::iterator it, const packet& p);
+  uint32_t forget_held(datagram& d);
+  uint32_t forget(table::iterator it);  // how many held fragments went with it
 
   mutable std::mutex mutex_;
-  std::unordered_map<datagram_key, datagram, key_hash, key_equal> table_;
+  table table_;
+  std::list<datagram_key> ages_;  // oldest first
   uint32_t datagrams_max_ = 4096;
   uint64_t timeout_ns_ = 60'000'000'000ull;
   size_t held_bytes_ = 0;

@@ -30,7 +30,15 @@ struct reader {
 
 bool span_ok(const sl_span& s, size_t count) { return s.first <= count && s.count <= count - s.first; }
 
+constexpr uint32_t seconds_max = 365 * 86400;  // of a timer; the engine's ticks last for 36 years, and sums of a few must fit
+
+// What NAT translates to is of the family that it translates.
+bool same_family(const sl_prefix& outside, const sl_address& inside) { return (outside.length >= 96 && is_ipv4(outside.address)) == is_ipv4(inside); }
+
 bool validate(const snapshot& s, const reader& r) {
+  const sl_settings& t = s.settings;
+  for (uint32_t seconds : {t.tcp_syn_s, t.tcp_established_s, t.tcp_transitory_s, t.tcp_time_wait_s, t.tcp_reset_s, t.udp_s, t.udp_new_s, t.icmp_s, t.other_s, t.fragment_s, t.nat_port_reuse_s})
+    if (seconds > seconds_max) return r.fail("settings", "has a timer of more than a year");
   for (size_t i = 0; i < s.interfaces.size(); ++i) {
     const sl_interface& n = s.interfaces[i];
     if (n.id == 0) return r.fail("interfaces", "has an entry without an id");
@@ -54,6 +62,10 @@ bool validate(const snapshot& s, const reader& r) {
     if (!span_ok(n.sources, s.prefixes.size()) || !span_ok(n.destinations, s.prefixes.size()) || !span_ok(n.services, s.services.size()) || !span_ok(n.pool, s.nat_addresses.size())) return r.fail("nat_rules", "has a span outside its section");
     if (n.kind == SL_NAT_SOURCE && n.pool.count == 0) return r.fail("nat_rules", "has a source rule without a pool");
     if (n.kind == SL_NAT_STATIC && (n.destinations.count != 1 || n.to_prefix_length > 128 || s.prefixes[n.destinations.first].length != n.to_prefix_length)) return r.fail("nat_rules", "has a static rule without one outside prefix of the inside's length");
+    if (n.kind == SL_NAT_DESTINATION && n.destinations.count == 0) return r.fail("nat_rules", "has a destination rule without outside addresses");
+    if (n.kind == SL_NAT_DESTINATION || n.kind == SL_NAT_STATIC)
+      for (uint32_t i = 0; i < n.destinations.count; ++i)
+        if (!same_family(s.prefixes[n.destinations.first + i], n.to_address)) return r.fail("nat_rules", "translates one address family to the other");
     if (n.interface != index_none && n.interface >= s.interfaces.size()) return r.fail("nat_rules", "names an interface that does not exist");
   }
   for (const auto& a : s.nat_addresses)

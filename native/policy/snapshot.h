@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "abi/dataplane.h"
+#include "flow/address_hash.h"
 #include "packet/bytes.h"
 #include "policy/classifier.h"
 #include "route/lpm.h"
@@ -23,9 +24,6 @@ struct rule_counter { std::atomic<uint64_t> hits{0}; std::atomic<int64_t> sessio
 
 // Which of the source NAT rules' addresses, with their port spaces: see nat/pool.h.
 class nat_pool;
-
-struct address_hash { size_t operator()(const sl_address& a) const { return load64_raw(a.bytes) * 0x9e3779b97f4a7c15ull ^ (load64_raw(a.bytes + 8) * 0xa0761d6478bd642full >> 7); } };
-struct address_equal { bool operator()(const sl_address& a, const sl_address& b) const { return equal(a, b); } };
 
 // Which interface takes a port's frames.
 struct port_interfaces {

@@ -12,9 +12,11 @@ void adjacency_table::open(adjacency* entries) {
   next_ = 0;
   for (uint32_t i = 0; i < adjacencies_max; ++i) {
     adjacency& a = entries[i];
+    const bool possible = a.interface_slot < interface_slots;
+    if (!possible) a.interface_slot = 0;  // a session may name it, in use or not
     if (!a.in_use.load(std::memory_order_acquire)) continue;
     a.waiting.store(0, std::memory_order_relaxed);  // what it held is gone
-    if (a.interface_slot >= interface_slots || !by_key_.emplace(key{a.address, a.interface_slot}, i).second) {
+    if (!possible || !by_key_.emplace(key{a.address, a.interface_slot}, i).second) {
       a.incarnation.fetch_add(1, std::memory_order_release);
       a.in_use.store(0, std::memory_order_release);
       continue;
@@ -51,16 +53,18 @@ uint32_t adjacency_table::find_or_create(unsigned interface_slot, const sl_addre
   return index | static_cast<uint32_t>(a.incarnation.load(std::memory_order_relaxed)) << 16;
 }
 
-// Takes a next hop that nobody has used for a minute; unresolved ones (a scan of a connected subnet) go after ten seconds.
+// Takes a next hop that nobody has used for a minute; unresolved ones (a scan of a connected subnet) go when nothing can wait for them any
+// more. Goes round, and looks at so many only: a scan that keeps the table full must not cost a pass over it a packet.
 uint32_t adjacency_table::recycle(uint32_t now_ticks) {
-  constexpr uint32_t idle_ticks = 224, unresolved_ticks = 38;
-  for (auto it = by_key_.begin(); it != by_key_.end(); ++it) {
-    adjacency& a = entries_[it->second];
+  constexpr uint32_t idle_ticks = 224, unresolved_ticks = 12;
+  for (uint32_t looked = 0; looked < recycle_looks_max; ++looked) {
+    const uint32_t index = recycle_at_;
+    recycle_at_ = (recycle_at_ + 1) % adjacencies_max;
+    adjacency& a = entries_[index];
     uint32_t age = now_ticks - a.used_ticks.load(std::memory_order_relaxed);
     bool resolved = a.mac.load(std::memory_order_relaxed) & adjacency::resolved_bit;
-    if (age < (resolved ? idle_ticks : unresolved_ticks) || a.waiting.load(std::memory_order_relaxed)) continue;
-    uint32_t index = it->second;
-    by_key_.erase(it);
+    if (!a.in_use.load(std::memory_order_relaxed) || age < (resolved ? idle_ticks : unresolved_ticks) || a.waiting.load(std::memory_order_relaxed)) continue;
+    by_key_.erase(key{a.address, a.interface_slot});
     // In this order: an engine that dies in between leaves no free entry that sessions still name.
     a.incarnation.fetch_add(1, std::memory_order_release);
     a.in_use.store(0, std::memory_order_release);

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "abi/dataplane.h"
+#include "flow/address_hash.h"
 #include "packet/bytes.h"
 
 namespace sluice {
@@ -95,13 +96,15 @@ class adjacency_table {
 
  private:
   struct key { sl_address address; uint32_t interface_slot; };
-  struct key_hash { size_t operator()(const key& k) const { return load64_raw(k.address.bytes) * 31 + load64_raw(k.address.bytes + 8) * 0x9e3779b97f4a7c15ull + k.interface_slot; } };
+  struct key_hash { size_t operator()(const key& k) const { return hash(k.address, address_hash_secret() + k.interface_slot); } };
   struct key_equal { bool operator()(const key& a, const key& b) const { return a.interface_slot == b.interface_slot && equal(a.address, b.address); } };
+  static constexpr uint32_t recycle_looks_max = 256;
   uint32_t recycle(uint32_t now_ticks);
 
   adjacency* entries_ = nullptr;
   std::unordered_map<key, uint32_t, key_hash, key_equal> by_key_;
   uint32_t next_ = 0;              // entries from here on were never used
+  uint32_t recycle_at_ = 0;        // where recycle() looks next
   std::vector<uint32_t> free_;     // entries below next_ that an engine before us left unused
   std::atomic<uint32_t> version_{1};
   std::mutex mutex_;
