@@ -9,6 +9,7 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 #include "dataplane.h"
+#include "flow_shared.h"
 
 /* AF_XDP sockets; key: slot * SL_QUEUES_MAX + queue. The kernel empties an entry when its socket closes. */
 struct {
@@ -81,22 +82,11 @@ struct {
 } tx_ports SEC(".maps");
 
 /*
- * References found lately, a processor's own: the buckets of a thousand flows lie on a thousand pages, which no TLB holds.
- * Entry: high half of the hash, reference. Whatever it says is compared with the session's key.
+ * Flow memory: see native/abi/dataplane.h. The engine sets the sizes that it needs before it loads the program. The variable is
+ * the value of a map, too, which the engine calls flow_header: no other variable may stand in this section.
  */
-#define RECENT_FLOWS 4096 /* 32 KiB, the most that one per-CPU value may have */
-struct recent_flows {
-	__u64 entry[RECENT_FLOWS];
-};
+struct flow_shared flow;
 
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct recent_flows);
-} recent_flows SEC(".maps");
-
-/* Flow memory: see native/abi/dataplane.h. The engine sets the sizes that it needs before it loads the program. */
 #define FLOW_MAP(name, entries, type_name)                \
 	struct {                                          \
 		__uint(type, BPF_MAP_TYPE_ARRAY);         \
@@ -106,16 +96,14 @@ struct {
 		__type(value, type_name);                 \
 	} name SEC(".maps")
 
-FLOW_MAP(flow_header, 1, struct sl_flow_header);
 FLOW_MAP(flow_buckets, 64, struct sl_flow_bucket);
 FLOW_MAP(sessions, 64, struct sl_session);
-FLOW_MAP(adjacencies, SL_ADJACENCIES_MAX, struct sl_adjacency);
-FLOW_MAP(interfaces, SL_INTERFACES_MAX, struct sl_interface_state);
 FLOW_MAP(nat_mappings, 64, struct sl_nat_mapping);
 
 _Static_assert(SL_XSKS_MAX == SL_PORTS_MAX * SL_QUEUES_MAX, "one xsks entry a port and queue");
 _Static_assert(SL_NAT_PORT_WORDS == SL_NAT_SLOTS_MAX * SL_NAT_PROTOCOLS * 1024, "65536 bits a slot and protocol");
 _Static_assert(SL_ENGINE_PORTS_WORDS * 64 == 65536, "a bit a port");
+_Static_assert((SL_INTERFACES_MAX & (SL_INTERFACES_MAX - 1)) == 0, "a mask bounds an interface's slot");
 _Static_assert(SL_STEER_ROWS == SL_PORTS_MAX + 1, "one row a port, one for unknown netdevs");
 _Static_assert((int)SL_DROP_REASON_COUNT <= SL_STEER_BASE, "drop reasons stand below the steering counters");
 _Static_assert(SL_STEER_BASE + (int)SL_STEER_COUNTER_COUNT <= SL_STEER_KEYS, "steering counters fit a row");

@@ -28,6 +28,8 @@
 #define ARP_BYTES 28
 #define TCP_BYTES_MIN 20
 
+#define opaque(x) __asm__ volatile("" : "+r"(x)) /* what the compiler must not see through */
+
 struct vlan_header {
 	__be16 tci;
 	__be16 ethertype;
@@ -50,18 +52,15 @@ struct packet {
 /* ---- 1. Ethernet, and one 802.1Q tag --------------------------------------------------------------------------- */
 
 /* Finds the ethertype (host order) and the layer above it; vlan_id is SL_VLAN_NONE for an untagged frame. */
-static __always_inline __u32 parse_ethernet(struct xdp_md *ctx, __u16 *ethertype, __u16 *vlan_id, __u32 *l3)
+static __always_inline __u32 parse_ethernet(void *data, void *data_end, __u16 *ethertype, __u16 *vlan_id, __u32 *l3)
 {
-	void *data = (void *)(long)ctx->data;
-	void *data_end = (void *)(long)ctx->data_end;
-	struct ethhdr *ethernet = data;
-	struct vlan_header *tag = (void *)(ethernet + 1);
+	struct vlan_header *tag = data + sizeof(struct ethhdr);
 
-	if ((void *)(ethernet + 1) > data_end)
+	if ((void *)tag > data_end)
 		return SL_DROP_TRUNCATED;
-	*ethertype = bpf_ntohs(ethernet->h_proto);
+	*ethertype = bpf_ntohs(*(__be16 *)(data + offsetof(struct ethhdr, h_proto))); /* the struct is packed: byte by byte */
 	*vlan_id = SL_VLAN_NONE;
-	*l3 = sizeof(*ethernet);
+	*l3 = sizeof(struct ethhdr);
 	if (*ethertype != ETH_P_8021Q)
 		return SL_DROP_NONE;
 	if ((void *)(tag + 1) > data_end)

@@ -5,8 +5,8 @@
  *
  * The way of a frame, and of this file:
  *   1. netdev        not in `ports`: dropped
+ *      sessions      a packet of an offloaded session: rewritten and sent on (offload.h); what is left begins at 1
  *   2. Ethernet      VLAN tag, or the lack of one, that no interface names: dropped; ARP: host; neither ARP nor IP: dropped
- *      sessions      a packet of an offloaded session: rewritten and sent on (offload.h)
  *   3. IP header     impossible version or lengths: dropped
  *   4. destination   link-local scope: host (7); not one of ours, or the engine's alone: engine
  *   5. headers       extension headers and transport of what is addressed to us; impossible ones: dropped
@@ -22,27 +22,12 @@
 /* What becomes of a frame: a drop reason (SL_DROP_*, below SL_STEER_BASE), or one of the counters beside them. */
 #define TO_ENGINE (SL_STEER_BASE + SL_STEER_TO_ENGINE)
 #define TO_HOST (SL_STEER_BASE + SL_STEER_TO_HOST)
-#define FORWARDED SL_STEER_KEYS /* offloaded: counted and redirected already */
 
 #define ICMP_TIMESTAMP_REPLY 14
 #define ICMPV6_INFORMATIONAL 128 /* types below are errors, RFC 4443 section 2.1 */
 #define ND_ROUTER_SOLICITATION 133
 #define ND_REDIRECT 137
 #define ND_HOP_LIMIT 255
-
-/* ---- 2. Ethernet ------------------------------------------------------------------------------------------------- */
-
-/* Slot of the interface that takes the frame; -1: none. */
-static __always_inline int interface_of(const struct sl_steer_port *port, __u16 vlan_id)
-{
-	struct sl_steer_vlan key = { .ifindex = port->ifindex, .vlan_id = vlan_id };
-	__u16 *interface;
-
-	if (vlan_id == SL_VLAN_NONE)
-		return port->flags & SL_STEER_PORT_UNTAGGED ? port->interface : -1;
-	interface = bpf_map_lookup_elem(&vlans, &key);
-	return interface ? *interface : -1;
-}
 
 /* ---- 4. destination ---------------------------------------------------------------------------------------------- */
 
@@ -189,31 +174,13 @@ static __always_inline __u32 steer_ip(struct xdp_md *ctx, struct packet *packet)
 	return steer_host(packet);
 }
 
-static __always_inline __u32 steer(struct xdp_md *ctx, const struct sl_steer_port *port, struct counter_row *row)
+static __always_inline __u32 steer_l3(struct xdp_md *ctx, __u16 ethertype, __u32 l3)
 {
-	void *data, *data_end;
+	void *data = (void *)(long)ctx->data;
+	void *data_end = (void *)(long)ctx->data_end;
 	struct packet packet = {};
-	__u16 ethertype, vlan_id;
-	__u32 l3, reason;
-	int interface;
+	__u32 reason;
 
-	reason = parse_ethernet(ctx, &ethertype, &vlan_id, &l3);
-	if (reason)
-		return reason;
-	/* A second tag, or a service tag: no interface can name it. */
-	if (ethertype == ETH_P_8021Q || ethertype == ETH_P_8021AD)
-		return SL_DROP_UNKNOWN_VLAN;
-	interface = interface_of(port, vlan_id);
-	if (interface < 0)
-		return SL_DROP_UNKNOWN_VLAN;
-	if (ethertype == ETH_P_IP || ethertype == ETH_P_IPV6) {
-		int result = offload(ctx, port, row, bpf_htons(ethertype), l3, interface);
-
-		if (result)
-			return result == XDP_REDIRECT ? FORWARDED : SL_DROP_TX_RING_FULL;
-	}
-	data = (void *)(long)ctx->data;
-	data_end = (void *)(long)ctx->data_end;
 	switch (ethertype) {
 	case ETH_P_ARP:
 		return data + l3 + ARP_BYTES > data_end ? SL_DROP_TRUNCATED : TO_HOST;
@@ -239,14 +206,33 @@ static __always_inline __u32 steer(struct xdp_md *ctx, const struct sl_steer_por
 	return reason ? reason : steer_ip(ctx, &packet);
 }
 
-SEC("xdp")
-int sluice_steer(struct xdp_md *ctx)
+static __always_inline __u32 steer(struct xdp_md *ctx, const struct sl_steer_port *port)
+{
+	void *data = (void *)(long)ctx->data;
+	__u16 ethertype, vlan_id;
+	__u32 l3, reason;
+	int interface;
+
+	opaque(data); /* or clang copies the pointer in 32 bits, which the verifier refuses */
+	reason = parse_ethernet(data, (void *)(long)ctx->data_end, &ethertype, &vlan_id, &l3);
+	if (reason)
+		return reason;
+	/* A second tag, or a service tag: no interface can name it. */
+	if (ethertype == ETH_P_8021Q || ethertype == ETH_P_8021AD)
+		return SL_DROP_UNKNOWN_VLAN;
+	interface = interface_of(port, vlan_id);
+	if (interface < 0)
+		return SL_DROP_UNKNOWN_VLAN;
+	return steer_l3(ctx, ethertype, l3);
+}
+
+/* What no session takes. Not inlined: the program above it has more registers without. */
+static __noinline int steer_frame(struct xdp_md *ctx)
 {
 	__u32 ifindex = ctx->ingress_ifindex, at = ifindex % SL_STEER_PORTS, unknown = SL_PORTS_MAX;
-	__u32 queue = ctx->rx_queue_index;
 	struct sl_steer_port *port = bpf_map_lookup_elem(&ports, &at);
 	struct counter_row *row;
-	__u32 slot, verdict, socket;
+	__u32 slot, verdict, queue, socket;
 
 	if (!port || port->ifindex != ifindex) {
 		row = bpf_map_lookup_elem(&steer_counters, &unknown);
@@ -258,9 +244,8 @@ int sluice_steer(struct xdp_md *ctx)
 	row = bpf_map_lookup_elem(&steer_counters, &slot);
 	if (!row)
 		return XDP_DROP;
-	verdict = steer(ctx, port, row);
-	if (verdict == FORWARDED)
-		return XDP_REDIRECT;
+	verdict = steer(ctx, port);
+	queue = ctx->rx_queue_index;
 	socket = port->slot * SL_QUEUES_MAX + queue;
 	if (verdict == TO_ENGINE && (queue >= SL_QUEUES_MAX || !bpf_map_lookup_elem(&xsks, &socket)))
 		verdict = SL_DROP_NO_ENGINE;
@@ -269,6 +254,15 @@ int sluice_steer(struct xdp_md *ctx)
 	if (verdict == TO_ENGINE)
 		return bpf_redirect_map(&xsks, socket, XDP_DROP);
 	return verdict == TO_HOST ? XDP_PASS : XDP_DROP;
+}
+
+SEC("xdp")
+int sluice_steer(struct xdp_md *ctx)
+{
+	__u32 ifindex = ctx->ingress_ifindex, at = ifindex % SL_STEER_PORTS;
+	struct sl_steer_port *port = bpf_map_lookup_elem(&ports, &at);
+
+	return port && port->ifindex == ifindex ? offload(ctx, port) : steer_frame(ctx);
 }
 
 char LICENSE[] SEC("license") = "GPL";

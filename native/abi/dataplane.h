@@ -299,10 +299,10 @@ struct sl_local_address {
  * writes their line "hot"; and when the engine dies, the next one finds its sessions. The engine's side of these structs
  * (native/flow/session.h, route/adjacency.h) has the same layout with atomics, compared by static_assert.
  *
- * Maps: flow_header (1 entry), flow_buckets, sessions, adjacencies (SL_ADJACENCIES_MAX), interfaces (SL_INTERFACES_MAX),
- * nat_mappings (the engine's alone, here to outlive it).
+ * Maps: flow_header (one value, flow_shared.h: header, interfaces, next hops), flow_buckets, sessions, nat_mappings (the
+ * engine's alone, here to outlive it).
  */
-#define SL_FLOW_MEMORY_VERSION 2   /* another layout: an engine that finds it starts with empty tables */
+#define SL_FLOW_MEMORY_VERSION 3   /* another layout: an engine that finds it starts with empty tables */
 #define SL_ADJACENCIES_MAX 65536
 #define SL_FLOW_BUCKET_SLOTS 10
 #define SL_GRACE_TICKS 1
@@ -319,6 +319,8 @@ struct sl_flow_header {
   sl_u32 committed_ticks;   /* when generations[0] came into force; the one before counts for SL_GRACE_TICKS more, whatever becomes of the engine */
   sl_u32 captures;          /* not 0: a capture runs, and the program leaves all packets to the engine, while there is one */
   sl_u32 reserved;
+  sl_u64 clock;             /* the program's own: low half: a jiffy, high half: the tick that it is in */
+  sl_u8 reserved2[40];
 };
 
 /* Sixty-four bytes: a tag is 16 bits of the hash, 0 = empty; a reference is session index << 1 | direction. */

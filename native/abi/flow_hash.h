@@ -11,18 +11,26 @@
 
 #define SL_NH_STEP(word, key) ((sl_u64)((sl_u32)(word) + (sl_u32)(key)) * (sl_u32)((sl_u32)((word) >> 32) + (sl_u32)((key) >> 32)))
 
-/* words: the key as five little-endian words; keys: random. */
-static inline __attribute__((always_inline)) sl_u64 sl_flow_hash(const sl_u64 words[5], const sl_u64 keys[5])
+/* words: the key as five little-endian words; keys: random. Half-way: enough to choose among few places by its high bits. */
+static inline __attribute__((always_inline)) sl_u64 sl_flow_half_hash(const sl_u64 words[5], const sl_u64 keys[5])
 {
 	sl_u64 h = SL_NH_STEP(words[0], keys[0]) + SL_NH_STEP(words[1], keys[1]) + SL_NH_STEP(words[2], keys[2]) +
 		   SL_NH_STEP(words[3], keys[3]) + SL_NH_STEP(words[4], keys[4]);
 
 	h ^= h >> 32;
-	h *= 0xd6e8feb86659fd93ull;
+	return h * 0xd6e8feb86659fd93ull;
+}
+
+static inline __attribute__((always_inline)) sl_u64 sl_flow_whole_hash(sl_u64 h)
+{
 	h ^= h >> 32;
 	h *= 0xd6e8feb86659fd93ull;
-	h ^= h >> 32;
-	return h;
+	return h ^ h >> 32;
+}
+
+static inline __attribute__((always_inline)) sl_u64 sl_flow_hash(const sl_u64 words[5], const sl_u64 keys[5])
+{
+	return sl_flow_whole_hash(sl_flow_half_hash(words, keys));
 }
 
 /* Of a hash: the tag in its bucket, and the two buckets that may hold the key. */

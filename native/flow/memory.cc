@@ -8,6 +8,8 @@
 #include <cerrno>
 #include <cstring>
 
+#include "abi/flow_shared.h"
+
 namespace sluice {
 namespace {
 
@@ -29,8 +31,8 @@ size_t flow_sizes::bytes() const {
 std::unique_ptr<flow_memory> flow_memory::anonymous(uint32_t sessions, std::string* error) {
   if (sessions == 0 || sessions > (1u << 28)) { *error = "limits.sessions must be between 1 and 2^28"; return nullptr; }
   const flow_sizes sizes = flow_sizes::of(sessions);
-  const size_t parts[] = {page_aligned(sizeof(sl_flow_header)), page_aligned(size_t{sizes.buckets} * sizeof(sl_flow_bucket)), page_aligned(size_t{sizes.sessions} * sizeof(session)),
-                          page_aligned(size_t{sizes.sessions} * sizeof(mapping)), page_aligned(size_t{SL_ADJACENCIES_MAX} * sizeof(adjacency)), page_aligned(SL_INTERFACES_MAX * sizeof(interface_state))};
+  const size_t parts[] = {page_aligned(sizeof(flow_shared)), page_aligned(size_t{sizes.buckets} * sizeof(sl_flow_bucket)), page_aligned(size_t{sizes.sessions} * sizeof(session)),
+                          page_aligned(size_t{sizes.sessions} * sizeof(mapping))};
   std::unique_ptr<flow_memory> m(new flow_memory);
   for (size_t part : parts) m->owned_bytes_ += part;
   void* p = mmap(nullptr, m->owned_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -42,12 +44,10 @@ std::unique_ptr<flow_memory> flow_memory::anonymous(uint32_t sessions, std::stri
   m->owned_ = p;
   auto* at = static_cast<char*>(p);
   auto take = [&](unsigned part) { char* here = at; at += parts[part]; return static_cast<void*>(here); };
-  m->header = static_cast<sl_flow_header*>(take(0));
+  m->share(take(0));
   m->buckets = static_cast<sl_flow_bucket*>(take(1));
   m->sessions = static_cast<session*>(take(2));
   m->mappings = static_cast<mapping*>(take(3));
-  m->adjacencies = static_cast<adjacency*>(take(4));
-  m->interfaces = static_cast<interface_state*>(take(5));
   m->prepare(sizes);
   return m;
 }
@@ -57,16 +57,23 @@ std::unique_ptr<flow_memory> flow_memory::of_maps(uint32_t sessions, const std::
   std::unique_ptr<flow_memory> m(new flow_memory);
   auto part = [&](const char* name, size_t bytes) { return error->empty() ? map(name, bytes, error) : nullptr; };
   error->clear();
-  m->header = static_cast<sl_flow_header*>(part("flow_header", sizeof(sl_flow_header)));
+  m->share(part("flow_header", sizeof(flow_shared)));
   m->buckets = static_cast<sl_flow_bucket*>(part("flow_buckets", size_t{sizes.buckets} * sizeof(sl_flow_bucket)));
   m->sessions = static_cast<session*>(part("sessions", size_t{sizes.sessions} * sizeof(session)));
   m->mappings = static_cast<mapping*>(part("nat_mappings", size_t{sizes.sessions} * sizeof(mapping)));
-  m->adjacencies = static_cast<adjacency*>(part("adjacencies", size_t{SL_ADJACENCIES_MAX} * sizeof(adjacency)));
-  m->interfaces = static_cast<interface_state*>(part("interfaces", SL_INTERFACES_MAX * sizeof(interface_state)));
   if (!error->empty()) return nullptr;
   m->inherited = m->header->version == SL_FLOW_MEMORY_VERSION && m->header->capacity == sizes.sessions && m->header->bucket_mask == sizes.buckets - 1;
   if (!m->inherited) m->prepare(sizes);
   return m;
+}
+
+static_assert(offsetof(flow_shared, interfaces) % 64 == 0 && offsetof(flow_shared, adjacencies) % 64 == 0, "no entry on two cache lines");
+
+void flow_memory::share(void* shared) {
+  if (!shared) return;
+  header = static_cast<sl_flow_header*>(shared);
+  interfaces = reinterpret_cast<interface_state*>(static_cast<char*>(shared) + offsetof(flow_shared, interfaces));
+  adjacencies = reinterpret_cast<adjacency*>(static_cast<char*>(shared) + offsetof(flow_shared, adjacencies));
 }
 
 // First use: what zeroed memory does not say by itself.

@@ -42,6 +42,7 @@ class flow_memory {
 
  private:
   flow_memory() = default;
+  void share(void* shared);
   void prepare(const flow_sizes& sizes);
   void* owned_ = nullptr;
   size_t owned_bytes_ = 0;

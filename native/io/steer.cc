@@ -26,10 +26,22 @@ constexpr size_t nat_port_bytes = SL_NAT_PORT_WORDS * sizeof(uint64_t);
 
 std::string errno_text(int error) { return std::strerror(error < 0 ? -error : error); }
 
-bool header_size_fits(int fd) {
+// What the engine and the pins call a map; nullptr: libbpf's own. The program's variable `flow` is the value of a map, too.
+const char* name_of(const bpf_map* map) {
+  if (!bpf_map__is_internal(map)) return bpf_map__name(map);
+  return std::string_view(bpf_map__name(map)).ends_with(".bss") ? "flow_header" : nullptr;
+}
+
+// The header of flow memory in a map of ours, as far as its value is large enough to have one like ours.
+bool read_header(int fd, sl_flow_header* header) {
   bpf_map_info info{};
   __u32 bytes = sizeof info;
-  return fd >= 0 && bpf_obj_get_info_by_fd(fd, &info, &bytes) == 0 && info.key_size == sizeof(uint32_t) && info.value_size == sizeof(sl_flow_header);
+  if (fd < 0 || bpf_obj_get_info_by_fd(fd, &info, &bytes) != 0 || info.value_size < sizeof *header) return false;
+  void* p = mmap(nullptr, sizeof *header, PROT_READ, MAP_SHARED, fd, 0);
+  if (p == MAP_FAILED) return false;
+  std::memcpy(header, p, sizeof *header);
+  munmap(p, sizeof *header);
+  return true;
 }
 
 int collect_log(enum libbpf_print_level level, const char* format, va_list arguments) {
@@ -80,8 +92,8 @@ std::unique_ptr<steering> steering::open(const std::string& object_path, const s
   }
   bpf_map* map;
   bpf_object__for_each_map(map, s->object_) {
-    if (pin_directory.empty() || s->inherited_ || bpf_map__is_internal(map)) continue;
-    std::string path = s->pin_path(std::string("map-") + bpf_map__name(map));
+    if (pin_directory.empty() || s->inherited_ || !name_of(map)) continue;
+    std::string path = s->pin_path(std::string("map-") + name_of(map));
     unlink(path.c_str());
     if (bpf_obj_pin(bpf_map__fd(map), path.c_str()) != 0) { *error = "cannot pin " + path + " (" + errno_text(errno) + "); is the directory a bpffs?"; return nullptr; }
   }
@@ -101,21 +113,18 @@ bool steering::reuse_pinned_maps(const flow_sizes& sizes) {
   int header_fd = -1;
   bpf_map* map;
   bpf_object__for_each_map(map, object_) {
-    if (bpf_map__is_internal(map)) continue;
-    int fd = bpf_obj_get(pin_path(std::string("map-") + bpf_map__name(map)).c_str());
+    if (!name_of(map)) continue;
+    int fd = bpf_obj_get(pin_path(std::string("map-") + name_of(map)).c_str());
     bpf_map_info info{};
     __u32 bytes = sizeof info;
     fit = fit && fd >= 0 && bpf_obj_get_info_by_fd(fd, &info, &bytes) == 0 && info.type == static_cast<__u32>(bpf_map__type(map)) && info.key_size == bpf_map__key_size(map) &&
           info.value_size == bpf_map__value_size(map) && info.max_entries == bpf_map__max_entries(map);
     if (fd < 0) continue;
     found.push_back({map, fd});
-    if (std::string_view(bpf_map__name(map)) == "flow_header") header_fd = fd;
+    if (std::string_view(name_of(map)) == "flow_header") header_fd = fd;
   }
   sl_flow_header header{};
-  uint32_t zero = 0;
-  // Bytes beyond ours would be written here by the kernel.
-  const bool readable = fit || header_size_fits(header_fd);
-  if (header_fd < 0 || !readable || bpf_map_lookup_elem(header_fd, &zero, &header) != 0) header = {};
+  const bool readable = read_header(header_fd, &header);
   const bool same = header.version == SL_FLOW_MEMORY_VERSION && header.capacity == sizes.sessions && header.bucket_mask == sizes.buckets - 1;
   if (!found.empty() && !(fit && same) && (header.version || !readable)) {
     if (!readable || header.version != SL_FLOW_MEMORY_VERSION) given_up_ = "their memory layout is another version's";
@@ -144,7 +153,12 @@ steering::~steering() {
   if (object_) bpf_object__close(object_);
 }
 
-int steering::map_fd(const char* name) const { return bpf_object__find_map_fd_by_name(object_, name); }
+int steering::map_fd(const char* name) const {
+  bpf_map* map;
+  bpf_object__for_each_map(map, object_)
+    if (name_of(map) && std::string_view(name_of(map)) == name) return bpf_map__fd(map);
+  return -1;
+}
 
 // ---- attach ---------------------------------------------------------------------------------------------------------------
 

@@ -32,7 +32,7 @@ export const SL_NAT_PORT_WORDS = 196608;
 export const SL_STEER_KEYS = 80;
 export const SL_STEER_BASE = 64;
 export const SL_STEER_ROWS = 33;
-export const SL_FLOW_MEMORY_VERSION = 2;
+export const SL_FLOW_MEMORY_VERSION = 3;
 export const SL_ADJACENCIES_MAX = 65536;
 export const SL_FLOW_BUCKET_SLOTS = 10;
 export const SL_GRACE_TICKS = 1;
@@ -309,7 +309,7 @@ export const STRUCTS = {
     nat_slot: { offset: 0, size: 2, type: 'u16', count: 1 },
     flags: { offset: 2, size: 2, type: 'u16', count: 1 },
   } },
-  sl_flow_header: { size: 80, fields: {
+  sl_flow_header: { size: 128, fields: {
     hash_keys: { offset: 0, size: 40, type: 'u64', count: 5 },
     seed: { offset: 40, size: 8, type: 'u64', count: 1 },
     version: { offset: 48, size: 4, type: 'u32', count: 1 },
@@ -319,6 +319,8 @@ export const STRUCTS = {
     committed_ticks: { offset: 68, size: 4, type: 'u32', count: 1 },
     captures: { offset: 72, size: 4, type: 'u32', count: 1 },
     reserved: { offset: 76, size: 4, type: 'u32', count: 1 },
+    clock: { offset: 80, size: 8, type: 'u64', count: 1 },
+    reserved2: { offset: 88, size: 40, type: 'u8', count: 40 },
   } },
   sl_flow_bucket: { size: 64, fields: {
     tag: { offset: 0, size: 20, type: 'u16', count: 10 },
@@ -732,7 +734,7 @@ export const STEER_PORT_BYTES = 12;
 export const STEER_VLAN_BYTES = 8;
 export const ADDRESS_BYTES = 16;
 export const LOCAL_ADDRESS_BYTES = 4;
-export const FLOW_HEADER_BYTES = 80;
+export const FLOW_HEADER_BYTES = 128;
 export const FLOW_BUCKET_BYTES = 64;
 export const FLOW_KEY_BYTES = 40;
 export const SESSION_BYTES = 192;
@@ -857,6 +859,7 @@ export interface FlowHeader {
   generations: [number, number];
   committedTicks: number;
   captures: number;
+  clock: bigint;
 }
 export function readFlowHeader(view: DataView, offset: number): FlowHeader {
   return {
@@ -868,6 +871,7 @@ export function readFlowHeader(view: DataView, offset: number): FlowHeader {
     generations: [view.getUint32(offset + 60, true), view.getUint32(offset + 64, true)],
     committedTicks: view.getUint32(offset + 68, true),
     captures: view.getUint32(offset + 72, true),
+    clock: view.getBigUint64(offset + 80, true),
   };
 }
 export function writeFlowHeader(view: DataView, offset: number, value: FlowHeader): void {
@@ -880,6 +884,8 @@ export function writeFlowHeader(view: DataView, offset: number, value: FlowHeade
   putU32(view, offset + 68, value.committedTicks, 'sl_flow_header.committed_ticks');
   putU32(view, offset + 72, value.captures, 'sl_flow_header.captures');
   bytesAt(view, offset + 76, 4).fill(0);
+  putU64(view, offset + 80, value.clock, 'sl_flow_header.clock');
+  bytesAt(view, offset + 88, 40).fill(0);
 }
 
 export interface FlowBucket {

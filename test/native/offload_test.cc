@@ -280,6 +280,23 @@ TEST_CASE("offload: what needs the engine goes there untouched") {
     CHECK(r.forwarded);
     CHECK(std::memcmp(r.frame.data(), moved, 6) == 0);
   }
+  SUBCASE("another next hop from one packet to the next: the program has noted the old one and must not trust it") {
+    a.through_engine(trust, appliance::on_wire(trust, udp("10.0.1.10", 5001, "10.0.2.20", 53, 100)));
+    auto& sessions = const_cast<session_table&>(a.e.offline_sessions());
+    session *moved = nullptr, *other = nullptr;
+    for (uint32_t i = 0; i < sessions.high_water(); ++i) {
+      session& one = sessions.at(i);
+      if (one.key0.src_port == 5000) moved = &one;
+      if (one.key0.src_port == 5001) other = &one;
+    }
+    REQUIRE(moved);
+    REQUIRE(other);
+    for (unsigned i = 0; i < 10; ++i) REQUIRE(a.through_program(trust, plain).forwarded);
+    moved->adjacency[0].store(other->adjacency[0].load());
+    const uint8_t hop[6] = {6, 0, 0, 0, 0, 4};
+    for (unsigned i = 0; i < 10; ++i) CHECK(std::memcmp(a.through_program(trust, plain).frame.data(), hop, 6) == 0);
+    CHECK(a.compare(trust, plain, "by its new next hop"));
+  }
   SUBCASE("a commit that still allows it") {
     a.policy.generation = 2;
     a.apply();
