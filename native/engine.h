@@ -82,7 +82,7 @@ class engine {
   void advance(uint64_t now_ns, injected* out);
   void set_neighbour(uint16_t interface, const sl_address& address, const uint8_t* mac);
   // The one worker, not running: benches and fuzzers feed its pipeline themselves.
-  worker& offline_worker() { return *workers_[0]; }
+  worker& offline_worker(unsigned index = 0) { return *workers_[index]; }
   // Offline with a BPF object: the steering program on the same flow memory, attached to nothing, for tests to run.
   steering* offline_steering() { return steering_.get(); }
   const session_table& offline_sessions() { return shared_->sessions; }

@@ -5,8 +5,11 @@
 #include <openssl/evp.h>
 #include <openssl/params.h>
 
+#include <algorithm>
 #include <cstdlib>
+#include <mutex>
 #include <set>
+#include <thread>
 
 #include "engine.h"
 #include "network_namespace.h"
@@ -38,9 +41,10 @@ struct appliance {
   uint8_t send_key = 0;  // 32 times this byte
 
   // pins: a bpffs; the flow memory is then that of the steering program's maps, and what an appliance before it left there.
-  appliance(int self_, bool outer_v6 = false, const std::string& pins = {}) : self(self_), other(3 - self_) {
+  appliance(int self_, bool outer_v6 = false, const std::string& pins = {}, unsigned workers = 1) : self(self_), other(3 - self_) {
     engine_options o;
     o.offline = true;
+    o.workers = workers;
     o.sessions_max = 1024;
     if (!pins.empty()) {
       const char* object = std::getenv("SLUICE_STEER_OBJECT");
@@ -961,6 +965,82 @@ TEST_CASE("tunnel: a batch for several peers: each one's packets in their order"
   CHECK(of_b == 40);
   a.wait(8000 * second_ns);
   a.all_buffers_are_back();
+}
+
+TEST_CASE("tunnel: two workers seal and open for one peer at the same time: each flow in its order, each packet once") {
+  constexpr unsigned workers = 2, flows_each = 4, rounds = 150, batch = 16, total = workers * rounds * batch;
+  static_assert(total < replay_window);
+  using bytes = std::vector<uint8_t>;
+  appliance a(1, false, {}, workers), b(2, false, {}, workers);
+  connect(a, b);
+  // What a worker makes of frames, in its order.
+  const auto work = [](appliance& at, unsigned index, uint16_t port, const std::vector<bytes>& received, auto sent) {
+    worker& w = at.e.offline_worker(index);
+    std::vector<rx_frame> frames;
+    for (const bytes& f : received) {
+      uint64_t address = 0;
+      if (!w.pool().get(&address)) std::abort();
+      address += umem_headroom_bytes;
+      std::memcpy(w.area().at(address), f.data(), f.size());
+      frames.push_back({address, w.area().at(address), static_cast<uint32_t>(f.size())});
+    }
+    w.path().process(frames.data(), static_cast<unsigned>(frames.size()), port, false, at.now);
+    for (const tx_item& item : w.path().output()) {
+      sent(bytes(w.area().at(item.address), w.area().at(item.address) + item.length));
+      w.pool().put(item.address);
+    }
+    w.path().output().clear();
+  };
+  const auto at_once = [](auto body) {
+    std::vector<std::thread> threads;
+    for (unsigned index = 0; index < workers; ++index) threads.emplace_back(body, index);
+    for (std::thread& t : threads) t.join();
+  };
+  std::mutex mutex;
+  std::vector<bytes> wire;
+  at_once([&](unsigned index) {
+    uint64_t sequence[flows_each] = {};
+    for (unsigned round = 0; round < rounds; ++round) {
+      std::vector<bytes> received;
+      for (unsigned i = 0; i < batch; ++i) {
+        const unsigned flow = i % flows_each;
+        frame f = datagram("10.1.0.10", "10.2.0.10", 64, static_cast<uint16_t>(4000 + index * flows_each + flow));
+        const uint8_t to[6] = {2, 0, 0, 0, 0, lan + 1};
+        std::memcpy(f.bytes.data(), to, 6);
+        store16(f.bytes.data() + 12, 0x0800);
+        store16_raw(f.bytes.data() + 14 + 20 + 6, 0);
+        store64_raw(f.bytes.data() + 14 + 28, sequence[flow]++);
+        received.push_back(f.bytes);
+      }
+      work(a, index, lan, received, [&](bytes f) { std::lock_guard guard(mutex); wire.push_back(std::move(f)); });
+    }
+  });
+  REQUIRE(wire.size() == total);
+  const auto flow_of = [](const bytes& f) { return load16(f.data() + 14 + 20) - 4000u; };
+  const auto sequence_of = [](const bytes& f) { return load64_raw(f.data() + 14 + 28); };
+
+  SUBCASE("by one queue, as messages between two endpoints come: in order") {
+    uint64_t next[workers * flows_each] = {};
+    unsigned wrong = 0;
+    for (const bytes& message : wire)
+      work(b, 0, wan, {message}, [&](const bytes& f) { wrong += sequence_of(f) != next[flow_of(f)]++; });
+    CHECK(wrong == 0);
+    for (const uint64_t n : next) CHECK(n == total / (workers * flows_each));
+  }
+  SUBCASE("by two queues, each message by both: once") {
+    std::vector<std::pair<unsigned, uint64_t>> arrived;
+    at_once([&](unsigned index) {
+      for (size_t at = 0; at < wire.size(); at += batch)
+        work(b, index, wan, {wire.begin() + static_cast<long>(at), wire.begin() + static_cast<long>(at + batch)}, [&](const bytes& f) {
+          std::lock_guard guard(mutex);
+          arrived.emplace_back(flow_of(f), sequence_of(f));
+        });
+    });
+    CHECK(arrived.size() == total);
+    std::sort(arrived.begin(), arrived.end());
+    CHECK(std::unique(arrived.begin(), arrived.end()) == arrived.end());
+    CHECK(b.dropped(SL_DROP_WIREGUARD_REPLAY) == total);
+  }
 }
 
 TEST_CASE("tunnel: a batch of everything at once") {
