@@ -33,9 +33,10 @@ export const CriteriaSchema = strictObject({
 export type CriteriaConfig = Static<typeof CriteriaSchema>;
 const criteria = Type.Optional(CriteriaSchema);
 
+const file = text('a path that starts with a slash: control has no directory of its own', '^/');
 const TlsSchema = Type.Unsafe<boolean | { caFile?: string; certificateFile?: string; keyFile?: string; serverName?: string }>({
   type: ['boolean', 'object'],
-  properties: { caFile: text('a path'), certificateFile: text('a path'), keyFile: text('a path'), serverName: text('a host name') },
+  properties: { caFile: file, certificateFile: file, keyFile: file, serverName: text('a host name') },
   additionalProperties: false,
   description: 'true, or {caFile, certificateFile, keyFile, serverName}',
 });

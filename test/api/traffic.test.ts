@@ -206,6 +206,8 @@ describe('capture by the engine\'s tap', () => {
     const bench = await startApi({ capture: 'engine' });
     const answer = bench.ask('GET', 'capture?seconds=3600', { role: 'operator' });
     await expect.poll(() => (bench.control.captures as unknown as { running: Map<number, unknown> }).running.size).toBe(1);
+    await expect.poll(() => (bench.host as unknown as { captures: Map<number, unknown> }).captures.size).toBe(1);
+    await bench.control.engine.status(); // what the engine answered before this is here, too
     bench.host.stop();
     expect((await answer).status).toBe(200);
   });

@@ -25,6 +25,7 @@ describe('logs', () => {
     ['{ type: flow, to: syslog, address: "10.0.9.9:99999" }', '.address SLUICE_OBSERVABILITY'],
     ['{ type: flow, to: syslog, address: "10.0.9.9:514", tls: true, transport: udp }', '.transport SLUICE_OBSERVABILITY'],
     ['{ type: flow, to: syslog, address: "10.0.9.9:514", tls: { certificateFile: /a } }', '.tls SLUICE_OBSERVABILITY'],
+    ['{ type: flow, to: syslog, address: "10.0.9.9:514", tls: { caFile: ca.pem } }', '.tls.caFile SLUICE_CONFIG_VALUE'],
     ['{ type: flow, to: ipfix, address: "10.0.9.9:4739", tls: true }', '.tls SLUICE_OBSERVABILITY'],
     ['{ type: audit, to: ipfix, address: "10.0.9.9:4739" }', '.to SLUICE_OBSERVABILITY'],
     ['{ type: flow, to: stdout, path: /x }', '.path SLUICE_OBSERVABILITY'],
