@@ -44,13 +44,13 @@ export class RecordRing {
   since<T>(after: number, limit: number, decode: (view: DataView, offset: number) => T, accept: (record: T) => boolean): RingPage<T> {
     const records: T[] = [];
     const oldest = Math.max(0, this.written - this.capacity);
-    const start = Math.min(Math.max(after, oldest), this.written);
+    // A number from before control's restart may be larger than any of ours: then all of ours are news.
+    const start = after > this.written ? oldest : Math.max(after, oldest);
     let sequence = start;
     for (; sequence < this.written && records.length < limit; sequence += 1) {
       const record = decode(this.view, (sequence % this.capacity) * this.recordBytes);
       if (accept(record)) records.push(record);
     }
-    // A number from before control's restart is larger than any of ours: start again.
-    return { records, last: sequence, missed: after > this.written ? 0 : start - after };
+    return { records, last: sequence, missed: after > this.written ? oldest : start - after };
   }
 }

@@ -38,7 +38,8 @@ describe('record ring', () => {
   });
 
   test('a number from before a restart starts again', () => {
-    expect(filled(10, 3).since(5000, 100, decode, all)).toMatchObject({ last: 3, missed: 0 });
+    expect(filled(10, 3).since(5000, 100, decode, all)).toEqual({ records: [1, 2, 3], last: 3, missed: 0 });
+    expect(filled(10, 25).since(5000, 3, decode, all)).toEqual({ records: [16, 17, 18], last: 18, missed: 15 });
   });
 
   test('a cut record is ignored', () => {

@@ -80,7 +80,7 @@ test('nfcapd reads addresses, NAT, counts and times of our IPFIX', async () => {
   const texts = nameTexts();
   stream.flows(spanOf(makeFlow({ event: 2, endReason: 1, srcPort: 1234, fromInterface: 3, toInterface: 4, packets: [30n, 20n], bytes: [3000n, 2000n] }), FLOW_RECORD_BYTES), texts);
   stream.flows(spanOf(makeFlow({ event: 2, endReason: 2, source: '2001:db8::1', destination: '2001:db8::2', natSource: '2001:db8::99', srcPort: 4321 }), FLOW_RECORD_BYTES), texts);
-  stream.drops(spanOf(makeDrop(), DROP_RECORD_BYTES), texts);
+  stream.drops(spanOf(makeDrop({ natDestination: '10.0.1.99', natDstPort: 2323, natDestinationId: 7, toInterface: 5 }), DROP_RECORD_BYTES), texts);
   await stream.close(LOADING_MS);
   // It writes its file when it ends; what was sent before stands in its socket until then.
   const ended = new Promise((resolve) => collector.once('exit', resolve));
@@ -88,10 +88,12 @@ test('nfcapd reads addresses, NAT, counts and times of our IPFIX', async () => {
   collector.kill('SIGTERM');
   await ended;
   const file = readdirSync(directory).find((name) => name.startsWith('nfcapd.'))!;
-  const text = execFileSync('nfdump', ['-r', join(directory, file), '-q', '-6', '-o', 'fmt:%sa %sp %da %dp %nsa %nsp %pr %in %out %pkt %byt %opkt %obyt %flg %ts'], { encoding: 'utf8', env: { ...process.env, TZ: 'UTC' } });
+  const text = execFileSync('nfdump', ['-r', join(directory, file), '-q', '-6', '-o', 'fmt:%sa %sp %da %dp %nsa %nsp %pr %in %out %pkt %byt %opkt %obyt %flg %ts %nda %ndp'], { encoding: 'utf8', env: { ...process.env, TZ: 'UTC' } });
   const rows = text.trim().split('\n').map((line) => line.trim().split(/\s+/));
   expect(rows[0]!.slice(0, 13)).toEqual(['10.0.1.10', '1234', '198.51.100.7', '443', '203.0.113.4', '50123', 'TCP', '3', '4', '30', '3000', '20', '2000']);
   expect(rows[0]!.join(' ')).toContain('...A..S. 2023-11-14 22:13:20.000');
   expect(rows[1]!.slice(0, 4)).toEqual(['2001:db8::1', '4321', '2001:db8::2', '443']);
-  expect(rows[2]!.slice(0, 4)).toEqual(['198.51.100.9', '55555', '203.0.113.4', '23']);
+  expect(rows[2]!.slice(0, 6)).toEqual(['198.51.100.9', '55555', '203.0.113.4', '23', '198.51.100.9', '55555']);
+  expect(rows[2]!.join(' ')).toMatch(/ \.{6}S\. /);
+  expect(rows[2]!.slice(-2)).toEqual(['10.0.1.99', '2323']);
 });
