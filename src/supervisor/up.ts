@@ -33,6 +33,11 @@ const XDP_DETACH_MS_MAX = 2000;  // the kernel releases links from a work queue
 const WATCH_DEBOUNCE_MS = 50;
 /** A configuration of 100,000 rules is millions of short-lived values: with Node's default a third of its commit is garbage collection. */
 const CONTROL_SEMI_SPACE_MIB = 64;
+/**
+ * Threads that V8 marks garbage and compiles with, beside the main one; its own default is four. On a processor that they share with the main thread and
+ * the engine, each takes its turn before either answers: a GET of the status then took 20 to 30 ms, and with one 15.
+ */
+const V8_THREADS_MAX = 4;
 /** Packets go before commits: on two processors the engine lost some while control compiled or started. */
 const CONTROL_NICENESS = 5;
 /** Beside another program a worker gets three times what that gets: enough for the packets of a link, and on a machine with one processor others are still heard. */
@@ -233,7 +238,7 @@ class Supervisor {
     if (this.user) limits.push('--groups', `0,${this.user.gid}`); // a group of its own is all that chown needs
     return {
       role: 'engine', script: SCRIPTS.engine, pidFile: this.paths.enginePid, logFile: this.paths.engineLog, niceness: ENGINE_NICENESS,
-      command: [...this.mount!.enter, ...limits, '--', process.execPath, scriptPath(SCRIPTS.engine), JSON.stringify(options)],
+      command: [...this.mount!.enter, ...limits, '--', process.execPath, '--v8-pool-size=1', scriptPath(SCRIPTS.engine), JSON.stringify(options)],
     };
   }
 
@@ -241,7 +246,7 @@ class Supervisor {
     const options: ControlArguments = { dir: this.paths.dir, isTold: true, ...(this.user ? { user: this.user } : {}) };
     return {
       role: 'control', script: SCRIPTS.control, pidFile: this.paths.controlPid, logFile: this.paths.controlLog, isHeard: true, isTold: true, niceness: CONTROL_NICENESS,
-      command: [...this.mount!.enter, ...keepsNiceness(), process.execPath, `--max-semi-space-size=${CONTROL_SEMI_SPACE_MIB}`, scriptPath(SCRIPTS.control), JSON.stringify(options)],
+      command: [...this.mount!.enter, ...keepsNiceness(), process.execPath, `--v8-pool-size=${v8Threads()}`, `--max-semi-space-size=${CONTROL_SEMI_SPACE_MIB}`, scriptPath(SCRIPTS.control), JSON.stringify(options)],
     };
   }
 
@@ -365,6 +370,8 @@ class Supervisor {
 }
 
 function scriptPath(script: string): string { return join(packageRoot(), 'dist', script); }
+
+function v8Threads(): number { return Math.max(1, Math.min(V8_THREADS_MAX, availableParallelism() - 1)); }
 
 /** The command by which another may not become less nice than it is, where the service manager lets us do so for the engine (LimitNICE). */
 function keepsNiceness(): string[] {
