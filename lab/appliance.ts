@@ -1,6 +1,6 @@
 // The appliance in a node of the lab: started, asked and ended through its documented command line alone.
 
-import { execFileSync } from 'node:child_process';
+import { execFile } from 'node:child_process';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { get } from 'node:http';
 import { join } from 'node:path';
@@ -167,13 +167,9 @@ export class Appliance {
 }
 
 /** `sluice check`: needs no appliance and no namespace. */
-export function check(file: string, ...options: string[]): { code: number; stdout: string; stderr: string } {
+export function check(file: string, ...options: string[]): Promise<{ code: number; stdout: string; stderr: string }> {
   const [node, script] = SLUICE as [string, string];
-  try {
-    const stdout = execFileSync(node, [script, 'check', file, ...options], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] });
-    return { code: 0, stdout, stderr: '' };
-  } catch (error) {
-    const { status, stdout, stderr } = error as { status: number; stdout: string; stderr: string };
-    return { code: status, stdout, stderr };
-  }
+  return new Promise((resolve) => {
+    execFile(node, [script, 'check', file, ...options], (error, stdout, stderr) => resolve({ code: error ? Number(error.code ?? -1) : 0, stdout, stderr }));
+  });
 }

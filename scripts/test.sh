@@ -105,20 +105,32 @@ stage_fuzz() {
   if (( stage_failed )); then details+=("== fuzz ==" "$said" "$(tail -n 40 "$OUT"/fuzz-*.log 2>&1 || true)"); fi
 }
 
+# vitest NAME ARGUMENTS...: results in $OUT/vitest-NAME.json.
+vitest() {
+  rm -f "$OUT/vitest-$1.json"
+  node node_modules/vitest/vitest.mjs run --reporter=default --reporter=json --outputFile.json="$OUT/vitest-$1.json" "${@:2}"
+}
+
+# The end-to-end tests have namespaces of their own; the others use ports of the machine, and run one after the other beside those.
 stage_vitest() {
-  local status=0 figures
-  rm -f "$OUT/vitest.json"
-  node node_modules/vitest/vitest.mjs run --reporter=default --reporter=json --outputFile.json="$OUT/vitest.json" || status=$?
-  if [ ! -s "$OUT/vitest.json" ]; then count 0 1; return; fi
-  figures=$(node -e '
-    const r = JSON.parse(require("node:fs").readFileSync(process.argv[1], "utf8"));
-    // A file that fails to load has no failed tests of its own.
-    const broken = r.testResults.filter((f) => f.status === "failed" && f.assertionResults.every((t) => t.status !== "failed")).length;
-    if (r.numPendingTests + r.numTodoTests) console.error(`${r.numPendingTests + r.numTodoTests} skipped`);
-    console.log(r.numPassedTests, r.numFailedTests + broken);
-  ' "$OUT/vitest.json")
-  # shellcheck disable=SC2086
-  count $figures
+  local status=0 name figures
+  vitest others --exclude 'test/netns/**' >"$OUT/vitest-others.said" 2>&1 & others=$!
+  vitest netns --fileParallelism test/netns/ || status=$?
+  wait "$others" || status=$?
+  others=
+  cat "$OUT/vitest-others.said"
+  for name in netns others; do
+    if [ ! -s "$OUT/vitest-$name.json" ]; then count 0 1; continue; fi
+    figures=$(node -e '
+      const r = JSON.parse(require("node:fs").readFileSync(process.argv[1], "utf8"));
+      // A file that fails to load has no failed tests of its own.
+      const broken = r.testResults.filter((f) => f.status === "failed" && f.assertionResults.every((t) => t.status !== "failed")).length;
+      if (r.numPendingTests + r.numTodoTests) console.error(`${r.numPendingTests + r.numTodoTests} skipped`);
+      console.log(r.numPassedTests, r.numFailedTests + broken);
+    ' "$OUT/vitest-$name.json")
+    # shellcheck disable=SC2086
+    count $figures
+  done
   if (( status != 0 && stage_failed == 0 )); then count 0 1; fi
 }
 
@@ -136,8 +148,10 @@ mkdir -p "$OUT"
 # Each process of a test inherits both, which makes what is left known as ours.
 export SLUICE_TEST_RUN=$$.$RANDOM TMPDIR
 TMPDIR=$(mktemp -d /tmp/slt.XXXXXX)
+others=
 leave() {
   local pid
+  [ -z "$others" ] || kill "$others" 2>/dev/null || true
   for pid in "${beside[@]}"; do kill -- "-$pid" 2>/dev/null || true; done
   rm -rf --one-file-system "$TMPDIR"
 }

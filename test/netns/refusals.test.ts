@@ -80,8 +80,8 @@ describeNetns('up refuses', () => {
 });
 
 describe('check', () => {
-  test("accepts the lab's configuration and the example's form", () => {
-    expect(check(CONFIG)).toMatchObject({ code: 0 });
+  test("accepts the lab's configuration and the example's form", async () => {
+    expect(await check(CONFIG)).toMatchObject({ code: 0 });
   });
 
   test.each([
@@ -91,14 +91,14 @@ describe('check', () => {
     { fault: 'port range upside down', from: 'udp/33434-33534', to: 'udp/33534-33434', says: /33534-33434.*33434-33534/s },
     { fault: 'unknown object', from: 'service: [telnet]', to: 'service: [telnett]', says: /telnett/ },
     { fault: 'two interfaces on one device', from: 'device: eth2', to: 'device: eth1', says: /eth1/ },
-  ])('names file, line and remedy: $fault', ({ from, to, says }) => {
+  ])('names file, line and remedy: $fault', async ({ from, to, says }) => {
     const original = readFileSync(CONFIG, 'utf8');
     const text = original.replace(from, to);
     expect(text).not.toBe(original);
     const directory = execFileSync('mktemp', ['-d'], { encoding: 'utf8' }).trim();
     const file = join(directory, 'bad.yaml');
     writeFileSync(file, text);
-    const answer = check(file);
+    const answer = await check(file);
     execFileSync('rm', ['-r', directory]);
     expect(answer.code).toBe(1);
     expect(answer.stdout + answer.stderr).toMatch(/bad\.yaml:\d+/);
