@@ -1,7 +1,8 @@
 // How often: a bucket for each principal, one for each address that fails to prove itself, and a ledger that makes floods of refusals
 // one audit line. Who: access.ts, access-identity.ts. Pure but for the clock that is given.
 // A failure budget never locks out who is right: a good token or certificate is let in whatever its address did before (access-identity.ts).
-// Bounds: KEYS_MAX buckets of a kind (the one unused longest goes), LINES_PER_MINUTE lines a kind of refusal, LEDGER_MAX kinds.
+// Bounds: KEYS_MAX buckets of a kind (the one unused longest goes), LINES_PER_MINUTE lines a kind of refusal, LEDGER_MAX kinds,
+// of callers that prove nothing STRANGERS_BURST and STRANGERS_PER_SECOND more.
 import type { AuditEvent } from '../audit/log.js';
 import { ApiError } from './errors.js';
 import type { Principal } from './access.js';
@@ -10,6 +11,9 @@ const KEYS_MAX = 4096;
 const LEDGER_MAX = 1024;
 const LINES_PER_MINUTE = 10;
 const LEDGER_MS = 60_000;
+const STRANGERS = 'strangers';
+const STRANGERS_PER_SECOND = 0.1;
+const STRANGERS_BURST = 100;
 
 export interface RateSettings { requestsPerSecond: number; burst: number; failuresPerMinute: number }
 export const RATES_DEFAULT: RateSettings = { requestsPerSecond: 100, burst: 200, failuresPerMinute: 20 };
@@ -60,11 +64,13 @@ export class AccessLimits {
   settings: RateSettings = RATES_DEFAULT;
   private readonly requests: Buckets;
   private readonly failures: Buckets;
+  private readonly strangers: Buckets;
   private readonly ledger = new Map<string, LedgerLine>();
 
   constructor(private readonly nowMs: () => number = () => performance.now()) {
     this.requests = new Buckets(nowMs);
     this.failures = new Buckets(nowMs);
+    this.strangers = new Buckets(nowMs);
   }
 
   /** Throws ApiError 429. Root on this machine's socket is not limited: it owns the machine. */
@@ -78,17 +84,21 @@ export class AccessLimits {
   /** Has this address no failures left? Then what is costly to check is not checked. Throws ApiError 429. */
   requireFailuresLeft(address: string): void {
     const { failuresPerMinute } = this.settings;
-    const waitMs = this.failures.peek(failureKey(address), failuresPerMinute / 60, failuresPerMinute);
+    const waitMs = this.failures.peek(networkOf(address), failuresPerMinute / 60, failuresPerMinute);
     if (waitMs > 0) throw tooOften(waitMs, 'too many failed attempts to prove who asks');
   }
 
   countFailure(address: string): void {
     const { failuresPerMinute } = this.settings;
-    this.failures.take(failureKey(address), failuresPerMinute / 60, failuresPerMinute);
+    this.failures.take(networkOf(address), failuresPerMinute / 60, failuresPerMinute);
   }
 
-  /** Writes the first LINES_PER_MINUTE of a kind; later ones become one line with their count. */
-  recordRefusal(kind: string, event: AuditEvent, write: (event: AuditEvent) => void): void {
+  /**
+   * Writes the first LINES_PER_MINUTE of a kind; later ones become one line with their count. `isProven`: it is known who was refused. Who is
+   * not may have as many addresses as he likes: when new ones come too fast, they are one kind, so that nobody rolls the log over.
+   */
+  recordRefusal(kind: string, event: AuditEvent, write: (event: AuditEvent) => void, isProven = false): void {
+    if (!isProven && !this.ledger.has(kind) && this.strangers.take('', STRANGERS_PER_SECOND, STRANGERS_BURST) > 0) return this.recordRefusal(STRANGERS, event, write, true);
     const now = this.nowMs();
     let line = this.ledger.get(kind);
     if (line && now - line.sinceMs >= LEDGER_MS) {
@@ -135,7 +145,7 @@ function tooOften(waitMs: number, why: string): ApiError {
 }
 
 /** Whoever has one IPv6 address has its /64. */
-function failureKey(address: string): string {
+export function networkOf(address: string): string {
   if (!address.includes(':') || address.startsWith('::ffff:')) return address;
   const [head = '', tail = ''] = address.split('%')[0]!.split('::');
   const first = head === '' ? [] : head.split(':');

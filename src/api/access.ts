@@ -8,7 +8,7 @@ import type { FastifyInstance, FastifyReply, FastifyRequest, RouteOptions } from
 import type { AuditActor, AuditEvent } from '../audit/log.js';
 import type { Author } from '../control/transactions.js';
 import type { Log } from '../supervisor/log.js';
-import type { AccessLimits } from './access-limits.js';
+import { networkOf, type AccessLimits } from './access-limits.js';
 import { ApiError, toProblemDetails } from './errors.js';
 
 /** From few rights to all; each has those before it. */
@@ -162,13 +162,13 @@ function refused({ authenticator, limits, audit, log }: AccessParts, request: Fa
   const address = addressOf(request);
   const by: AuditActor = principal ? actorOf(principal) : { name: authenticator.nameOf?.(request) ?? 'unknown', via: address === undefined ? 'socket' : 'https', ...(address === undefined ? {} : { address }) };
   // Floods of refusals become one line with a count: an attacker must not fill the disk.
-  limits.recordRefusal(`${principal?.id ?? address ?? 'socket'} ${code}`, { event: 'refused', by, method: request.method, path: pathOf(request), resource: request.routeOptions.config.resource, status, code }, (event) => {
+  limits.recordRefusal(`${principal?.id ?? (address === undefined ? 'socket' : networkOf(address))} ${code}`, { event: 'refused', by, method: request.method, path: pathOf(request), resource: request.routeOptions.config.resource, status, code }, (event) => {
     try {
       audit.append(event);
     } catch (failure) {
       log.error({ err: failure }, 'a refusal could not be audited');
     }
-  });
+  }, principal !== undefined);
 }
 
 // ---- 4 to 6: audit ------------------------------------------------------------------------------------------------------

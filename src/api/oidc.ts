@@ -8,6 +8,7 @@ import { request } from 'node:https';
 import { createRemoteJWKSet, customFetch, errors, jwtVerify, type JWTPayload, type JWTVerifyGetKey } from 'jose';
 import { OIDC_ALGORITHMS, type ApiConfig } from '../config/schema-api.js';
 import { asList } from '../config/schema-parts.js';
+import { printable } from '../lib/text.js';
 import { ROLES, type Caller, type Principal, type Role } from './access.js';
 
 export type OidcConfig = NonNullable<ApiConfig['oidc']>;
@@ -154,7 +155,7 @@ function groupsIn(payload: JWTPayload, claim: string): string[] {
 function nameIn(payload: JWTPayload, claim: string): string {
   const value = claimOf(payload, claim);
   const name = typeof value === 'string' && value !== '' ? value : payload.sub!;
-  return name.replace(/[\u0000-\u001f\u007f-\u009f]/g, '?').slice(0, NAME_CHARACTERS_MAX);
+  return printable(name).slice(0, NAME_CHARACTERS_MAX);
 }
 
 /** The highest role of the groups; of entries with that role all scopes together, none when one of them has no bounds. */

@@ -5,15 +5,15 @@ import { mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
 import type { Log } from '../supervisor/log.js';
 import { ApiError, toProblemDetails } from './errors.js';
-import type { Operation } from './operations.js';
+import type { KnownOperation } from './operations.js';
 
 export class OperationsFile {
   constructor(private readonly path: string, private readonly log: Pick<Log, 'warn'>) {}
 
   /** As the control process before us left them, oldest first; those that ended longer than `keptMs` ago are forgotten. */
-  read(keptMs: number): Operation[] {
+  read(keptMs: number): KnownOperation[] {
     try {
-      const operations = JSON.parse(readFileSync(this.path, 'utf8')) as Operation[];
+      const operations = JSON.parse(readFileSync(this.path, 'utf8')) as KnownOperation[];
       return operations.map((one) => (one.state === 'running' ? interrupted(one) : one)).filter(({ finishedAt }) => Date.now() - Date.parse(finishedAt!) < keptMs);
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'ENOENT') this.log.warn({ err: error }, 'operations of before this start are not known');
@@ -21,7 +21,7 @@ export class OperationsFile {
     }
   }
 
-  write(operations: readonly Operation[]): void {
+  write(operations: readonly KnownOperation[]): void {
     try {
       mkdirSync(dirname(this.path), { recursive: true, mode: 0o700 });
       writeFileSync(`${this.path}.tmp`, JSON.stringify(operations.map(({ result: _result, ...known }) => known)), { mode: 0o600 });
@@ -32,7 +32,7 @@ export class OperationsFile {
   }
 }
 
-function interrupted(operation: Operation): Operation {
+function interrupted(operation: KnownOperation): KnownOperation {
   const why = new ApiError(503, 'SLUICE_API_INTERRUPTED', 'control ended while this was being done: it may have taken effect, in part or not at all; read what it was to change');
   return { ...operation, state: 'interrupted', phase: 'ended', finishedAt: new Date().toISOString(), problem: toProblemDetails(why) };
 }

@@ -5,7 +5,7 @@ import { randomUUID } from 'node:crypto';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { Author } from '../control/transactions.js';
 import type { Log } from '../supervisor/log.js';
-import { authorOf } from './access.js';
+import { authorOf, type Principal } from './access.js';
 import { ApiError, toProblemDetails, type ProblemDetails } from './errors.js';
 import type { OperationsFile } from './operations-file.js';
 
@@ -19,8 +19,10 @@ export interface Operation {
   startedAt: string; finishedAt: string | null; milliseconds: number; result?: unknown; problem?: ProblemDetails;
 }
 
+/** `owner`: the id of who started it. Names are for people: two may have the same. */
+export interface KnownOperation extends Operation { owner: string }
 /** `isKnown`: somebody was told its id. */
-interface Entry { operation: Operation; startedMs: number; finishedMs: number; isKnown: boolean }
+interface Entry { operation: KnownOperation; startedMs: number; finishedMs: number; isKnown: boolean }
 export type Work<T> = (progress: (phase: string) => void) => Promise<T>;
 
 export class Operations {
@@ -38,16 +40,16 @@ export class Operations {
     return this.entries;
   }
 
-  /** Newest first. */
-  list(): Operation[] {
+  /** What this caller may see, newest first. */
+  list(caller: Principal): Operation[] {
     this.forget();
-    return [...this.known.values()].map((entry) => this.view(entry)).reverse();
+    return [...this.known.values()].filter(({ operation }) => maySee(caller, operation)).map((entry) => this.view(entry)).reverse();
   }
 
-  get(id: string): Operation | undefined {
+  get(id: string, caller: Principal): Operation | undefined {
     this.forget();
     const entry = this.known.get(id);
-    return entry && this.view(entry);
+    return entry && maySee(caller, entry.operation) ? this.view(entry) : undefined;
   }
 
   /**
@@ -62,7 +64,7 @@ export class Operations {
     }
     const entry: Entry = {
       startedMs: this.now(), finishedMs: 0, isKnown: false,
-      operation: { id: randomUUID(), kind, state: 'running', by: authorOf(request), phase: 'started', startedAt: new Date().toISOString(), finishedAt: null, milliseconds: 0 },
+      operation: { id: randomUUID(), kind, state: 'running', by: authorOf(request), owner: request.principal.id, phase: 'started', startedAt: new Date().toISOString(), finishedAt: null, milliseconds: 0 },
     };
     const outcome = work((phase) => { entry.operation.phase = phase; }).then((result) => ({ result }), (error: unknown) => ({ error }));
     known.set(entry.operation.id, entry);
@@ -97,7 +99,7 @@ export class Operations {
     if (entry.isKnown) this.keep();
   }
 
-  private view({ operation, startedMs, finishedMs }: Entry): Operation {
+  private view({ operation: { owner: _, ...operation }, startedMs, finishedMs }: Entry): Operation {
     return { ...operation, milliseconds: Math.round((finishedMs || this.now()) - startedMs) };
   }
 
@@ -116,5 +118,8 @@ export class Operations {
     });
   }
 }
+
+/** Results may hold what only some scopes may see. */
+const maySee = ({ id, role, scopes }: Principal, { owner }: KnownOperation): boolean => id === owner || (role === 'administrator' && scopes === undefined);
 
 const later = (ms: number): Promise<undefined> => new Promise((resolve) => void setTimeout(() => resolve(undefined), ms).unref());

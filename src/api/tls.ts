@@ -1,7 +1,7 @@
 // The HTTPS listener of the API: TLS 1.3 alone, certificates taken over without a restart, bounds on what connections may cost. Who:
 // access-service.ts opens one for each `api.listen`; requests go to the API's own router. Thread: Node's main thread of control.
 // No tickets: a resumed session would keep a client certificate's verdict beyond the CA that gave it. Files are looked at every WATCH_MS.
-// Bounds: connections in all and of one address, HANDSHAKE_MS, HEADERS_MS, REQUEST_MS, IDLE_MS, HEADER_BYTES_MAX.
+// Bounds: connections in all and of one address (IPv6: of its /64), HANDSHAKE_MS, HEADERS_MS, REQUEST_MS, IDLE_MS, HEADER_BYTES_MAX.
 import { constants } from 'node:crypto';
 import { readFileSync, statSync } from 'node:fs';
 import type { IncomingMessage, ServerResponse } from 'node:http';
@@ -12,6 +12,7 @@ import type { SecureContextOptions } from 'node:tls';
 import type { ApiConfig } from '../config/schema-api.js';
 import type { Log } from '../supervisor/log.js';
 import { plainAddress } from './access-identity.js';
+import { networkOf } from './access-limits.js';
 import { ApiError, toProblemDetails } from './errors.js';
 import { givenCertificate, ownCertificate, TlsError, type CertificateFiles } from './tls-certificate.js';
 
@@ -161,7 +162,7 @@ export class HttpsListener {
   }
 
   private admit(socket: Socket): void {
-    const address = plainAddress(socket.remoteAddress ?? '');
+    const address = networkOf(plainAddress(socket.remoteAddress ?? ''));
     const count = (this.perAddress.get(address) ?? 0) + 1;
     if (count > this.connectionsPerAddress) {
       this.refused += 1;

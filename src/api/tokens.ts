@@ -98,7 +98,7 @@ export class TokenStore {
 
   private noteUse(token: StoredToken): void {
     token.lastUsedAt = this.isoNow();
-    this.timer ??= setTimeout(() => this.saveUse(), Math.max(0, LAST_USED_MS - (this.now() - this.savedMs))).unref();
+    this.timer ??= setTimeout(() => this.saveUse(), Math.min(LAST_USED_MS, Math.max(0, LAST_USED_MS - (this.now() - this.savedMs)))).unref();
   }
 
   private saveUse(): void {

@@ -35,4 +35,5 @@ function directoryIn(argv: readonly string[]): string | undefined {
 
 // A reader that went away (`sluice flows | head`) is not an error.
 process.stdout.on('error', (error: NodeJS.ErrnoException) => { if (error.code === 'EPIPE') process.exit(ExitCode.DONE); });
+process.stderr.on('error', () => { /* nobody hears it: the exit code says it too */ });
 process.exitCode = await main(process.argv.slice(2));

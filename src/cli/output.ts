@@ -1,5 +1,6 @@
 // How the command line speaks: tables, numbers, errors with a remedy. Who: src/cli/commands/. Exit codes stand here once.
 import { ClientError } from '../api/client.js';
+import { printable, printableJson, printableLines } from '../lib/text.js';
 
 export const ExitCode = { DONE: 0, REFUSED: 1, USAGE: 2 } as const;
 
@@ -8,15 +9,23 @@ export class CliError extends Error {
   constructor(message: string, readonly remedy?: string, readonly exitCode: number = ExitCode.REFUSED, readonly members: Readonly<Record<string, unknown>> = {}) { super(message); }
 }
 
-export function print(text: string): void { process.stdout.write(text.endsWith('\n') ? text : `${text}\n`); }
-export function printJson(value: unknown): void { print(JSON.stringify(value, null, 2)); }
-export function printJsonLine(value: unknown): void { print(JSON.stringify(value)); }
+const whole = (text: string): string => (text.endsWith('\n') ? text : `${text}\n`);
+
+// Names come from configurations, devices and callers: nothing of them may play with the terminal, nor pass for another line.
+export function print(text: string): void { process.stdout.write(printableLines(whole(text))); }
+/** What is there to be kept or piped on goes to the letter where it is not shown. */
+export function printExact(text: string): void { process.stdout.write(process.stdout.isTTY ? printableLines(whole(text)) : whole(text)); }
+export function printJson(value: unknown): void { print(printableJson(JSON.stringify(value, null, 2))); }
+/** `value`: or its JSON, as it came. */
+export function printJsonLine(value: unknown): void { print(printableJson(typeof value === 'string' ? value : JSON.stringify(value))); }
+/** On stderr, for people. */
+export function note(text: string): void { process.stderr.write(printableLines(whole(text))); }
 
 export interface Column<T> { title: string; of(row: T): string | number | null | undefined; right?: boolean }
 
 /** Columns two blanks apart, as wide as their widest cell; empty columns are left out. */
 export function formatTable<T>(columns: readonly Column<T>[], rows: readonly T[]): string {
-  const cells = rows.map((row) => columns.map((column) => printable(column.of(row))));
+  const cells = rows.map((row) => columns.map((column) => cellText(column.of(row))));
   const shown = columns.map((_, index) => cells.some((row) => row[index] !== ''));
   const widths = columns.map((column, index) => Math.max(column.title.length, ...cells.map((row) => row[index]!.length)));
   const line = (texts: readonly string[]): string => texts
@@ -25,10 +34,10 @@ export function formatTable<T>(columns: readonly Column<T>[], rows: readonly T[]
   return [line(columns.map((column) => column.title)), ...cells.map(line)].map((text) => `${text}\n`).join('');
 }
 
-/** Names come from configurations and devices: nothing of them may play with the terminal. */
-function printable(value: string | number | null | undefined): string {
+/** In one line, or it would break the table. */
+function cellText(value: string | number | null | undefined): string {
   if (value === null || value === undefined) return '';
-  return typeof value === 'number' ? formatCount(value) : value.replace(/[\u0000-\u001f\u007f-\u009f]/g, '?');
+  return typeof value === 'number' ? formatCount(value) : printable(value);
 }
 
 export function formatCount(value: number): string { return value.toLocaleString('en-US'); }
@@ -97,8 +106,8 @@ export function failureOf(error: unknown, dir: string): Failure {
 
 /** For people, on stderr. */
 export function failureText({ problem: { detail, pointer, remedy } }: Failure): string {
-  return `error: ${detail}${pointer ? ` (${pointer})` : ''}\n${remedy ? `    ${remedy}\n` : ''}`;
+  return printableLines(`error: ${detail}${pointer ? ` (${pointer})` : ''}\n${remedy ? `    ${remedy}\n` : ''}`);
 }
 
 /** For programs that asked with --json: the last line of stderr. */
-export function failureJson({ problem: said, exitCode }: Failure): string { return `${JSON.stringify({ ...said, exitCode })}\n`; }
+export function failureJson({ problem: said, exitCode }: Failure): string { return `${printableJson(JSON.stringify({ ...said, exitCode }))}\n`; }

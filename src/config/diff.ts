@@ -2,6 +2,7 @@
 //
 // Called by control's transactions and the command line. Pure. Parts that are the same object (share.ts) cost one comparison.
 // Bound: CHANGES_MAX changes are named; all are counted.
+import { printable } from '../lib/text.js';
 import { keyOf, shareWith } from './share.js';
 
 /** `path`: like firewall.rules[web].service: entries of lists go by their name (routes by destination), or by their place. */
@@ -130,7 +131,7 @@ export function formatChanges({ changes, count }: Difference): string {
     }
   });
   if (count > changes.length) lines.push(`  and ${count - changes.length} more`);
-  return lines.map((line) => `${line.replace(/[\u0000-\u001f\u007f-\u009f]/g, '?')}\n`).join('');
+  return lines.map((line) => `${printable(line)}\n`).join('');
 }
 
 const BRIEF_CHARACTERS_MAX = 200;

@@ -1,5 +1,5 @@
 // Emits a configuration as YAML text in the manner of config.example.yaml: sections as blocks, an entry of a list or of a named section a
-// line. Called by control's transactions for configurations that came as values (one changed rule over the API) and have no text yet.
+// line. Called by control's transactions for configurations that came as values and cannot be written into the text before (splice.ts).
 // Pure but for a cache: an entry that was emitted before is not emitted again. What it gives, load.ts reads back as the same value.
 /** How many levels below a section are blocks, too. */
 const BLOCKS_BELOW: Readonly<Record<string, number>> = { objects: 1, firewall: 1, nat: 1, observability: 1, api: 1, bgp: 1, ha: 1, wireguard: 2, nodes: 1 };
@@ -8,9 +8,22 @@ const NESTED_MAX = 64;
 
 export function emitConfig(config: object): string {
   const lines: string[] = [];
-  for (const [key, value] of Object.entries(config)) emitSection(lines, '', key, value, BLOCKS_BELOW[key] ?? 0);
+  for (const [key, value] of Object.entries(config)) emitSection(lines, '', key, value, blocksBelow(key));
   return `${lines.join('\n')}\n`;
 }
+
+export const blocksBelow = (section: string): number => (Object.hasOwn(BLOCKS_BELOW, section) ? BLOCKS_BELOW[section]! : 0);
+
+/** One key with its value; `below` 0 and more: as a block. */
+export function emitMember(indent: string, key: string, value: unknown, below: number): string {
+  const lines: string[] = [];
+  if (below >= 0) emitSection(lines, indent, key, value, below);
+  else lines.push(`${indent}${scalar(key)}: ${flow(value, 0)}`);
+  return `${lines.join('\n')}\n`;
+}
+
+/** An item of a list, behind its dash. */
+export function emitItem(item: unknown): string { return flow(item, 0); }
 
 function emitSection(lines: string[], indent: string, key: string, value: unknown, blocksBelow: number): void {
   if (Array.isArray(value) && value.length > 0 && value.every(isMapping)) {

@@ -7,8 +7,9 @@
 import { readFileSync, statSync } from 'node:fs';
 import { Ajv, type ErrorObject, type ValidateFunction } from 'ajv';
 import { constructFromEvents, EVENT_ID, parseEvents, YAMLException, type Event } from 'js-yaml';
+import { printable } from '../lib/text.js';
 import { Places } from './places.js';
-import { Problems, printable, quote, suggest, type At, type Path, type Position, type Problem } from './problem.js';
+import { Problems, quote, suggest, type At, type Path, type Position, type Problem } from './problem.js';
 import { ConfigSchema, type Config } from './schema.js';
 import { SECRET_KEYS } from './schema-wireguard.js';
 import { rememberGood, withoutKnown } from './shape-cache.js';
@@ -18,8 +19,12 @@ export const CONFIG_BYTES_MAX = 64 * 1024 * 1024;
 /** The schema nests 8 deep. */
 export const CONFIG_DEPTH_MAX = 64;
 export const CONFIG_ALIASES_MAX = 100;
-/** Values that a file may have once its aliases are expanded. */
+/** Values that a file may have, also once its aliases are expanded. */
 const EXPANDED_NODES_MAX = 4_000_000;
+/** Of larger configurations the first fault of the schema alone is named: where all is wrong, all faults take minutes and gigabytes. */
+const ALL_FAULTS_VALUES_MAX = 100_000;
+
+const [COMMA, LINE_FEED, BRACKET, BRACE] = [0x2c, 0x0a, 0x5b, 0x7b];
 
 export interface Loaded {
   /** Present when the file has the schema's shape. */
@@ -67,6 +72,11 @@ export interface Parsed { value: unknown; problems: Problem[]; locate: (path: Pa
 /** Text to plain values; the first syntax error ends it, since what follows it means nothing. */
 export function parseText(text: string, file: string): Parsed {
   if (text.length > CONFIG_BYTES_MAX) return { value: undefined, ...tooLarge(new Problems(file), text.length) };
+  if (text.length > EXPANDED_NODES_MAX && countSeparators(text) > EXPANDED_NODES_MAX) {
+    const problems = new Problems(file);
+    problems.error('SLUICE_CONFIG_TOO_LARGE', [], `more than ${EXPANDED_NODES_MAX} values`, 'use objects for what rules have in common');
+    return { value: undefined, ...refused(problems) };
+  }
   let events: Event[] | undefined;
   let places: Places | undefined;
   const placesOf = (): Places => (places ??= new Places(text, events ?? tryEvents(text)));
@@ -102,6 +112,16 @@ export function parseText(text: string, file: string): Parsed {
   }
 }
 
+/** Each value but the first stands behind one of these. */
+function countSeparators(text: string): number {
+  let count = 0;
+  for (let at = 0; at < text.length; at += 1) {
+    const code = text.charCodeAt(at);
+    if (code === COMMA || code === LINE_FEED || code === BRACKET || code === BRACE) count += 1;
+  }
+  return count;
+}
+
 function tryEvents(text: string): Event[] {
   try {
     return parseEvents(text, { maxDepth: CONFIG_DEPTH_MAX });
@@ -126,9 +146,26 @@ function parseJson(text: string): unknown {
   } catch {
     return undefined;
   }
-  let written = 0; // keys in the text: more than in the value means that one stands twice, which JSON.parse hides
-  for (const [token] of text.matchAll(/"(?:[^"\\]|\\.)*"(?:\s*:)?/g)) if (token.endsWith(':')) written++;
-  return countKeys(value, 0) === written ? value : undefined;
+  // More keys in the text than in the value mean that one stands twice, which JSON.parse hides.
+  return countKeys(value, 0) === countWrittenKeys(text) ? value : undefined;
+}
+
+/** Of JSON. No regular expression: texts of megabytes are more than its stack takes. */
+function countWrittenKeys(text: string): number {
+  const AFTER_STRING = /[ \t\r\n]*:/y;
+  let keys = 0;
+  for (let at = text.indexOf('"'); at >= 0; at = text.indexOf('"', AFTER_STRING.lastIndex)) {
+    let end = at;
+    let escapes = 1;
+    while (escapes % 2 === 1) { // a quote behind an odd number of backslashes is text
+      end = text.indexOf('"', end + 1);
+      for (escapes = 0; text[end - 1 - escapes] === '\\';) escapes += 1;
+    }
+    AFTER_STRING.lastIndex = end + 1;
+    if (AFTER_STRING.test(text)) keys += 1;
+    else AFTER_STRING.lastIndex = end + 1;
+  }
+  return keys;
 }
 
 /** NaN when nested too deep. */
@@ -185,11 +222,24 @@ export function checkShape(value: unknown, file: string, locate?: (path: Path, a
     rememberGood(isReducedGood ? reduced : value);
     return { problems: [], config: value as Config };
   }
-  for (const error of validator().errors ?? []) reportSchemaError(error, problems);
+  const judge = validator(isWithin(value, ALL_FAULTS_VALUES_MAX));
+  judge(value);
+  for (const error of judge.errors ?? []) reportSchemaError(error, problems);
   return { problems: problems.sorted() };
 }
 
-export function hasShape(value: unknown): boolean { return validator()(value); }
+export function hasShape(value: unknown): boolean { return validator(false)(value); }
+
+/** Has it at most so many values? */
+function isWithin(value: unknown, most: number): boolean {
+  const open = [value]; // not by recursion: an alias may stand for what it stands in
+  for (let count = 0; open.length > 0; count += 1) {
+    const one = open.pop();
+    if (typeof one === 'object' && one !== null) for (const inner of Object.values(one) as unknown[]) open.push(inner);
+    if (count + open.length > most) return false;
+  }
+  return true;
+}
 
 /** Keys of WireGuard that stand where only their file's path may: by themselves, for a text that need not have the schema's shape. */
 export function findSecrets(value: unknown, file: string, locate?: (path: Path, at: At) => Position): Problem[] {
@@ -216,11 +266,13 @@ function reportSecret(problems: Problems, path: Path): void {
   problems.error('SLUICE_CONFIG_SECRET', path, `${key} is a secret, and secrets never stand in the configuration`, SECRET_KEYS[key] ?? '', 'key');
 }
 
-let compiledSchema: ValidateFunction<Config> | undefined;
+const validators = new Map<boolean, ValidateFunction<Config>>();
 
-/** Compiled at its first use: commands that check nothing start without it. */
-function validator(): ValidateFunction<Config> {
-  return (compiledSchema ??= new Ajv({ allErrors: true, verbose: true, strict: false, validateFormats: false }).compile<Config>(ConfigSchema));
+/** Compiled at its first use: commands that check nothing start without it. `all`: it goes on after the first fault. */
+function validator(all: boolean): ValidateFunction<Config> {
+  let made = validators.get(all);
+  if (made === undefined) validators.set(all, made = new Ajv({ allErrors: all, verbose: true, strict: false, validateFormats: false }).compile<Config>(ConfigSchema));
+  return made;
 }
 
 /** One sentence a person can act on for each kind of schema error. */

@@ -2,6 +2,7 @@
 //
 // Everything in src/config reports through this file; the CLI and the API print what formatProblem gives. Bound:
 // PROBLEMS_MAX problems are kept, further ones are counted, so that a broken file cannot fill a terminal or memory.
+import { printable } from '../lib/text.js';
 
 export const PROBLEM_CODES = {
   SLUICE_CONFIG_UNREADABLE: 'the file cannot be read',
@@ -166,10 +167,6 @@ export function formatProblem(problem: Problem): string {
 export function quote(text: string): string {
   const short = text.length > 60 ? `${text.slice(0, 57)}...` : text;
   return `'${printable(short)}'`;
-}
-
-export function printable(text: string): string {
-  return text.replace(/[\u0000-\u001f\u007f-\u009f]/g, '?');
 }
 
 const CANDIDATES_MAX = 2000;

@@ -45,7 +45,7 @@ export const ApiSchema = strictObject({
     burst: Type.Optional(integer(1, 100_000, 'requests at once, before the rate counts')),
     failuresPerMinute: Type.Optional(integer(1, 10_000, 'failed attempts a minute and address')),
     connections: Type.Optional(integer(1, 16_384, 'HTTPS connections in all')),
-    connectionsPerAddress: Type.Optional(integer(1, 16_384, 'HTTPS connections of one address')),
+    connectionsPerAddress: Type.Optional(integer(1, 16_384, 'HTTPS connections of one address, or of one /64')),
   })),
 });
 

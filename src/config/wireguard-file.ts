@@ -4,7 +4,8 @@
 // wg-quick(8): sections in brackets, keys without regard to case, comments from # on, lists by comma and by repetition. No message
 // repeats what looks like a key: it may be a secret that got behind the wrong word. Bound: FILE_BYTES_MAX, which 10,000 peers stay far below.
 import { AddressError, formatPrefix, isIpv4, networkOf, parseAddress, parseInterfaceAddress, type Prefix } from '../lib/address.js';
-import { ConfigError, printable, quote } from './problem.js';
+import { printable } from '../lib/text.js';
+import { ConfigError, quote } from './problem.js';
 import { KEY_PATTERN, type WireguardConfig, type WireguardPeerConfig } from './schema-wireguard.js';
 import { asList } from './schema-parts.js';
 import { listenPort, parseEndpoint } from './wireguard.js';

@@ -13,6 +13,7 @@ import { checkShape, findSecrets, parseText } from '../config/load.js';
 import { Problems, type At, type Path, type Position, type Problem } from '../config/problem.js';
 import type { Config } from '../config/schema.js';
 import { shareWith } from '../config/share.js';
+import { spliceConfig, warmSplice } from '../config/splice.js';
 import { ApiError } from '../api/errors.js';
 import type { Filled } from '../nodes/learnt.js';
 import type { Log } from '../supervisor/log.js';
@@ -85,9 +86,13 @@ export class Transactions {
     this.warm();
   }
 
-  /** The first change over the API writes the text of all entries: better before than while somebody waits. */
+  /** The first change over the API needs to know all entries of the text: better read before than while somebody waits. */
   private warm(): void {
-    setImmediate(() => { if (this.version) emitConfig(this.version.config); });
+    const { version } = this;
+    if (version === undefined) return;
+    const steps = warmSplice(version.text, version.config);
+    const step = (): void => { if (this.version === version && !steps.next().done) setImmediate(step).unref(); };
+    setImmediate(step).unref();
   }
 
   stop(): void { clearTimeout(this.timer); }
@@ -295,6 +300,7 @@ export class Transactions {
     if (pointer.pending) this.awaitConfirmation(within! * 1000);
     await this.store.settle(head.revision).catch((error: unknown) => this.log.warn({ err: error }, 'history could not be tidied; the next commit tries again'));
     if (fromCandidate) await this.dropCandidate();
+    if (request.config === undefined) this.warm();
     passFaultPoint('candidate-dropped');
     this.log.info({ revision: head.revision, by: request.by.name, via: request.by.via, action, changes: count, confirmBy: pointer.pending?.deadlineMs }, 'committed');
     passFaultPoint('commit-answering');
@@ -382,7 +388,7 @@ export class Transactions {
     const shared = shareWith(parsed === undefined ? value : parsed.value, former?.config);
     const { problems, config } = checkShape(shared, file, parsed?.locate);
     if (config === undefined) throw invalid(problems);
-    const whole = text ?? (config === former?.config ? former.text : emitConfig(config));
+    const whole = text ?? (former === undefined ? emitConfig(config) : config === former.config ? former.text : spliceConfig(former.text, former.config, config) ?? emitConfig(config));
     const bytes = Buffer.from(whole);
     return { ...this.make({ revision, etag: etagOf(bytes), text: whole, config }, file, parsed?.locate), bytes };
   }

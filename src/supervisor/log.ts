@@ -4,6 +4,7 @@
 // Bounds: a log file is cut at LOG_BYTES_MAX by whoever writes it; a followed line at LINE_BYTES_MAX.
 import { closeSync, fstatSync, ftruncateSync, openSync, readSync, watch, writeSync, type FSWatcher } from 'node:fs';
 import { pino, type Logger } from 'pino';
+import { printable } from '../lib/text.js';
 
 export type Log = Logger;
 export const LOG_BYTES_MAX = 8 * 1024 * 1024;
@@ -52,7 +53,7 @@ export function formatLogLine(line: string): string {
     .map(([key, value]) => ` ${key}=${typeof value === 'string' ? value : JSON.stringify(value)}`).join('');
   const cause = (entry['err'] as { message?: string } | undefined)?.message;
   const message = `${String(entry['msg'] ?? '')}${cause ? `: ${cause}` : ''}${fields}`;
-  return `${time} ${String(entry['level'] ?? '').padEnd(5)} ${String(entry['process'] ?? '').padEnd(10)} ${message}\n`;
+  return `${time} ${String(entry['level'] ?? '').padEnd(5)} ${String(entry['process'] ?? '').padEnd(10)} ${printable(message)}\n`;
 }
 
 /** Follows a log file that a child appends to, from its present end on. */

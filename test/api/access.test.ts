@@ -4,7 +4,7 @@ import { chmodSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync }
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fastify } from 'fastify';
-import { afterAll, describe, expect, onTestFinished, test } from 'vitest';
+import { afterAll, describe, expect, onTestFinished, test, vi } from 'vitest';
 import { Buckets, AccessLimits } from '../../src/api/access-limits.js';
 import { Accounts, roleOfPeer, type PeerCredentials } from '../../src/api/access-peer.js';
 import { protectRoutes, scopesAllow } from '../../src/api/access.js';
@@ -283,6 +283,36 @@ describe('limits', () => {
     for (let n = 0; n < 5000; n += 1) refuse(`address ${n}`);
     expect((limits as unknown as { ledger: Map<string, unknown> }).ledger.size).toBeLessThanOrEqual(1024);
   });
+});
+
+test('a flood of refusals from many addresses does not roll the audit log over, and hides nobody who is known', () => {
+  let now = 0;
+  const limits = new AccessLimits(() => now);
+  const lines: { path?: string; count?: number }[] = [];
+  const refuse = (kind: string, isProven = false): void => limits.recordRefusal(kind, { event: 'refused', path: `/${kind}` }, (event) => void lines.push(event), isProven);
+  for (let minute = 0; minute < 60; minute += 1) {
+    for (let n = 0; n < 1000; n += 1) refuse(`address ${minute} ${n}`);
+    refuse('token:1', true);
+    now += 60_000;
+    limits.settleRefusals((event) => void lines.push(event));
+  }
+  expect(lines.length).toBeLessThan(2000);
+  expect(lines.filter(({ path }) => path === '/token:1')).toHaveLength(60);
+  expect(lines.reduce((sum, { count = 1 }) => sum + count, 0)).toBe(60 * 1001);
+});
+
+test('when a token was used last is kept within a minute, also when the clock was set back', () => {
+  vi.useFakeTimers();
+  onTestFinished(() => void vi.useRealTimers());
+  let now = Date.parse('2030-01-01T00:00:00Z');
+  const file = join(temporaryDirectory(), 'tokens.json');
+  const store = new TokenStore(file, () => now);
+  const { secret } = store.create({ name: 'a', role: 'viewer', expiresInS: null, createdBy: 'test' });
+  now = Date.parse('2026-01-01T00:00:00Z');
+  expect(store.check(secret)).toBeDefined();
+  vi.advanceTimersByTime(60_000);
+  expect(readFileSync(file, 'utf8')).toContain('"lastUsedAt": "2026-01-01');
+  expect(vi.getTimerCount()).toBe(0);
 });
 
 describe('the audit log', () => {

@@ -78,7 +78,7 @@ function headerAccess(audited: AuditEvent[]): AccessParts {
     if (headers['x-role'] === undefined) throw new ApiError(401, 'SLUICE_AUTHENTICATION', 'say who you are');
     const name = String(headers['x-name'] ?? headers['x-role'] ?? 'nobody');
     return {
-      name, via: 'token', id: `token:${name}`, role: headers['x-role'] as Role, scopes: headers['x-scopes'] === undefined ? undefined : String(headers['x-scopes']).split(' '),
+      name, via: 'token', id: `token:${String(headers['x-id'] ?? name)}`, role: headers['x-role'] as Role, scopes: headers['x-scopes'] === undefined ? undefined : String(headers['x-scopes']).split(' '),
       caller: { transport: 'internal' }, grant: headers['x-limited'] === undefined ? { kind: 'internal' } : { kind: 'token', id: name }, // the former has no rate
     };
   };

@@ -62,6 +62,18 @@ describe('a rule', () => {
   });
 });
 
+test('a change of a part keeps the comments of the text', async () => {
+  const bench = await startApi();
+  const text = `# by hand\n${bench.transactions.running.text}# the end\n`;
+  expect((await bench.ask('PUT', 'config', { raw: text, headers: { 'content-type': 'application/yaml', 'if-match': '*' } })).status).toBe(200);
+  expect((await bench.ask('PUT', 'config/firewall/rules/ssh?position=first', { body: RULE })).status).toBe(201);
+  const after = bench.transactions.running.text;
+  expect(after).toMatch(/^# by hand\n[^]*\n# the end\n$/);
+  expect(after.split('\n').filter((line) => !line.includes('ssh'))).toEqual(text.split('\n'));
+  expect((await bench.ask('DELETE', 'config/firewall/rules/ssh', { headers: { 'if-match': '*' } })).status).toBe(200);
+  expect(bench.transactions.running.text).toBe(text);
+});
+
 describe('preconditions', () => {
   const path = 'config/firewall/rules/telnet';
   const body = { service: ['tcp/23'], action: 'deny' };

@@ -34,6 +34,16 @@ describe('API1 broken object level authorization', () => {
     expect((await bench.ask('GET', path, { role: 'viewer', name: 'alice' })).status).toBe(200);
   });
 
+  test('an operation is its owner\'s, not that of another one of the same name, nor of an administrator for something else', async () => {
+    const accepted = await bench.ask('POST', 'backup', { name: 'alice', headers: { prefer: 'respond-async', 'x-id': '1' }, body: { passphrase: 'correct horse battery' } });
+    const path = accepted.headers['location'] as string;
+    const seen = async (asked: object): Promise<[number, number]> => [(await bench.ask('GET', path, asked)).status, ((await bench.ask('GET', 'operations', asked)).body as { operations: { kind: string }[] }).operations.filter(({ kind }) => kind === 'backup').length];
+    expect(await seen({ role: 'viewer', name: 'alice', headers: { 'x-id': '2' } })).toEqual([404, 0]);
+    expect(await seen({ name: 'bob', scopes: 'operations' })).toEqual([404, 0]);
+    expect(await seen({ name: 'alice', headers: { 'x-id': '1' } })).toEqual([200, 1]);
+    expect(await seen({ name: 'root' })).toEqual([200, 1]);
+  });
+
   test('a scope holds for each object of its resource and for no other resource', async () => {
     for (const route of routes()) {
       const { status } = await bench.ask(route.method, route.path, { scopes: route.operation['x-resource'] === 'counters' ? 'status' : 'counters', ...bodyFor(route) });

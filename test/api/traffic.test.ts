@@ -6,6 +6,7 @@ import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { capture, type CaptureFilter, type CapturedPacket, type CaptureSource } from '../../src/api/capture.js';
 import { Throttle } from '../../src/api/limits.js';
 import { OperationsFile } from '../../src/api/operations-file.js';
+import type { Principal } from '../../src/api/access.js';
 import { Operations } from '../../src/api/operations.js';
 import { CAPTURED_BYTES, DropReason, readCaptureFilter, SL_CAPTURE_IN, writeCaptured, type CaptureFilter as CaptureQuestion } from '../../src/engine/abi.generated.js';
 import { id, makeFlow } from '../control/bench.js';
@@ -213,6 +214,8 @@ describe('capture by the engine\'s tap', () => {
   });
 });
 
+const ADMINISTRATOR: Principal = { name: 'root', via: 'socket', id: 'uid:0', role: 'administrator', scopes: undefined, caller: { transport: 'internal' }, grant: { kind: 'root' } };
+
 describe('operations', () => {
   test('what takes long is answered 202, and its outcome stands at its place; others do not see it', async () => {
     const bench = await startApi();
@@ -238,16 +241,16 @@ describe('operations', () => {
     fill(bench, 1);
     const ask = (path: string) => bench.ask('POST', path, { role: 'operator', name: 'eve', headers: { prefer: 'respond-async' }, body: { all: true, limit: 10 } });
     const hangs = (await ask('sessions/kill')).body as { id: string };
-    expect(next().get(hangs.id)).toMatchObject({ state: 'interrupted', kind: 'kill-sessions', by: { name: 'eve' }, finishedAt: expect.any(String) as string, problem: { code: 'SLUICE_API_INTERRUPTED' } });
+    expect(next().get(hangs.id, ADMINISTRATOR)).toMatchObject({ state: 'interrupted', kind: 'kill-sessions', by: { name: 'eve' }, finishedAt: expect.any(String) as string, problem: { code: 'SLUICE_API_INTERRUPTED' } });
     expect((await bench.ask('GET', `operations/${hangs.id}`)).body).toMatchObject({ state: 'running' });
     bench.control.engine.kill = () => Promise.resolve(true);
     const ends = (await ask('sessions/kill')).body as { id: string };
-    await expect.poll(() => next().get(ends.id)?.state).toBe('done');
-    expect(next().get(ends.id)).not.toHaveProperty('result');
-    expect(next().list().map(({ id }) => id)).toEqual([ends.id, hangs.id]);
+    await expect.poll(() => next().get(ends.id, ADMINISTRATOR)?.state).toBe('done');
+    expect(next().get(ends.id, ADMINISTRATOR)).not.toHaveProperty('result');
+    expect(next().list(ADMINISTRATOR).map(({ id }) => id)).toEqual([ends.id, hangs.id]);
     const late = Date.now() + 16 * 60_000;
     vi.spyOn(Date, 'now').mockReturnValue(late);
-    expect(next().list()).toEqual([]);
+    expect(next().list(ADMINISTRATOR)).toEqual([]);
     vi.restoreAllMocks();
   });
 
@@ -258,7 +261,7 @@ describe('operations', () => {
     expect(existsSync(file)).toBe(false);
     mkdirSync(bench.paths.apiState, { recursive: true });
     writeFileSync(file, '[{');
-    expect(new Operations(silentLog, new OperationsFile(file, silentLog)).list()).toEqual([]);
+    expect(new Operations(silentLog, new OperationsFile(file, silentLog)).list(ADMINISTRATOR)).toEqual([]);
   });
 
   test('what fails after 202 keeps its problem', async () => {

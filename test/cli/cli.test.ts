@@ -29,8 +29,8 @@ function start(args: readonly string[], env: NodeJS.ProcessEnv = {}): Running {
 
 const sluice = (...args: string[]): Promise<Outcome> => start(args).outcome;
 
-async function startListening(): Promise<ControlBench> {
-  const bench = await startBench();
+async function startListening(config?: string): Promise<ControlBench> {
+  const bench = await startBench(config);
   await bench.api.listen({ path: bench.paths.apiSocket });
   writePidFile(bench.paths.supervisorPid, identify(process.ppid, 'supervisor', 'node')!); // our parent plays it
   await expect.poll(() => findMissing(bench.control)).toEqual([]);
@@ -207,6 +207,23 @@ describe('with an appliance', () => {
     expect((await following.outcome).code).toBe(0);
     const kinds = following.stdout().trim().split('\n').map((line) => (JSON.parse(line) as { kind: string }).kind);
     expect(new Set(kinds)).toEqual(new Set(['flow', 'drop']));
+  });
+
+  test('names cannot play with the terminal: not in lines, not in JSON, not in errors', async () => {
+    const name = 'x\u009b2J\u202egpj';
+    const bench = await startListening(CONFIG.replaceAll('outbound', JSON.stringify(name)));
+    const ruleId = bench.control.applied!.compiled.rules.find((rule) => rule.name === name)!.id;
+    bench.addon.sessionRecords = [makeFlow({ ruleId })];
+    bench.addon.pendingRecords = { flows: [makeFlow({ ruleId })], drops: [] };
+    await expect.poll(() => bench.control.flows.last).toBe(1);
+    const dir = ['--dir', bench.paths.dir];
+    for (const args of [['rules'], ['flows'], ['observe'], ['rules', '--json'], ['observe', '--json'], ['flows', '--json'], ['config', 'diff', '1', 'running'], ['observe', '--from', name], ['top', '--once', '--interval', '0.2']]) {
+      const { stdout, stderr } = await sluice(...args, ...dir);
+      expect([args, /[\u0080-\u009f\u202a-\u202e]/.test(stdout + stderr)]).toEqual([args, false]);
+      if (args[1] === '--json') expect(stdout).toContain('\\u009b');
+      if (args.length === 1) expect(stdout).toContain('x?2J?gpj');
+    }
+    expect((await sluice('config', 'show', ...dir)).stdout).toBe(bench.transactions.running.text); // a file, not a screen
   });
 
   test('rules and simulate', async () => {

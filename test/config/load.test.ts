@@ -79,6 +79,31 @@ test('many keys, many duplicates, many faults: bounded', () => {
   expect(problems.at(-1)!.code).toBe('SLUICE_CONFIG_TOO_MANY_PROBLEMS');
 }, 60_000);
 
+test('texts of megabytes in JSON, with and without escapes', () => {
+  for (const text of ['a'.repeat(12_000_000), '\\"'.repeat(500_000), '\\\\'.repeat(500_000)]) {
+    expect(loadText(`{"version":1, "hostname" : "${text}"}`, 'x').problems.map(({ code }) => code)).toContain('SLUICE_CONFIG_TOO_LARGE');
+  }
+});
+
+test('keys of JSON are counted as they are written', () => {
+  expect(loadText('{"version":1,"hostname":"a\\":\\\\\\"","objects" :{"addresses":{}}}', 'x').problems.map(({ path }) => path)).toEqual(['hostname']);
+  expect(loadText('{"version":1,"hostname":"a","hostname":"b"}', 'x').problems.map(({ code }) => code)).toEqual(['SLUICE_CONFIG_DUPLICATE_KEY']);
+});
+
+test('of a configuration in which 200,000 things are wrong the first is named, at once', () => {
+  const begun = process.cpuUsage();
+  for (const text of [`{"version":1,"routes":[${'1,'.repeat(200_000)}1]}`, `version: 1\nobjects: { addresses: { a: [${'1,'.repeat(200_000)}] } }\n`]) {
+    expect(loadText(text, 'x').problems).toHaveLength(1);
+  }
+  expect(process.cpuUsage(begun).user / 1e6).toBeLessThan(4); // all of them: 5 s each
+});
+
+test('more values than any configuration has are refused before they are read', () => {
+  for (const text of [`{"version":1,"routes":[${'1,'.repeat(5_000_000)}1]}`, `version: 1\nroutes:\n${'- \n'.repeat(5_000_000)}`]) {
+    expect(loadText(text, 'x').problems).toMatchObject([{ code: 'SLUICE_CONFIG_TOO_LARGE', message: 'more than 4000000 values' }]);
+  }
+});
+
 test('a file past the limit, a missing file, a directory, bytes that are no text', () => {
   expect(loadText(' '.repeat(CONFIG_BYTES_MAX + 1), 'x').problems.map(({ code }) => code)).toEqual(['SLUICE_CONFIG_TOO_LARGE']);
   expect(checkFile('/nonexistent/file.yaml').problems.map(({ code }) => code)).toEqual(['SLUICE_CONFIG_UNREADABLE']);

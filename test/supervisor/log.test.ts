@@ -10,6 +10,12 @@ test('a line for people has time, level, process, message and fields', () => {
   expect(formatLogLine(lines[0]!)).toMatch(/^\d\d:\d\d:\d\d\.\d{3} warn {2}engine {5}port attached device=eth1 queues=2\n$/);
 });
 
+test('nothing that was logged begins a line of its own, or plays with a terminal', () => {
+  const lines: string[] = [];
+  createLog('control', (line) => lines.push(line)).warn({ err: new Error('x\n12:00:00.000 info  control    committed'), name: '\u001b[2J\u009b2J\u202e\u2028' }, 'refused\r\nby');
+  expect(formatLogLine(lines[0]!)).toMatch(/ refused\?\?by: x\?12:00:00.000 info {2}control {4}committed name=\?\[2J\?2J\?\?\n$/);
+});
+
 test('an error shows its message; the stack stays in the JSON', () => {
   const lines: string[] = [];
   createLog('engine', (line) => lines.push(line)).error({ err: new Error('no such device') }, 'attach failed');

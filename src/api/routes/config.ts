@@ -7,7 +7,7 @@ import { checkText } from '../../config/check.js';
 import { formatChanges } from '../../config/diff.js';
 import { CONFIRM_WITHIN_S_MAX, type CommitRequest, type CommitResult, type Revision } from '../../control/transactions.js';
 import { authorOf } from '../access.js';
-import { CONFIG_BODY_BYTES_MAX } from '../bodies.js';
+import { CONFIG_BODY_BYTES_MAX, ITEM_BODY_BYTES_MAX } from '../bodies.js';
 import type { ApiContext } from '../context.js';
 import { ApiError } from '../errors.js';
 import { answer, Author, ChangeSchema, CommitSchema, ConfigWarning, count, nullable, oneOf, OperationSchema, question, time } from '../schemas.js';
@@ -45,7 +45,7 @@ const CommitBody = question({
 const PutQuery = question({ confirm, confirmWithin, ...commitOptions });
 const RollbackBody = question({ revision: Type.Integer({ minimum: 1, maximum: Number.MAX_SAFE_INTEGER }), comment: commitOptions.comment });
 const CandidateBody = question({ text: Type.String({ maxLength: CONFIG_BODY_BYTES_MAX }), base: Type.Optional(Type.String({ maxLength: 128 })) });
-const CheckBody = question({ text: Type.String({ maxLength: CONFIG_BODY_BYTES_MAX }) });
+const CheckBody = question({ text: Type.String({ maxLength: ITEM_BODY_BYTES_MAX }) });
 const which = Type.String({ pattern: '^(running|candidate|[1-9][0-9]{0,14})$', description: 'running, candidate, or the number of a revision' });
 const DiffQuery = question({ from: which, to: which });
 const RevisionParams = question({ revision: Type.String({ pattern: '^(running|[1-9][0-9]{0,14})$' }) });
@@ -152,9 +152,10 @@ export function registerConfig(api: FastifyInstance, { control, operations, tran
   });
 
   api.post<{ Body: Static<typeof CheckBody> }>(`${PREFIX}/check`, {
-    config: { ...read, heavy: true, audit: false }, bodyLimit: CONFIG_BODY_BYTES_MAX,
+    config: { ...read, heavy: true, audit: false }, bodyLimit: ITEM_BODY_BYTES_MAX,
     schema: {
       operationId: 'checkConfig', summary: 'What is wrong with a configuration on this machine', tags: TAG, body: CheckBody,
+      description: 'A larger one than 4 MiB: commit it with dryRun. A viewer may ask this, and control does nothing else while it reads.',
       response: { 200: Type.Object({ valid: Type.Boolean(), problems: Type.Array(ConfigWarning), running: nullable(Type.Integer({ description: 'the revision that runs' })) }) },
     },
   }, ({ body }) => {

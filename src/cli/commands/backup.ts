@@ -2,12 +2,12 @@
 // The passphrase comes from a file, from SLUICE_PASSPHRASE or from the terminal, never from the command line, which others can read.
 import { spawnSync } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
-import { createInterface } from 'node:readline/promises';
+import { createInterface } from 'node:readline';
 import type { Command } from 'commander';
 import type { CommitResult } from '../../control/transaction-types.js';
 import { replaceFile } from '../../supervisor/run-directory.js';
 import { addCommon, clientOf, type CommonOptions } from '../options.js';
-import { CliError, formatBytes, print, printJson } from '../output.js';
+import { CliError, ExitCode, formatBytes, print, printJson } from '../output.js';
 import { settle } from './config.js';
 
 interface BackupOptions extends CommonOptions { passphraseFile?: string; force?: boolean; dryRun?: boolean }
@@ -71,19 +71,35 @@ async function passphraseOf(options: BackupOptions, isNew: boolean): Promise<str
   const given = process.env['SLUICE_PASSPHRASE'];
   if (given) return given;
   if (!process.stdin.isTTY) throw new CliError('there is no passphrase', 'use --passphrase-file FILE, or SLUICE_PASSPHRASE');
-  const first = await ask('Passphrase: ');
-  if (isNew && await ask('Once more: ') !== first) throw new CliError('the two are not the same');
-  return first;
+  return askUnseen(isNew ? ['Passphrase: ', 'Once more: '] : ['Passphrase: ']);
 }
 
-async function ask(prompt: string): Promise<string> {
-  const terminal = createInterface({ input: process.stdin, output: process.stderr });
-  spawnSync('stty', ['-echo'], { stdio: ['inherit', 'ignore', 'ignore'] });
-  try {
-    return await terminal.question(prompt);
-  } finally {
-    spawnSync('stty', ['echo'], { stdio: ['inherit', 'ignore', 'ignore'] });
-    terminal.close();
+/** From the terminal, which shows nothing of it and is given back as it was, also after Ctrl-C. Not readline's own terminal: that echoes what stty does not. */
+async function askUnseen(prompts: readonly string[]): Promise<string> {
+  const echo = (word: 'echo' | '-echo'): void => void spawnSync('stty', [word], { stdio: ['inherit', 'ignore', 'ignore'] });
+  const leave = (): never => {
+    echo('echo');
     process.stderr.write('\n');
+    process.exit(ExitCode.REFUSED);
+  };
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.once(signal, leave);
+  echo('-echo');
+  const reader = createInterface({ input: process.stdin, terminal: false });
+  const lines = reader[Symbol.asyncIterator]();
+  const answers: string[] = [];
+  try {
+    for (const prompt of prompts) {
+      process.stderr.write(prompt);
+      const { value, done } = await lines.next();
+      process.stderr.write('\n');
+      if (done) throw new CliError('there is no passphrase');
+      answers.push(value);
+    }
+  } finally {
+    echo('echo');
+    reader.close();
+    for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.removeListener(signal, leave);
   }
+  if (answers.some((answer) => answer !== answers[0])) throw new CliError('the two are not the same');
+  return answers[0]!;
 }

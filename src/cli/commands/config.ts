@@ -9,7 +9,7 @@ import type { Command } from 'commander';
 import { ClientError, type ApiClient } from '../../api/client.js';
 import type { Candidate, CommitResult, Revision } from '../../control/transaction-types.js';
 import { addCommon, clientOf, wholeNumber, type CommonOptions } from '../options.js';
-import { CliError, ExitCode, formatBytes, formatTable, print, printJson } from '../output.js';
+import { CliError, ExitCode, formatBytes, formatTable, note, print, printExact, printJson } from '../output.js';
 
 const PREFIX = '/api/v1/config';
 const POLL_MS = 250;
@@ -59,17 +59,17 @@ async function show(which: string, options: CommonOptions): Promise<void> {
   const client = clientOf(options);
   if (which === 'candidate') {
     const candidate = await client.get<Candidate>(`${PREFIX}/candidate`);
-    return options.json ? printJson(candidate) : print(candidate.text);
+    return options.json ? printJson(candidate) : printExact(candidate.text);
   }
   const revision = await client.get<RevisionWithText>(`${PREFIX}/history/${revisionOf(which)}`);
   if (options.json) printJson(revision);
-  else print(revision.text);
+  else printExact(revision.text);
 }
 
 async function history(options: CommonOptions & { last: number }): Promise<void> {
   const answer = await clientOf(options).get<{ revisions: Revision[]; total: number; damage: string[] }>(`${PREFIX}/history`, { limit: options.last });
   if (options.json) return printJson(answer);
-  for (const damage of answer.damage) process.stderr.write(`warning: ${damage}\n`);
+  for (const damage of answer.damage) note(`warning: ${damage}`);
   print(formatTable([
     { title: 'REVISION', of: (one) => `${one.revision}${one.running ? ' *' : ''}` },
     { title: 'WHEN', of: (one) => one.at.slice(0, 19).replace('T', ' ') },
@@ -205,7 +205,7 @@ export async function settle<T extends object>(client: ApiClient, answer: T | Op
 
 function showCommit(result: CommitResult, options: CommitOptions): void {
   if (options.json) return printJson(result);
-  for (const { path, message, remedy } of result.warnings) process.stderr.write(`warning: ${path === '' ? '' : `${path}: `}${message}\n    ${remedy}\n`);
+  for (const { path, message, remedy } of result.warnings) note(`warning: ${path === '' ? '' : `${path}: `}${message}\n    ${remedy}`);
   if (result.changes.length > 0) print(linesOf(result));
   const { validate, compile, apply, total } = result.milliseconds;
   const times = `${total} ms (validate ${validate}, compile ${compile}, apply ${apply})`;
@@ -219,9 +219,9 @@ function showCommit(result: CommitResult, options: CommitOptions): void {
 function showRefusal(error: unknown, name: string, options: CommonOptions): never {
   if (!(error instanceof ClientError) || options.json) throw error;
   const { problem } = error;
-  if (typeof problem?.['difference'] === 'string') process.stderr.write(`changed since by others:\n${problem['difference']}`);
+  if (typeof problem?.['difference'] === 'string') note(`changed since by others:\n${problem['difference']}`);
   for (const { line, column, severity, pointer, message, remedy } of problem?.problems ?? []) {
-    process.stderr.write(`${name}:${line ?? 1}:${column ?? 1}: ${severity}: ${pointer}: ${message}\n    ${remedy}\n`);
+    note(`${name}:${line ?? 1}:${column ?? 1}: ${severity}: ${pointer}: ${message}\n    ${remedy}`);
   }
   throw new CliError(error.message, undefined, ExitCode.REFUSED);
 }

@@ -4,6 +4,7 @@ import type { Command } from 'commander';
 import { addCommon, directoryOf, type CommonOptions } from '../options.js';
 import { ExitCode, print, printJson } from '../output.js';
 import type { Report } from '../../doctor/checks.js';
+import { printable } from '../../lib/text.js';
 
 interface DoctorOptions extends CommonOptions { config?: string; verbose?: boolean }
 
@@ -35,15 +36,12 @@ export function formatReport({ findings, counts }: Report, verbose: boolean): st
     }
     lines.push(`      ${section}:`);
     for (const { level, check, detail, meaning, remedy } of shown) {
-      lines.push(`${MARKS[level].padEnd(5)} ${check}: ${clean(detail)}`);
-      if (meaning !== undefined) lines.push(`        ${clean(meaning)}`);
-      if (remedy !== undefined) lines.push(`        → ${clean(remedy)}`);
+      lines.push(`${MARKS[level].padEnd(5)} ${check}: ${printable(detail)}`);
+      if (meaning !== undefined) lines.push(`        ${printable(meaning)}`);
+      if (remedy !== undefined) lines.push(`        → ${printable(remedy)}`);
     }
   }
   const count = (number: number, word: string): string => `${number} ${word}`;
   lines.push('', [count(counts.ok, 'good'), count(counts.warn, counts.warn === 1 ? 'warning' : 'warnings'), count(counts.fail, counts.fail === 1 ? 'failure' : 'failures'), ...(counts.skipped > 0 ? [count(counts.skipped, 'not looked at')] : [])].join(', '));
   return lines.join('\n');
 }
-
-/** Names of files, devices and programs stand in these texts. */
-function clean(text: string): string { return text.replace(/[\u0000-\u001f\u007f-\u009f]/g, '?'); }

@@ -9,7 +9,7 @@ import { VERDICTS } from '../../flowlog/match.js';
 import { followRecords } from '../follow.js';
 import { DROP_COLUMNS, FLOW_COLUMNS, recordLine } from '../lines.js';
 import { addCommon, addFilters, choiceOption, clientOf, filterQuery, wholeNumber, type CommonOptions, type FilterOptions } from '../options.js';
-import { CliError, formatTable, print, printJson } from '../output.js';
+import { CliError, formatTable, note, print, printJson, printJsonLine } from '../output.js';
 
 const LIMIT_MAX = 10_000;
 interface RecordPage<T> { records: T[]; last: number; missed: number }
@@ -17,9 +17,9 @@ const byTime = (a: AnyRecord, b: AnyRecord): number => (a.time < b.time ? -1 : a
 
 function follow(options: CommonOptions, query: Query, last = 0): Promise<void> {
   // Lines are JSON already: for programs they go on as they are.
-  const show = (line: string): void => print(options.json ? line : recordLine(JSON.parse(line) as AnyRecord));
-  const missed = (count: number): void => void process.stderr.write(`… ${count} records came faster than they could be shown\n`);
-  const away = (): void => void process.stderr.write('… control is away; records of the meantime are not shown\n');
+  const show = (line: string): void => (options.json ? printJsonLine(line) : print(recordLine(JSON.parse(line) as AnyRecord)));
+  const missed = (count: number): void => note(`… ${count} records came faster than they could be shown`);
+  const away = (): void => note('… control is away; records of the meantime are not shown');
   return followRecords(clientOf(options), query, last, show, missed, away);
 }
 

@@ -5,7 +5,7 @@ import { Argument, type Command } from 'commander';
 import { ApiClient, ClientError } from '../../api/client.js';
 import type { StatusView } from '../../control/status.js';
 import { addCommon, clientOf, seconds, type CommonOptions } from '../options.js';
-import { CliError, formatCount, print, printJson } from '../output.js';
+import { CliError, formatCount, note, print, printJson } from '../output.js';
 
 const POLL_MS = 50;
 const WAIT_S = 30;
@@ -27,7 +27,7 @@ with no sessions, and its log says so.`)
 
 async function restart(role: Role, options: RestartOptions): Promise<void> {
   const client = clientOf(options);
-  const say = (text: string): void => { if (!options.json) process.stderr.write(`${text}\n`); };
+  const say = (text: string): void => { if (!options.json) note(text); };
   const before = await client.get<StatusView>('/api/v1/status');
   const began = performance.now();
   const { pid: pidBefore } = await client.post<{ pid: number }>('/api/v1/restart', { process: role });

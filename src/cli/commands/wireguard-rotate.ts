@@ -9,7 +9,7 @@ import { durationMs, OVERLAP_MS_MAX, OVERLAP_MS_MIN } from '../../config/schema-
 import type { Rotated } from '../../nodes/nodes.js';
 import type { NodesView } from '../../nodes/view.js';
 import { addCommon, clientOf, type CommonOptions } from '../options.js';
-import { CliError, print, printJson } from '../output.js';
+import { CliError, note, print, printJson } from '../output.js';
 import { sessionHeaders } from '../ssh-session.js';
 
 const POLL_MS = 250;
@@ -36,7 +36,7 @@ async function rotate(name: string, options: RotateOptions): Promise<void> {
   const client = clientOf(options);
   let said = '';
   const say = (text: string): void => {
-    if (!options.json && text !== said) process.stderr.write(`${text} …\n`);
+    if (!options.json && text !== said) note(`${text} …`);
     said = text;
   };
   const body = { ...(options.overlap === undefined ? {} : { overlapS: options.overlap }), ...(options.force ? { force: true } : {}) };
@@ -47,7 +47,7 @@ async function rotate(name: string, options: RotateOptions): Promise<void> {
   const result = await follow(client, name, operation, before ?? '', say);
   if (options.json) return printJson(result);
   print(`${name} has the public key ${result.publicKey}${result.milliseconds > 0 ? ` after ${(result.milliseconds / 1000).toFixed(1)} s` : ''}; the old one is wiped.`);
-  for (const peer of result.left) process.stderr.write(`note: ${peer} was not waited for any longer, and may be cut off until it hears of the new key\n`);
+  for (const peer of result.left) note(`note: ${peer} was not waited for any longer, and may be cut off until it hears of the new key`);
 }
 
 async function keyOf(client: ApiClient, name: string): Promise<string | null | undefined> {

@@ -6,7 +6,7 @@ import type { Command } from 'commander';
 import type { WireguardConfig } from '../../config/schema-wireguard.js';
 import type { WireguardPeerView, WireguardView } from '../../control/wireguard.js';
 import { addCommon, clientOf, type CommonOptions } from '../options.js';
-import { CliError, formatDuration, print, printJson } from '../output.js';
+import { CliError, formatDuration, note, print, printExact, printJson } from '../output.js';
 import { generateKey, publicKeyOf } from '../wireguard-keys.js';
 import { addRotateCommand } from './wireguard-rotate.js';
 
@@ -152,9 +152,9 @@ async function importFile(file: string, options: ImportOptions): Promise<void> {
   const config: WireguardConfig = { zone: options.zone, ...imported.interface, ...own, ...(peers.length === 0 ? {} : { peers }) };
   const notes = imported.privateKey === undefined ? [...imported.notes, 'there is no PrivateKey: the engine makes one at the first start'] : imported.notes;
   if (options.json) return printJson({ wireguard: { [name]: config }, written, notes });
-  print(emitConfig({ wireguard: { [name]: config } }));
-  for (const path of written) process.stderr.write(`wrote ${path}, for root alone to read\n`);
-  for (const note of notes) process.stderr.write(`note: ${note}\n`);
+  printExact(emitConfig({ wireguard: { [name]: config } }));
+  for (const path of written) note(`wrote ${path}, for root alone to read`);
+  for (const text of notes) note(`note: ${text}`);
 }
 
 /** False: it is there already, with this very key. Never replaces another one. */
@@ -192,5 +192,5 @@ async function exportFile(name: string, options: ExportOptions): Promise<void> {
     text = formatPeerFile(name, config, peer, known, options.endpoint);
   }
   if (options.json) printJson({ interface: name, text });
-  else print(text);
+  else printExact(text);
 }

@@ -3,6 +3,7 @@
 import type { ApiClient } from '../../api/client.js';
 import type { StatusView } from '../../control/status.js';
 import type { WireguardView } from '../../control/wireguard.js';
+import { printable } from '../../lib/text.js';
 import type { NameKind } from './model.js';
 
 export const TIME_LIMIT_MS = 3000;
@@ -12,8 +13,8 @@ const REVISIONS_MAX = 100;
 
 export async function readNames(client: ApiClient, kind: NameKind): Promise<string[]> {
   const names = await READERS[kind](client);
-  // A shell reads them line by line.
-  return [...new Set(names)].filter((name) => name !== '' && !/[\u0000-\u001f\u007f]/.test(name)).slice(0, NAMES_MAX);
+  // A shell reads them line by line, and shows them.
+  return [...new Set(names)].filter((name) => name !== '' && name === printable(name)).slice(0, NAMES_MAX);
 }
 
 const interfaces = async (client: ApiClient): Promise<string[]> => (await client.get<StatusView>('/api/v1/status')).interfaces.map((one) => one.name);

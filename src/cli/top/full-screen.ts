@@ -1,6 +1,7 @@
 // The terminal while `sluice top` owns it: another screen, no cursor, keys one by one. Who: src/cli/commands/top.ts.
 // Whatever ends the process but SIGKILL gives the terminal back as it was: `leave` runs at each exit, each signal and each failure.
 import { writeSync } from 'node:fs';
+import { printable } from '../../lib/text.js';
 
 const ENTER = '\u001b[?1049h\u001b[?25l\u001b[?7l';   // other screen, no cursor, no wrapping
 const LEAVE = '\u001b[?7h\u001b[?25h\u001b[?1049l';
@@ -40,7 +41,7 @@ export class FullScreen {
 
   draw(lines: readonly string[]): void {
     if (!this.isEntered) return;
-    process.stdout.write(`${HOME}${lines.map((line) => `${line}${REST_OF_LINE}`).join('\r\n')}${REST_OF_SCREEN}`);
+    process.stdout.write(`${HOME}${lines.map((line) => `${printable(line)}${REST_OF_LINE}`).join('\r\n')}${REST_OF_SCREEN}`);
   }
 
   leave(): void {
