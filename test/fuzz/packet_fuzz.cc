@@ -3,8 +3,10 @@
 //   u8 operation | u8 time | u16 length (little-endian) | frame
 // operation: bits 0-1 the interface, bits 2-4 the way (see `way`), bit 5 repairs the layer-4 checksum, bit 6 the IPv4
 // header's, bit 7 runs the timers first; time: the clock moves by 2^(time & 31) microseconds, bit 5 gives what comes by the tunnel an allowed source. Beside the network of
-// sample() there is a WireGuard tunnel with a session. What must hold: no sanitizer's complaint, what is forwarded is a
+// sample() there is a WireGuard tunnel with a session. Two ways are no packet's: the bytes as a question (simulate), with an operator who ends
+// a session, and as a capture's filter. What must hold: no sanitizer's complaint, what is forwarded is a
 // well-formed IP packet, no packet buffer is lost, and when everything has timed out nothing is left.
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
@@ -26,7 +28,7 @@ constexpr uint16_t tunnel_port = 51820;
 constexpr uint32_t tunnel_id = 5, peer_id = 6;
 
 // How a record's frame comes. The packet in it begins at byte 14.
-enum way : uint8_t { received, from_host, from_peer, from_peer_changed, to_tunnel_port, into_tunnel };
+enum way : uint8_t { received, from_host, from_peer, from_peer_changed, to_tunnel_port, into_tunnel, asked, watched };
 
 [[noreturn]] void violated(const char* what) {
   std::fprintf(stderr, "violated: %s\n", what);
@@ -103,6 +105,48 @@ struct harness {
     item.set_counter(counter++);
     cipher->seal({&item, 1});
     return message;
+  }
+
+  void ask(const std::vector<uint8_t>& bytes, uint8_t which) {
+    sl_simulate_request question{};
+    if (!bytes.empty()) std::memcpy(&question, bytes.data(), std::min(bytes.size(), sizeof question));
+    sl_simulate_result answer;
+    std::string error;
+    if (!dataplane.simulate(question, &answer, &error)) {
+      if (error.empty()) violated("refused without a text");
+    } else if (answer.reason >= SL_DROP_REASON_COUNT || answer.verdict >= SL_RULE_ACTION_COUNT || (answer.verdict == SL_ACTION_ALLOW) != (answer.reason == SL_DROP_NONE)) {
+      violated("an answer that is none");
+    }
+    sl_flow_record listed[16];
+    uint32_t cursor = 0, count = dataplane.sessions(&cursor, listed, 16);
+    for (uint32_t i = 0; i < count; ++i)
+      if (listed[i].state >= SL_SESSION_STATE_COUNT || listed[i].last_ns < listed[i].start_ns) violated("a session that is none");
+    if (count && (which & 1) && !dataplane.kill_session(listed[which % count].session_id)) violated("a listed session does not end");
+  }
+
+  void watch(const std::vector<uint8_t>& bytes, unsigned slot) {
+    sl_capture_filter filter{};
+    filter.protocol = SL_PROTOCOL_ANY;
+    filter.snap_bytes = 64;
+    filter.directions = SL_CAPTURE_IN | SL_CAPTURE_OUT;
+    if (!bytes.empty()) std::memcpy(&filter, bytes.data(), std::min(bytes.size(), sizeof filter));
+    std::string error;
+    if (!dataplane.set_capture(slot, &filter, &error) && error.empty()) violated("refused without a text");
+  }
+
+  // Takes what was copied, and ends all captures.
+  void look() {
+    static std::vector<uint8_t> into(capture_ring_bytes);
+    const size_t bytes = dataplane.captured(into.data(), into.size());
+    for (size_t at = 0; at < bytes;) {
+      sl_captured record;
+      if (bytes - at < sizeof record) violated("half a copy");
+      std::memcpy(&record, into.data() + at, sizeof record);
+      if (record.record_bytes < sizeof record + record.bytes || record.record_bytes > bytes - at || record.bytes > record.original_bytes || !record.captures || record.reason >= SL_DROP_REASON_COUNT) violated("a copy that is none");
+      at += record.record_bytes;
+    }
+    std::string error;
+    for (unsigned slot = 0; slot < SL_CAPTURES_MAX; ++slot) dataplane.set_capture(slot, nullptr, &error);
   }
 
   void resolve() {
@@ -229,6 +273,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       if (packet_bytes) h.dataplane.inject_from_host(frame.data() + 14, packet_bytes, h.now_ns, &result);
       judge(result);
       continue;
+    } else if (how == asked) {
+      h.ask(frame, time);
+      continue;
+    } else if (how == watched) {
+      h.watch(frame, operation & 3);
+      continue;
     } else if (how == from_peer || how == from_peer_changed) {
       if ((time & 0x20) && packet_bytes >= 40) {
         const sl_address there = testing::address_of(v6 ? "2001:db8:7::9" : "10.7.0.9");
@@ -255,6 +305,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     if (!h.dataplane.inject(operation & 3, frame.data(), frame.size(), h.now_ns, &result, &error)) violated(error.c_str());
     judge(result);
   }
+  h.look();
   // Everything times out: established TCP last, then what a sweep had put off.
   for (uint64_t seconds : {4ull, 7500ull, 7500ull}) {
     h.now_ns += seconds * second_ns;
