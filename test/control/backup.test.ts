@@ -49,7 +49,17 @@ describe('the file', () => {
 describe('restore', () => {
   const post = async (bench: ControlBench, url: string, payload: object): Promise<{ status: number; body: Record<string, unknown> }> => {
     const answer = await bench.api.inject({ method: 'POST', url, payload });
-    return { status: answer.statusCode, body: answer.json<Record<string, unknown>>() };
+    const body = answer.json<Record<string, unknown>>();
+    return answer.statusCode === 202 ? outcome(bench, answer.headers.location as string) : { status: answer.statusCode, body };
+  };
+  // Of what a busy machine did not do within the time that a request has.
+  const outcome = async (bench: ControlBench, url: string): Promise<{ status: number; body: Record<string, unknown> }> => {
+    for (;;) {
+      const operation = (await bench.api.inject({ url })).json<{ state: string; result?: Record<string, unknown>; problem?: { status: number } & Record<string, unknown> }>();
+      if (operation.state === 'done') return { status: 200, body: operation.result! };
+      if (operation.state !== 'running') return { status: operation.problem!.status, body: operation.problem! };
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
   };
   const ready = (bench: ControlBench): Promise<void> => expect.poll(() => findMissing(bench.control)).toEqual([]);
 
