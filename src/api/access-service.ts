@@ -6,6 +6,7 @@ import { chmodSync, chownSync, lchownSync, mkdirSync, readdirSync, statSync } fr
 import type { Server as HttpsServer } from 'node:https';
 import { hostname as machineName, networkInterfaces } from 'node:os';
 import { join } from 'node:path';
+import { isDeepStrictEqual } from 'node:util';
 import type { FastifyInstance } from 'fastify';
 import { AuditLog, type AuditEvent } from '../audit/log.js';
 import type { ApiConfig } from '../config/schema-api.js';
@@ -19,7 +20,7 @@ import { AccessLimits, RATES_DEFAULT } from './access-limits.js';
 import { loadPeerReader, type ReadPeer } from './access-peer.js';
 import { refuseLockOut } from './access-lockout.js';
 import { registerAccessRoutes } from './access-routes.js';
-import type { AccessParts } from './access.js';
+import { requestOf, requireNoScopes, type AccessParts } from './access.js';
 import { ApiError } from './errors.js';
 import { Oidc } from './oidc.js';
 import { TlsError } from './tls-certificate.js';
@@ -109,8 +110,10 @@ export class Access implements AccessParts, Follower {
 
   // ---- the configuration's side -------------------------------------------------------------------------------------
 
-  /** Looks whether a configuration's `api` section can be had, and whether it would cut off who asks. Throws ApiError 409 with what would be right. */
+  /** Looks whether a configuration's `api` section can be had, whether who asks may change it, and whether it would cut them off. Throws ApiError 403 or 409 with what would be right. */
   async prepare(config: Config, before?: Config, request?: CommitRequest): Promise<Prepared> {
+    const asker = request && requestOf(request.by);
+    if (before && asker && !isDeepStrictEqual(before.api, config.api)) requireNoScopes(asker.principal, 'section api', '/api');
     if (before && request) refuseLockOut(request, before, config);
     // What this file looks at stays as it is: if it cannot be had now, that is no reason against a change of something else.
     if (before && same(relevant(before), relevant(config))) return { commit: () => Promise.resolve(), abandon: () => Promise.resolve() };

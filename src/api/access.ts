@@ -150,6 +150,11 @@ export function requireRights(principal: Principal, role: Role, resource: string
   }
 }
 
+/** Who may what, and every key, are for those without scopes: others could give themselves more than these hold. Throws ApiError 403. */
+export function requireNoScopes({ name, scopes }: Principal, what: string, pointer?: string): void {
+  if (scopes !== undefined) throw new ApiError(403, 'SLUICE_FORBIDDEN', `${what} is for administrators without scopes; ${name} has ${scopes.join(', ')}`, pointer);
+}
+
 /** A scope is a resource (all that the role may do with it) or RESOURCE:read (what a viewer may). */
 export function scopesAllow(scopes: readonly string[] | undefined, role: Role, resource: string): boolean {
   if (scopes === undefined || resource === 'self') return true; // who one is oneself, everybody may know

@@ -142,6 +142,23 @@ describe('API5, function level', () => {
     expect(JSON.stringify(appliance.running())).toBe(before);
   });
 
+  test('whoever has scopes cannot give itself more: not by section api, by whatever way, and not by a backup', async () => {
+    const appliance = await startAppliance();
+    const { bearer } = appliance.token('administrator', ['configuration', 'backup', 'tokens']);
+    const { api } = appliance.running();
+    const wider = { ...appliance.running(), api: { ...api, socket: { users: { mallory: 'administrator' } } } };
+    const ask = (path: string, method: string, body: unknown): ReturnType<Appliance['https']> => appliance.https(path, { method, headers: { ...bearer, 'if-match': '*' }, body });
+    const before = appliance.transactions.running.revision;
+    expect(await ask('/api/v1/config', 'PUT', wider)).toMatchObject({ status: 403, body: { code: 'SLUICE_FORBIDDEN', pointer: '/api' } });
+    expect(await ask('/api/v1/config/commit', 'POST', { text: JSON.stringify(wider) })).toMatchObject({ status: 403, body: { code: 'SLUICE_FORBIDDEN', pointer: '/api' } });
+    expect(await ask('/api/v1/config?confirm=true', 'PUT', { ...wider, api: undefined })).toMatchObject({ status: 403 });
+    for (const [path, body] of [['backup', { passphrase: 'correct horse battery' }], ['restore', { passphrase: 'x', data: '' }]] as const) {
+      expect([path, await ask(`/api/v1/${path}`, 'POST', body)]).toMatchObject([path, { status: 403, body: { code: 'SLUICE_FORBIDDEN' } }]);
+    }
+    expect(appliance.transactions.running.revision).toBe(before);
+    expect(await ask('/api/v1/config', 'PUT', { ...appliance.running(), hostname: 'within-its-scope' })).toMatchObject({ status: 200 });
+  });
+
   test('what a viewer may do changes nothing', async () => {
     const appliance = await startAppliance();
     const mayViewers = (await operationsOf(appliance)).filter(({ method, role }) => role === 'viewer' && method !== 'GET').map(({ method, path }) => `${method} ${path}`);

@@ -1,10 +1,10 @@
-// Backup and restore of configuration and keys as one encrypted file. An administrator with all resources alone: keys are in it.
+// Backup and restore of configuration and keys as one encrypted file. For administrators without scopes: keys are in it.
 // Bounds: BACKUP_BYTES_MAX a file; the passphrase has at least PASSPHRASE_CHARACTERS_MIN characters when a backup is made.
 import { hostname } from 'node:os';
 import { Type, type Static } from '@sinclair/typebox';
 import type { FastifyInstance } from 'fastify';
 import { BACKUP_BYTES_MAX, openBackup, PASSPHRASE_CHARACTERS_MIN, readKeys, sealBackup, writeKeys } from '../../control/store-backup.js';
-import { authorOf } from '../access.js';
+import { authorOf, requireNoScopes } from '../access.js';
 import type { ApiContext } from '../context.js';
 import { ApiError } from '../errors.js';
 import { answer, CommitSchema, count, OperationSchema, question, time } from '../schemas.js';
@@ -23,6 +23,7 @@ export function registerBackup(api: FastifyInstance, { operations, paths, transa
     config: access,
     schema: { operationId: 'makeBackup', summary: 'Configuration and keys as one file, encrypted', tags: ['Configuration'], body: BackupBody, response: { 200: BackupSchema, 202: OperationSchema } },
   }, (request, reply) => operations.answer(request, reply, 'backup', async () => {
+    requireNoScopes(request.principal, 'a backup');
     const { revision, text } = transactions.running;
     const keys = readKeys(paths.apiState);
     const file = await sealBackup({ made: new Date().toISOString(), hostname: hostname(), revision, text, keys }, request.body.passphrase);
@@ -36,6 +37,7 @@ export function registerBackup(api: FastifyInstance, { operations, paths, transa
       description: 'Its configuration is committed as a new revision, its keys replace those of the same names. Control starts again to take the keys; forwarding goes on.',
     },
   }, (request, reply) => operations.answer(request, reply, 'restore', async () => {
+    requireNoScopes(request.principal, 'a restore');
     const { passphrase, data: text, dryRun } = request.body;
     const backup = await openBackup(Buffer.from(text, 'base64'), passphrase);
     const by = authorOf(request);
