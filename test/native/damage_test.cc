@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <random>
 
+#include "abi/flow_shared.h"
 #include "engine.h"
 #include "network_namespace.h"
 #include "packets.h"
@@ -76,13 +77,13 @@ TEST_CASE("inherit: damaged memory is taken over or given up, and the engine wor
   std::mt19937 random(7);
   unsigned inherited = 0;
   const flow_sizes sizes = flow_sizes::of(sessions_max);
-  const struct { const char* name; size_t bytes, used; } parts[] = {
-      {"sessions", size_t{sizes.sessions} * sizeof(session), 12 * sizeof(session)},
-      {"flow_buckets", size_t{sizes.buckets} * sizeof(sl_flow_bucket), size_t{sizes.buckets} * sizeof(sl_flow_bucket)},
-      {"nat_mappings", size_t{sizes.sessions} * sizeof(mapping), 8 * sizeof(mapping)},
-      {"adjacencies", size_t{SL_ADJACENCIES_MAX} * sizeof(adjacency), 16 * sizeof(adjacency)},
-      {"interfaces", SL_INTERFACES_MAX * sizeof(interface_state), 8 * sizeof(interface_state)},
-      {"flow_header", sizeof(sl_flow_header), sizeof(sl_flow_header)}};
+  const struct { const char* map; size_t bytes, at, used; } parts[] = {
+      {"sessions", size_t{sizes.sessions} * sizeof(session), 0, 12 * sizeof(session)},
+      {"flow_buckets", size_t{sizes.buckets} * sizeof(sl_flow_bucket), 0, size_t{sizes.buckets} * sizeof(sl_flow_bucket)},
+      {"nat_mappings", size_t{sizes.sessions} * sizeof(mapping), 0, 8 * sizeof(mapping)},
+      {"flow_header", sizeof(flow_shared), offsetof(flow_shared, adjacencies), 16 * sizeof(adjacency)},
+      {"flow_header", sizeof(flow_shared), offsetof(flow_shared, interfaces), 8 * sizeof(interface_state)},
+      {"flow_header", sizeof(flow_shared), offsetof(flow_shared, header), sizeof(sl_flow_header)}};
   for (unsigned round = 0; round < rounds; ++round) {
     CAPTURE(round);
     appliance next(pins.path);
@@ -106,9 +107,9 @@ TEST_CASE("inherit: damaged memory is taken over or given up, and the engine wor
     REQUIRE(next.live() > 0);
     const unsigned which = random() % (round % 6 ? 5 : 6);  // a damaged header mostly says that nothing is to be inherited
     std::string error;
-    auto* memory = static_cast<uint8_t*>(next.e.offline_steering()->map_memory(parts[which].name, parts[which].bytes, &error));
+    auto* memory = static_cast<uint8_t*>(next.e.offline_steering()->map_memory(parts[which].map, parts[which].bytes, &error));
     REQUIRE_MESSAGE(memory, error);
-    for (unsigned n = 1 + random() % 200; n > 0; --n) memory[random() % parts[which].used] = random() % 4 ? static_cast<uint8_t>(random()) : random() % 2 ? 0xff : 0;
+    for (unsigned n = 1 + random() % 200; n > 0; --n) memory[parts[which].at + random() % parts[which].used] = random() % 4 ? static_cast<uint8_t>(random()) : random() % 2 ? 0xff : 0;
   }
   CHECK(inherited > rounds / 3);
 }

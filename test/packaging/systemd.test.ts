@@ -108,8 +108,8 @@ describe.skipIf(!canBoot)('under a real systemd', () => {
   const cgroup = join(cgroupMount ?? '/', `sluice-test-${process.pid}`);
   let boot: ChildProcess;
   let init = 0;
-  /** Runs a script in the booted machine. */
-  const inside = (script: string): string => execFileSync('nsenter', ['--target', String(init), '--mount', '--pid', '--net', '--ipc', '--uts', '--', 'bash', '-euc', script], { encoding: 'utf8', stdio: 'pipe', timeout: 110_000 });
+  /** Runs a script in the booted machine, which has a /tmp of its own. */
+  const inside = (script: string): string => execFileSync('nsenter', ['--target', String(init), '--mount', '--pid', '--net', '--ipc', '--uts', '--', 'bash', '-euc', script], { encoding: 'utf8', stdio: 'pipe', timeout: 110_000, env: { ...process.env, TMPDIR: '/tmp' } });
   const mainPid = (): string => inside('systemctl show sluice --property=MainPID --value').trim();
   const roles = (): Record<string, string> => Object.fromEntries(['supervisor', 'engine', 'control'].map((role) => [role, String((JSON.parse(inside(`cat /run/sluice/${role}.pid`)) as { pid: number }).pid)]));
   const xdp = (): string => (JSON.parse(inside('ip -j link show')) as { ifname: string; xdp?: unknown }[]).filter((one) => one.xdp).map((one) => one.ifname).sort().join();
