@@ -85,9 +85,12 @@ describeNetns('offload, frame by frame', () => {
         // One socket: small and large datagrams are one session.
         expect(await udpExchange(bench.lab, 'client', address, { count, size: [64, LARGE] })).toEqual({ sent: count, answered: count, damaged: 0, lost: 0, errors: [] });
       });
-      // Every second one is small. The first exchange sets the session up, and on a busy machine a few more pass before it changes over.
-      expect(counts.offloaded['eth1']).toBeGreaterThanOrEqual(count / 4);
+      // Every second one is small, the others are two fragments; answers are alike. Each is counted where it came by.
+      const offloaded = Object.values(counts.offloaded).reduce((sum, packets) => sum + packets, 0);
+      expect(counts.received + offloaded).toBeGreaterThanOrEqual((count / 2) * (1 + 2) * 2);
       expect(counts.received).toBeGreaterThanOrEqual((count / 2) * 2 * 2);
+      // The first exchange sets the session up, and on a busy machine a few more pass before it changes over.
+      expect(offloaded).toBeGreaterThanOrEqual(count / 2);
       expect(Object.entries(counts.drops).filter(([, drops]) => drops > 0)).toEqual([]);
     });
   });
