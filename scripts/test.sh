@@ -122,12 +122,19 @@ stage_vitest() {
   for name in netns others; do
     if [ ! -s "$OUT/vitest-$name.json" ]; then count 0 1; continue; fi
     figures=$(node -e '
-      const r = JSON.parse(require("node:fs").readFileSync(process.argv[1], "utf8"));
+      const { writeFileSync, readFileSync } = require("node:fs");
+      const r = JSON.parse(readFileSync(process.argv[1], "utf8"));
       // A file that fails to load has no failed tests of its own.
       const broken = r.testResults.filter((f) => f.status === "failed" && f.assertionResults.every((t) => t.status !== "failed")).length;
       if (r.numPendingTests + r.numTodoTests) console.error(`${r.numPendingTests + r.numTodoTests} skipped`);
       console.log(r.numPassedTests, r.numFailedTests + broken);
-    ' "$OUT/vitest-$name.json")
+      const failures = r.testResults.flatMap((f) => [
+        ...f.status === "failed" && f.message ? [`${f.name}\n${f.message}`] : [],
+        ...f.assertionResults.filter((t) => t.status === "failed").map((t) => `${f.name} > ${t.fullName}\n${t.failureMessages.join("\n").slice(0, 4000)}`),
+      ]);
+      writeFileSync(process.argv[2], failures.join("\n\n"));
+    ' "$OUT/vitest-$name.json" "$OUT/vitest-$name.failed")
+    if [ -s "$OUT/vitest-$name.failed" ]; then details+=("== vitest: $name ==" "$(<"$OUT/vitest-$name.failed")"); fi
     # shellcheck disable=SC2086
     count $figures
   done

@@ -16,10 +16,11 @@ export interface Terminal {
   ended: Promise<number | null>;
 }
 
-/** `command`: for /bin/sh. */
+/** `command`: for /bin/sh, which outlives Ctrl-C. */
 export function openTerminal(command: string, { rows = 40, columns = 120, env = {} }: { rows?: number; columns?: number; env?: NodeJS.ProcessEnv } = {}): Terminal {
-  const child = spawn('script', ['--quiet', '--flush', '--return', '--command', `stty rows ${rows} cols ${columns}; ${command}`, '/dev/null'], {
-    env: { ...process.env, TERM: 'xterm', ...env }, stdio: ['pipe', 'pipe', 'inherit'],
+  const child = spawn('script', ['--quiet', '--flush', '--return', '--command', `trap : INT; stty rows ${rows} cols ${columns}; ${command}`, '/dev/null'], {
+    env: { ...process.env, SHELL: '/bin/sh', TERM: 'xterm', ...env }, // script(1) runs the command with $SHELL
+    stdio: ['pipe', 'pipe', 'inherit'],
   });
   let text = '';
   child.stdout.on('data', (data: Buffer) => { text += data.toString('utf8'); });
