@@ -3,6 +3,9 @@
 // Bounds: SCAN_MAX sessions looked at a page; ENGINE_PAGE sessions an answer of the engine; KILLS_AT_ONCE requests to it.
 import { FLOW_RECORD_BYTES, readFlowRecord } from '../engine/abi.generated.js';
 import { decodeFlow, viewOf, type FlowRecordView, type Names } from '../engine/records.js';
+import { JsonFormat } from '../flowlog/json.js';
+import { nameTextsOf } from '../flowlog/names.js';
+import { Output } from '../flowlog/output.js';
 import type { EngineClient } from './engine-client.js';
 import type { SessionFilter } from './session-filter.js';
 
@@ -10,35 +13,49 @@ const SCAN_MAX = 65_536;
 const ENGINE_PAGE = 1024;
 const KILLS_AT_ONCE = 32;
 const PLACE_MASK = 0xffff_ffffn;
+const SESSION_BYTES = 640; // of text; with IPv6 and long names it may be more
+const COMMA = 44;
 
 type Engine = Pick<EngineClient, 'sessions' | 'kill'>;
-/** `cursor` 0: that was the end. */
-export interface SessionPage<T> { sessions: T[]; cursor: number }
 
-/** With a narrow filter a page may be short, or empty, and still have a cursor. */
-export async function readSessions(engine: Engine, names: Names, cursor: number, limit: number, filter: SessionFilter | undefined): Promise<SessionPage<FlowRecordView>> {
-  return scan(engine, cursor, limit, filter, (view, offset) => decodeFlow(view, offset, names));
+/**
+ * The API's answer as text, from the records' bytes: a page as objects would hold control's thread for several times as long, and the garbage collector
+ * after it. With a narrow filter a page may be short, or empty, and still have a cursor. `cursorOf`: what stands for the next page's place.
+ */
+export async function writeSessions(engine: Engine, names: Names, cursor: number, limit: number, filter: SessionFilter | undefined, cursorOf: (place: number) => string): Promise<Buffer> {
+  const texts = nameTextsOf(names);
+  const out = new Output(Math.min(limit, ENGINE_PAGE) * SESSION_BYTES);
+  const format = new JsonFormat(out);
+  out.ascii('{"sessions":[');
+  const first = out.at;
+  const next = await scan(engine, cursor, limit, filter, (view, bytes, offset) => {
+    if (out.at > first) out.byte(COMMA);
+    format.session(view, bytes, offset, texts);
+  });
+  out.ascii(`],"cursor":${JSON.stringify(next === 0 ? null : cursorOf(next))}}`);
+  return out.bytes.subarray(0, out.at);
 }
 
-async function scan<T>(engine: Engine, cursor: number, limit: number, filter: SessionFilter | undefined, take: (view: DataView, offset: number) => T): Promise<SessionPage<T>> {
-  const sessions: T[] = [];
+/** Gives up to `limit` sessions to `take`, and answers where the next page begins; 0: that was the end. */
+async function scan(engine: Engine, cursor: number, limit: number, filter: SessionFilter | undefined, take: (view: DataView, bytes: Uint8Array, offset: number) => void): Promise<number> {
   let at = cursor;
-  for (let scanned = 0; scanned < SCAN_MAX && sessions.length < limit;) {
-    const page = await engine.sessions(at, filter ? ENGINE_PAGE : Math.min(ENGINE_PAGE, limit - sessions.length));
+  for (let scanned = 0, taken = 0; scanned < SCAN_MAX && taken < limit;) {
+    const page = await engine.sessions(at, filter ? ENGINE_PAGE : Math.min(ENGINE_PAGE, limit - taken));
     const view = viewOf(page.bytes);
     at = page.cursor;
     for (let index = 0; index < page.count; index += 1) {
       const offset = index * FLOW_RECORD_BYTES;
       if (filter && !filter(readFlowRecord(view, offset))) continue;
-      sessions.push(take(view, offset));
-      if (sessions.length < limit) continue;
+      take(view, page.bytes, offset);
+      taken += 1;
+      if (taken < limit) continue;
       if (index + 1 < page.count) at = placeOf(view.getBigUint64(offset, true)) + 1;
       break;
     }
     scanned += Math.max(1, page.count);
     if (at === 0) break;
   }
-  return { sessions, cursor: at };
+  return at;
 }
 
 const placeOf = (sessionId: bigint): number => Number(sessionId & PLACE_MASK);
@@ -58,16 +75,16 @@ export async function killSessions(engine: Engine, limit: number, filter: Sessio
   let cursor = 0;
   do {
     // One more than may be ended: is there one left?
-    const page = await scan(engine, cursor, limit - matched + 1, filter, (view, offset) => view.getBigUint64(offset, true));
-    const ids = page.sessions.slice(0, limit - matched);
+    const found: bigint[] = [];
+    cursor = await scan(engine, cursor, limit - matched + 1, filter, (view, _bytes, offset) => void found.push(view.getBigUint64(offset, true)));
+    const ids = found.slice(0, limit - matched);
     matched += ids.length;
     for (let index = 0; index < ids.length; index += KILLS_AT_ONCE) {
       const answers = await Promise.all(ids.slice(index, index + KILLS_AT_ONCE).map((id) => engine.kill(id.toString())));
       killed += answers.filter(Boolean).length;
     }
     progress(matched);
-    if (page.sessions.length > ids.length) return { killed, matched, complete: false };
-    cursor = page.cursor;
+    if (found.length > ids.length) return { killed, matched, complete: false };
   } while (cursor !== 0);
   return { killed, matched, complete: true };
 }

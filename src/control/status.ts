@@ -110,8 +110,7 @@ export async function countersView(control: Control): Promise<CountersView> {
 }
 
 export async function statusView(control: Control, paths: RunDirectory): Promise<StatusView> {
-  const counters = control.engine.isConnected ? await control.counters().catch(() => undefined) : undefined;
-  const tunnels = await control.wireguards().catch(() => undefined);
+  const [counters, tunnels] = await Promise.all([control.counters().catch(() => undefined), control.wireguards().catch(() => undefined)]);
   const engine = control.engineStatus;
   const missing = findMissing(control, paths);
   const named = counters && byName(COUNTERS, counters.counters);

@@ -12,7 +12,7 @@ import { errorMessage } from '../engine/ipc.js';
 import type { Log } from '../supervisor/log.js';
 import { FlowMetrics } from '../metrics/flow-metrics.js';
 import type { Criteria } from './match.js';
-import { NameTexts } from './names.js';
+import { NameTexts, nameTextsOf } from './names.js';
 import { Observers, type LineWriter } from './observers.js';
 import { Stream, type RecordSpan } from './stream.js';
 import type { SinkStats } from './sink.js';
@@ -76,7 +76,7 @@ export class FlowLog {
 
   /** A configuration came into force. Streams that it leaves as they were go on, with what they have buffered. */
   configure(config: FlowLogConfig): void {
-    this.names = new NameTexts(config.names);
+    this.names = nameTextsOf(config.names);
     const interfaces = interfacesOf(config);
     const isNamedAnew = JSON.stringify(interfaces) !== JSON.stringify(this.interfaces);
     this.interfaces = interfaces;

@@ -1,5 +1,6 @@
 // Records and entries as lines of JSON, written straight from the structs' bytes. The form is docs/operations/logs.md's; redacted members
-// are null, dropped ones are not there: neither leaves a trace of the value. Who: streams (file, stdout, syslog) and live observers.
+// are null, dropped ones are not there: neither leaves a trace of the value. Who: streams (file, stdout, syslog), live observers, and the
+// API's pages of sessions.
 import { asciiJson, Output, readCount, readMilliseconds, snippet, type Snippet } from './output.js';
 import { Drop, DROP_REASON_TEXTS, dropEvent, END_REASON_TEXTS, EVENT_TEXTS, Flow, PROTOCOL_TEXTS, STATE_TEXTS, TCP, TCP_FLAG_TEXTS } from './layout.js';
 import type { NameTexts } from './names.js';
@@ -21,6 +22,8 @@ const OPEN = 123;
 const CLOSE = 125;
 const OPEN_LIST = 91;
 const CLOSE_LIST = 93;
+const SESSION_LAST = snippet(',"last":"');
+const SESSION_EXPIRES = snippet('","expiresSeconds":');
 
 /** The constant pieces of a whole record, joined with what small enums put between them. */
 const text = ({ bytes }: Snippet): string => Buffer.from(bytes).toString('latin1');
@@ -185,6 +188,18 @@ export class JsonFormat {
     } else {
       out.text(WHOLE.noFlags);
     }
+  }
+
+  /** A session that lives: its record, with what says how long it does. */
+  session(view: DataView, bytes: Uint8Array, offset: number, names: NameTexts): void {
+    this.flow(view, bytes, offset, names);
+    const { out } = this;
+    out.at -= 1; // its brace
+    out.text(SESSION_LAST);
+    out.time(readMilliseconds(view, offset + Flow.LAST));
+    out.text(SESSION_EXPIRES);
+    out.decimal(view.getUint32(offset + Flow.EXPIRES, true));
+    out.byte(CLOSE);
   }
 
   drop(view: DataView, bytes: Uint8Array, offset: number, names: NameTexts): void {

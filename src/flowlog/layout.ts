@@ -15,6 +15,7 @@ export const Flow = {
   RULE: flow.rule_id.offset, NAT_SOURCE_RULE: flow.nat_source_id.offset, NAT_DESTINATION_RULE: flow.nat_destination_id.offset,
   FROM_INTERFACE: flow.from_interface.offset, TO_INTERFACE: flow.to_interface.offset, FROM_ZONE: flow.from_zone.offset, TO_ZONE: flow.to_zone.offset,
   PROTOCOL: flow.protocol.offset, STATE: flow.state.offset, EVENT: flow.event.offset, END_REASON: flow.end_reason.offset, TCP_FLAGS: flow.tcp_flags.offset,
+  EXPIRES: flow.expires_s.offset,
 } as const;
 
 export const Drop = {

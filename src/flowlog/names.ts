@@ -1,5 +1,5 @@
 // What ids in records mean, as JSON text ready to be written: looked up once an id and configuration, not once a record.
-// Who: json.ts, match.ts, ipfix.ts through FlowLog, which makes one when a configuration comes into force. Bound: an entry for each
+// Who: json.ts, match.ts, ipfix.ts through FlowLog, which takes the one of each configuration that comes into force; session-pages.ts. Bound: an entry for each
 // id that records carry: the configuration's rules and interfaces, and those that were removed while their sessions lived.
 import type { Names } from '../engine/records.js';
 import { asciiJson, snippet, type Snippet } from './output.js';
@@ -50,6 +50,15 @@ export class NameTexts {
   natRule(id: number): Snippet { return this.natRules.get(id) ?? keep(this.natRules, id, this.names.natRule(id)); }
   interface(id: number): Snippet { return this.interfaces.get(id) ?? keep(this.interfaces, id, this.names.interfaceById(id)); }
   zoneOfInterface(id: number): Snippet { return this.interfaceZones.get(id) ?? keep(this.interfaceZones, id, this.names.zoneOfInterface(id)); }
+}
+
+const made = new WeakMap<Names, NameTexts>();
+
+/** The one of these names. */
+export function nameTextsOf(names: Names): NameTexts {
+  let texts = made.get(names);
+  if (texts === undefined) made.set(names, texts = new NameTexts(names));
+  return texts;
 }
 
 const latin = ({ bytes }: Snippet): string => Buffer.from(bytes).toString('latin1');

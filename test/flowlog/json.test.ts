@@ -11,7 +11,7 @@ import { names, nameTexts, randomDrops, randomFlows } from './support.js';
 
 const RECORDS = 2000;
 
-function lines(bytes: Uint8Array, recordBytes: number, kind: 'flow' | 'drop', plan = planFields(), texts = nameTexts()): string[] {
+function lines(bytes: Uint8Array, recordBytes: number, kind: 'flow' | 'session' | 'drop', plan = planFields(), texts = nameTexts()): string[] {
   const out = new Output(64);
   const format = new JsonFormat(out, plan);
   return Array.from({ length: bytes.length / recordBytes }, (_, index) => {
@@ -28,6 +28,11 @@ describe('lines', () => {
       expect(line).toMatch(/^[\x20-\x7e]+$/);
       expect(JSON.parse(line)).toEqual(expected);
     });
+  });
+
+  test('of sessions: all that the decoder reads', () => {
+    const bytes = randomFlows(RECORDS, 10);
+    lines(bytes, FLOW_RECORD_BYTES, 'session').forEach((line, index) => expect(JSON.parse(line)).toEqual(decodeFlow(viewOf(bytes), index * FLOW_RECORD_BYTES, names)));
   });
 
   test('of drops', () => {

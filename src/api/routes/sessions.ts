@@ -5,7 +5,7 @@ import type { Control } from '../../control/control.js';
 import type { FilterQuery } from '../../control/filter.js';
 import { FilterError } from '../../control/filter.js';
 import { buildSessionFilter, type SessionFilter } from '../../control/session-filter.js';
-import { killSessions, readSession, readSessions } from '../../control/session-pages.js';
+import { killSessions, readSession, writeSessions } from '../../control/session-pages.js';
 import type { ApiContext } from '../context.js';
 import { decodeCursor, encodeCursor, isPlace } from '../cursor.js';
 import { ApiError } from '../errors.js';
@@ -37,9 +37,10 @@ export function registerSessions(api: FastifyInstance, { control, operations }: 
       description: 'A page may be short, or empty, while there is still a cursor: a bounded number of sessions is looked at for each page.',
       response: { 200: Type.Object({ sessions: Type.Array(FlowRecord), cursor: nextCursor }) },
     },
-  }, async ({ query: { limit, cursor: at, ...filter } }) => {
-    const page = await readSessions(control.engine, control.names, at === undefined ? 0 : decodeCursor(LISTING, at, isPlace), limit, filterOf(control, filter));
-    return { sessions: page.sessions, cursor: page.cursor === 0 ? null : encodeCursor(LISTING, page.cursor) };
+  }, async ({ query: { limit, cursor: at, ...filter } }, reply) => {
+    const place = at === undefined ? 0 : decodeCursor(LISTING, at, isPlace);
+    const text = await writeSessions(control.engine, control.names, place, limit, filterOf(control, filter), (next) => encodeCursor(LISTING, next));
+    return reply.type('application/json; charset=utf-8').send(text);
   });
 
   api.get<{ Params: Static<typeof Id> }>('/api/v1/sessions/:id', {
