@@ -61,6 +61,7 @@ export class LogFollower {
   private readonly file: number;
   private readonly watcher: FSWatcher;
   private offset: number;
+  private readonly decoder = new TextDecoder(); // a read may end within a character
   private rest = '';
 
   constructor(path: string, private readonly role: string, private readonly onLine: (line: string) => void) {
@@ -73,13 +74,16 @@ export class LogFollower {
 
   read(): void {
     const size = fstatSync(this.file).size;
-    if (size < this.offset) this.offset = 0; // cut by its writer
+    if (size < this.offset) { // cut by its writer
+      this.offset = 0;
+      this.rest += this.decoder.decode();
+    }
     const buffer = Buffer.allocUnsafe(LINE_BYTES_MAX);
     while (this.offset < size) {
       const count = readSync(this.file, buffer, 0, buffer.length, this.offset);
       if (count === 0) break;
       this.offset += count;
-      const lines = (this.rest + buffer.toString('utf8', 0, count)).split('\n');
+      const lines = (this.rest + this.decoder.decode(buffer.subarray(0, count), { stream: true })).split('\n');
       this.rest = (lines.pop() ?? '').slice(-LINE_BYTES_MAX);
       for (const line of lines) if (line.trim() !== '') this.onLine(`${this.asJson(line)}\n`);
     }

@@ -1,6 +1,7 @@
-// Accounts of a stream: of the records that it took, each was sent or is counted as lost once it ended, whatever became of its receiver.
+// Accounts of a stream: of the records that it took, each was sent or is counted as lost once it ended, whatever became of its receiver. Where it can be
+// seen what arrived, that is what was sent.
 import { execFileSync } from 'node:child_process';
-import { closeSync, constants, openSync, writeFileSync } from 'node:fs';
+import { closeSync, constants, existsSync, openSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
 import type { LogConfig } from '../../src/config/schema-observability.js';
@@ -13,7 +14,8 @@ import { nameTexts, randomDrops, randomFlows, spanOf, temporaryDirectory } from 
 const FLOWS = 6000;
 const DROPS = 2000;
 
-type Place = { config: Partial<LogConfig>; directory?: string };
+/** `arrived`: how many records came to where they go, or were dropped there. */
+type Place = { config: Partial<LogConfig>; directory?: string; arrived?(): number };
 const somewhere = async (make: () => Promise<{ port: number; stop(): Promise<void> }>, isGone = false): Promise<string> => {
   const receiver = await make();
   if (isGone) await receiver.stop();
@@ -21,9 +23,20 @@ const somewhere = async (make: () => Promise<{ port: number; stop(): Promise<voi
 };
 const stalled = () => receiveStream(() => new OctetCounter(), parseSyslog, { stalled: true });
 const datagrams = () => receiveDatagrams(parseSyslog);
+const linesOf = (path: string): number => (existsSync(path) ? readFileSync(path, 'utf8').split('\n').length - 1 : 0);
+
+/** Datagrams that found no room at their receiver: the last column of its line (proc_net_udp(5)). */
+function droppedAt(port: number): number {
+  const local = `:${port.toString(16).toUpperCase().padStart(4, '0')}`;
+  const line = readFileSync('/proc/net/udp', 'utf8').split('\n').find((one) => one.trim().split(/\s+/)[1]?.endsWith(local));
+  return Number(line?.trim().split(/\s+/).at(-1));
+}
 
 const PLACES: Record<string, () => Promise<Place>> = {
-  'a file': () => Promise.resolve({ config: { to: 'file', path: 'all' }, directory: temporaryDirectory() }),
+  'a file': () => {
+    const directory = temporaryDirectory();
+    return Promise.resolve({ config: { to: 'file', path: 'all' }, directory, arrived: () => linesOf(join(directory, 'all')) });
+  },
   'a file on a full disk': () => {
     const directory = temporaryDirectory();
     execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=600k', 'none', directory]);
@@ -37,7 +50,10 @@ const PLACES: Record<string, () => Promise<Place>> = {
   },
   'syslog over TCP that stalls': async () => ({ config: { to: 'syslog', transport: 'tcp', address: await somewhere(stalled), bufferMegabytes: 1 } }),
   'syslog over TCP, nobody there': async () => ({ config: { to: 'syslog', transport: 'tcp', address: await somewhere(stalled, true), bufferMegabytes: 1 } }),
-  'syslog over UDP': async () => ({ config: { to: 'syslog', address: await somewhere(datagrams) } }),
+  'syslog over UDP': async () => {
+    const { port, messages } = await datagrams();
+    return { config: { to: 'syslog', address: `127.0.0.1:${port}` }, arrived: () => messages.length + droppedAt(port) };
+  },
   'syslog over UDP, nobody there': async () => ({ config: { to: 'syslog', address: await somewhere(datagrams, true), bufferMegabytes: 1 } }),
   'IPFIX over UDP, nobody there': async () => ({ config: { to: 'ipfix', address: await somewhere(datagrams, true) } }),
   'IPFIX over TCP that stalls': async () => ({ config: { to: 'ipfix', transport: 'tcp', address: await somewhere(stalled), bufferMegabytes: 1 } }),
@@ -50,7 +66,7 @@ async function untilSomeAreSent({ stats }: { stats: () => { sent: number } }): P
 
 // Ended at once; in the middle of it; and when there was time for all of it, or for something to go wrong.
 test.each(Object.keys(PLACES).flatMap((place) => [{ place, end: 'at once', graceMs: 0 }, { place, end: 'in the middle', graceMs: 0 }, { place, end: 'later', graceMs: 300 }]))('$place, ended $end', async ({ place, end, graceMs }) => {
-  const { config, directory = '/nowhere' } = await PLACES[place]!();
+  const { config, directory = '/nowhere', arrived } = await PLACES[place]!();
   const stream = new Stream('test', { type: 'flow', to: 'file', ...config }, { directory, hostName: 'nva-1', interfaces: () => [], log: () => undefined });
   const flows = randomFlows(FLOWS, 41);
   const drops = randomDrops(DROPS, 42);
@@ -63,6 +79,7 @@ test.each(Object.keys(PLACES).flatMap((place) => [{ place, end: 'at once', grace
   await new Promise((resolve) => setImmediate(resolve));
   expect(stream.stats).toMatchObject({ waitingBytes: 0 });
   expect(stream.stats.sent + stream.stats.lost).toBe(FLOWS + DROPS);
+  if (arrived) await expect.poll(arrived, { timeout: 5000 }).toBe(stream.stats.sent);
 });
 
 test('standard output that nobody reads', async () => {

@@ -41,3 +41,24 @@ test('a followed file gives whole lines, also across a cut, and crash output as 
   appendFileSync(engineLog, '{"msg":"after"}\n');
   await expect.poll(() => lines[2]).toBe('{"msg":"after"}\n');
 });
+
+test('a followed file keeps characters whole wherever a read of it ends', () => {
+  const { engineLog } = makeRunDirectory();
+  writeFileSync(engineLog, '');
+  const lines: string[] = [];
+  const follower = new LogFollower(engineLog, 'engine', (line) => lines.push(line));
+  onTestFinished(() => follower.close());
+  // Of two, three and four bytes, beginning at every place: each 64 KiB some of them are cut.
+  const written = Array.from({ length: 5000 }, (_, n) => `{"msg":"${'x'.repeat(n % 4)}${'ü☃𝄞'.repeat(20)}"}\n`);
+  appendFileSync(engineLog, written.join(''));
+  follower.read();
+  expect(lines).toEqual(written);
+  // Half a character at the end of a file that is cut then is one of its own.
+  appendFileSync(engineLog, Buffer.from('{"msg":"ü').subarray(0, -1));
+  follower.read();
+  truncateSync(engineLog, 0);
+  follower.read();
+  appendFileSync(engineLog, '"}\n');
+  follower.read();
+  expect(lines.at(-1)).toBe('{"msg":"\ufffd"}\n');
+});
