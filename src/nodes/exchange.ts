@@ -1,5 +1,5 @@
 // How two nodes talk: HTTPS, TLS 1.3 alone, each end with the certificate of its identity key; a POST of a Message, answered by one. Who:
-// src/nodes/nodes.ts. Thread: control's main one. Nobody's CA, name or date counts: the handshake proves that the other end has the private key
+// src/nodes/trusted.ts, link.ts. Thread: control's main one. Nobody's CA, name or date counts: the handshake proves that the other end has the private key
 // of its certificate (RFC 8446 section 4.4.3), and that key is the id which the configuration names, or the connection ends before a byte of HTTP.
 // Why one request for both ways: whoever can reach the other, be it only one of the two, keeps both up to date.
 // Bounds: MESSAGE_BYTES_MAX, CONNECTIONS_MAX, WORKING_MAX requests of a node at a time, times for handshake, request and answer. No tickets:

@@ -1,4 +1,4 @@
-// This node's way to another one: calls it, again and again, and at once when there is news. Who: src/nodes/nodes.ts, one a node with a url.
+// This node's way to another one: calls it, again and again, and at once when there is news. Who: src/nodes/trusted.ts, one a node with a url.
 // Bounds: one exchange at a time; EXCHANGE_MS with jitter between two, RETRY_MS_MIN doubling to EXCHANGE_MS while the other end is away or has
 // not put in force what it was told.
 import { exchange, type Message } from './exchange.js';

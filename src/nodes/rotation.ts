@@ -1,4 +1,4 @@
-// Rotation of a static key, step by step. Who: src/nodes/nodes.ts drives it. Pure: what is so goes in, what to do next comes out.
+// Rotation of a static key, step by step. Who: src/nodes/rotations.ts drives it. Pure: what is so goes in, what to do next comes out.
 // Nothing is lost because at each moment both ends accept what the other one may use:
 //   preparing   the engine makes the next key and answers to both from here on
 //   announcing  our record has both keys; until each node has it in force, or the overlap has passed

@@ -1,5 +1,5 @@
-// Nodes as people see them. Who: nodes.ts makes it, the API and the command line show it. Nothing in it is secret.
-import type { Announcement } from './record.js';
+// Nodes as people see them. Who: nodes.ts and its parts make it, the API and the command line show it. Nothing in it is secret.
+import type { Announcement, NodeRecord } from './record.js';
 
 export interface RecordView { sequence: number; issuedAt: string; expiresAt: string; wireguard: Announcement[] }
 
@@ -29,4 +29,12 @@ export interface NodesView {
   /** Callers that were sent away. */
   strangers: number;
   peers: NodeView[]; rotations: RotationView[]; lastRotations: Record<string, string>;
+}
+
+export const timeText = (ms: number | null): string | null => (ms === null ? null : new Date(ms).toISOString());
+
+export function recordView(record: NodeRecord | undefined): RecordView | null {
+  if (record === undefined) return null;
+  const { sequence, issuedAt, expiresAt, wireguard } = record;
+  return { sequence, issuedAt, expiresAt, wireguard };
 }
