@@ -139,6 +139,43 @@ bool pipeline::end_session(uint32_t index, sl_end_reason reason) {
   return true;
 }
 
+namespace {
+
+// Nobody has answered it, or its TCP handshake never came to an end.
+bool is_unanswered(const session& s) {
+  const uint8_t state = s.state.load(std::memory_order_relaxed);
+  return state == SL_STATE_NEW || state == SL_STATE_TCP_SYN_SENT || state == SL_STATE_TCP_SYN_RECEIVED;
+}
+
+}  // namespace
+
+// The table is nearly full: of some sessions taken at random, the unanswered one that is silent for longest ends for a new one. So a flood that
+// nobody answers displaces itself, and never a conversation. A sample without any is followed by another, up to a bound.
+void pipeline::evict_session() {
+  const uint32_t end = shared_.sessions.high_water();
+  uint32_t chosen = session_none, silent = 0;
+  for (unsigned round = 0; round < eviction_rounds_max && chosen == session_none; ++round) {
+    uint32_t sample[eviction_sample];
+    for (uint32_t& index : sample) {
+      index = static_cast<uint32_t>((hash_mix(shared_.seed + ++draws_ * 0x9e3779b97f4a7c15ull, 0xe7037ed1a0b428dbull) >> 32) * end >> 32);
+      shared_.sessions.prefetch_deadline(index);
+      shared_.sessions.prefetch_session(index << 1);
+    }
+    for (const uint32_t index : sample) {
+      // Without a deadline there is none, or whoever makes it is not through with it.
+      if (shared_.sessions.deadline(index).load(std::memory_order_acquire) == 0) continue;
+      const session& s = shared_.sessions.at(index);
+      const auto age = static_cast<int32_t>(now_ticks_ - s.last_seen_ticks.load(std::memory_order_relaxed));
+      const uint32_t silence = age > 0 ? static_cast<uint32_t>(age) : 0;
+      if (!is_unanswered(s) || (chosen != session_none && silence <= silent)) continue;
+      chosen = index;
+      silent = silence;
+    }
+  }
+  if (chosen != session_none && end_session(chosen, SL_END_EVICTED)) counters_.add(SL_COUNTER_SESSIONS_EVICTED);
+  shared_.sessions.reclaim(worker_);  // what ended a while ago, before the last free one is taken
+}
+
 bool pipeline::kill(uint64_t session_id) {
   uint32_t index = static_cast<uint32_t>(session_id);
   if (index >= shared_.sessions.high_water()) return false;

@@ -497,6 +497,7 @@ void engine::routine_clock() {
   using clock = std::chrono::steady_clock;
   constexpr std::chrono::nanoseconds second = std::chrono::seconds(1);
   warned_.assign(SL_DROP_REASON_COUNT, 0);
+  warned_evicted_ = 0;
   auto is_over = [&](clock::time_point until) {
     std::unique_lock lock(clock_mutex_);
     return clock_wake_.wait_until(lock, until, [&] { return clock_stop_; });
@@ -596,14 +597,19 @@ void engine::reserve_local_ports() {
 void engine::warn_of_exhaustion() {
   static constexpr sl_drop_reason watched[] = {SL_DROP_SESSION_TABLE_FULL, SL_DROP_NAT_PORTS_EXHAUSTED, SL_DROP_UMEM_EXHAUSTED, SL_DROP_RX_RING_FULL, SL_DROP_NEIGHBOUR_QUEUE_FULL,
                                                SL_DROP_NEIGHBOUR_UNRESOLVED, SL_DROP_FRAGMENT_TABLE_FULL, SL_DROP_TX_RING_FULL, SL_DROP_HOST_QUEUE_FULL};
+  const std::string lately = " in the last " + std::to_string(warn_interval_s) + " s: ";
   for (sl_drop_reason reason : watched) {
     uint64_t total = 0;
     for (auto& w : workers_) total += w->path().counters().drop[reason].load(std::memory_order_relaxed);
     if (total != warned_[reason]) {
-      emit_event("log", "warn", std::to_string(total - warned_[reason]) + " packets dropped in the last " + std::to_string(warn_interval_s) + " s: " + drop_names[reason]);
+      emit_event("log", "warn", std::to_string(total - warned_[reason]) + " packets dropped" + lately + drop_names[reason]);
       warned_[reason] = total;
     }
   }
+  uint64_t evicted = 0;
+  for (auto& w : workers_) evicted += w->path().counters().counter[SL_COUNTER_SESSIONS_EVICTED].load(std::memory_order_relaxed);
+  if (evicted != warned_evicted_) emit_event("log", "warn", std::to_string(evicted - warned_evicted_) + " unanswered sessions ended early" + lately + "the session table is nearly full");
+  warned_evicted_ = evicted;
 }
 
 }  // namespace sluice

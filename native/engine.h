@@ -145,6 +145,7 @@ class engine {
   std::set<std::tuple<uint16_t, int, uint16_t>> published_;           // nat_slot, protocol class, port of destination NAT
   std::map<std::pair<const nat_pool*, int>, std::set<uint16_t>> reserved_; // ports that local sockets use
   std::vector<uint64_t> warned_;                                      // drop counters when last warned
+  uint64_t warned_evicted_ = 0;
 
   // Sessions by state and protocol, and how many are offloaded: counted by the clock thread (offline by counters()), a part
   // of the table at a time; `published` is of the last whole pass.

@@ -64,8 +64,9 @@ void pipeline::process(const rx_frame* frames, unsigned count, unsigned port_slo
     bump(counters_.drop[SL_DROP_NO_SNAPSHOT], count);
     return;
   }
-  // What waits goes first, so that a flow keeps its order; unless this is one of those that waited.
-  if (!held_.empty() && waited_since_ns_ == 0) [[unlikely]] {
+  // What waits goes first, so that a flow keeps its order; unless this is one of those that waited, which was counted when it came.
+  const bool again = waited_since_ns_ != 0;
+  if (!held_.empty() && !again) [[unlikely]] {
     release_due();
     port_slot_ = static_cast<uint8_t>(port_slot);
     fate_ = {};
@@ -102,10 +103,12 @@ void pipeline::process(const rx_frame* frames, unsigned count, unsigned port_slo
     shared_.sessions.prefetch_bucket(p.hash);
     ++kept;
   }
-  tally.flush();
+  if (!again) [[likely]] {
+    tally.flush();
+    counters_.add(SL_COUNTER_RX_PACKETS, count);
+    counters_.add(SL_COUNTER_RX_BYTES, bytes);
+  }
   if (arrived) kept = open_arrived(arrived, kept);
-  counters_.add(SL_COUNTER_RX_PACKETS, count);
-  counters_.add(SL_COUNTER_RX_BYTES, bytes);
   if (completed_count) counters_.add(SL_COUNTER_CHECKSUMS_COMPLETED, completed_count);
   uint32_t guessed[batch_max];
   for (unsigned i = 0; i < kept; ++i) {
@@ -207,7 +210,7 @@ void pipeline::look_up(packet& p, uint32_t guessed) {
 // ---- 3: fragments ------------------------------------------------------------------------------------------------
 
 void pipeline::take_fragment(packet& p) {
-  counters_.add(SL_COUNTER_FRAGMENTS);
+  if (waited_since_ns_ == 0) counters_.add(SL_COUNTER_FRAGMENTS);
   auto result = shared_.fragments.add(p, now_ns_);
   if (result.discarded) bump(counters_.drop[result.reason], result.discarded);
   if (result.timed_out) bump(counters_.drop[SL_DROP_FRAGMENT_TIMEOUT], result.timed_out);
@@ -615,8 +618,10 @@ void pipeline::go_on(const held_packet& h) {
   } else {
     sl_captured* record = captures_ ? capture(frame.data, frame.length, h.interface_slot, SL_CAPTURE_IN, h.until_ns - held_ns_max) : nullptr;
     if (read_again(p, h)) {
+      waited_since_ns_ = h.until_ns - held_ns_max;
       p.hash = shared_.sessions.hash_of(p.key);
       look_up(p, shared_.sessions.guess(p.hash));
+      waited_since_ns_ = 0;
     }
     capture_done(record);
   }

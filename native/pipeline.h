@@ -32,6 +32,9 @@ inline constexpr uint32_t drop_records_per_second_max = 5000;
 // Deadlines of sessions looked at, and sessions ended at most, in 100 ms: 256 KiB of memory; a million are gone through in 1.6 s.
 inline constexpr uint32_t sweep_budget_max = 65536;
 inline constexpr uint64_t sweep_ns = 100'000'000;
+// A nearly full table: among so many sessions one is looked for that may end for a new one, and so often.
+inline constexpr unsigned eviction_sample = 16;
+inline constexpr unsigned eviction_rounds_max = 4;
 
 // The next hop for an address: among equal-cost ones by the hash. nullptr: no route.
 const sl_nexthop* route_lookup(const dataplane& shared, const snapshot& snap, const sl_address& to, uint64_t flow_hash);
@@ -179,6 +182,7 @@ class pipeline {
   void send_error(packet& p, icmp_error kind, uint32_t mtu_bytes = 0);
   void answer(packet& p, const uint8_t* ip_packet, unsigned length);
   bool end_session(uint32_t index, sl_end_reason reason);
+  void evict_session();
   void decided_first_fragment(packet& p, const fragment_verdict& verdict);
   bool take_error_token();
   void record_flow(const session& s, uint32_t index, sl_flow_event event, sl_end_reason reason);
@@ -218,6 +222,7 @@ class pipeline {
   std::vector<offload_candidate> to_offload_;
   uint32_t revalidating_ = 0, revalidate_at_ = session_none;  // generation of the walk, and how far it got
   uint64_t revalidation_began_ns_ = 0;
+  uint64_t draws_ = 0;                                // of random numbers
   uint64_t error_tokens_ns_ = 0, drop_tokens_ns_ = 0, fragments_checked_ns_ = 0;
   worker_counters counters_;
   flow_ring flow_records_;

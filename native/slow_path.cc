@@ -372,7 +372,15 @@ void pipeline::create_session(packet& p, decision& d) {
     source_counted = shared_.sources.take(p.key.src, snap_->settings.sessions_per_source_max);
     if (!source_counted) reason = SL_DROP_SESSION_LIMIT;
   }
-  if (reason == SL_DROP_NONE && (index = shared_.sessions.allocate(worker_)) == session_none) reason = SL_DROP_SESSION_TABLE_FULL;
+  if (reason == SL_DROP_NONE) {
+    const bool crowded = shared_.sessions.nearly_full();
+    if (crowded) [[unlikely]] evict_session();
+    index = shared_.sessions.allocate(worker_);
+    if (index == session_none) {
+      if (!crowded) evict_session();  // other workers have what is free: for the packets after this one
+      reason = SL_DROP_SESSION_TABLE_FULL;
+    }
+  }
   if (reason == SL_DROP_NONE) {
     session& s = shared_.sessions.at(index);
     s.key0 = p.key;

@@ -110,7 +110,8 @@ typedef uint8_t sl_u8; typedef uint16_t sl_u16; typedef uint32_t sl_u32; typedef
   X(WIREGUARD_NO_PEER, "wireguard-no-peer", "no peer of the interface has the destination among its allowed IPs") \
   X(WIREGUARD_NO_SESSION, "wireguard-no-session", "no session with the peer: no endpoint, or its handshake was not answered") \
   X(ENCRYPTION_REQUIRED, "encryption-required", "the route wants encryption, and no WireGuard interface takes the packet") \
-  X(TUNNEL_CONGESTION, "tunnel-congestion", "marked as congested on its way through a tunnel, and its sender does not know ECN (RFC 6040)")
+  X(TUNNEL_CONGESTION, "tunnel-congestion", "marked as congested on its way through a tunnel, and its sender does not know ECN (RFC 6040)") \
+  X(ROUTING_HEADER, "routing-header", "IPv6 routing header that sends the packet on to somewhere else than the address that the rules see")
 
 /* Counters beside drops. */
 #define SL_COUNTERS(X) \
@@ -142,7 +143,8 @@ typedef uint8_t sl_u8; typedef uint16_t sl_u16; typedef uint32_t sl_u32; typedef
   X(WIREGUARD_EVENTS_LOST, "wireguard-events-lost", "WireGuard messages and events lost because nobody took them in time") \
   X(FROM_HOST_PACKETS, "from-host-packets", "packets of the host's stack taken for tunnels") \
   X(TX_KICKS, "tx-kicks", "system calls that started transmission") \
-  X(POLLS, "polls", "times a worker slept")
+  X(POLLS, "polls", "times a worker slept") \
+  X(SESSIONS_EVICTED, "sessions-evicted", "sessions that nobody had answered, ended early because the table was nearly full")
 
 /* What the steering program did; BPF counts these a netdev. */
 #define SL_STEER_COUNTERS(X) \
@@ -219,7 +221,8 @@ typedef uint8_t sl_u8; typedef uint16_t sl_u16; typedef uint32_t sl_u32; typedef
   X(POLICY_CHANGED, "policy-changed", "a commit no longer allows it") \
   X(KILLED, "killed", "ended by an operator") \
   X(REPLACED, "replaced", "a new connection took the same addresses and ports") \
-  X(SHUTDOWN, "shutdown", "the engine stopped")
+  X(SHUTDOWN, "shutdown", "the engine stopped") \
+  X(EVICTED, "evicted", "nobody had answered, and the session table was nearly full")
 
 #define SL_ENUM_ENTRY(prefix, name) prefix##name
 #define SL_X_DROP(name, text, help) SL_ENUM_ENTRY(SL_DROP_, name),

@@ -10,6 +10,7 @@ namespace sluice {
 void session_table::open(flow_memory& memory, unsigned workers, epochs* epochs) {
   capacity_ = memory.header->capacity;
   workers_ = workers;
+  reserve_ = std::max({1u, capacity_ / 64, std::min(capacity_ / 8, reserve_a_worker * workers)});
   epochs_ = epochs;
   hash_keys_ = memory.header->hash_keys;
   bucket_mask_ = memory.header->bucket_mask;

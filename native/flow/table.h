@@ -67,6 +67,7 @@ class session_table {
   // The reference that the tag promises, without looking at the key: to fetch its lines early. session_none if nothing.
   uint32_t guess(uint64_t h) const;
   void prefetch_session(uint32_t reference) const;
+  void prefetch_deadline(uint32_t index) const { __builtin_prefetch(&deadlines_[index]); }
   // Finds the session of a key. Any worker, between two quiescent points.
   bool find(const flow_key& k, uint64_t h, session_ref* out) const;
   // The same, but the reference that guess() gave is tried first.
@@ -97,6 +98,9 @@ class session_table {
   uint32_t capacity() const { return capacity_; }
   uint32_t high_water() const { return high_water_.load(std::memory_order_relaxed); }
   uint32_t live() const;
+  // Time to end sessions for new ones: 1/64 is left; of a small table as much as two batches of each worker, up to an eighth, since what
+  // ended is free only after a grace period.
+  bool nearly_full() const { return live() >= capacity_ - reserve_; }
   size_t bytes() const;
 
  private:
@@ -105,6 +109,7 @@ class session_table {
   using bucket = sl_flow_bucket;
   static constexpr unsigned share_shift = 12;  // sessions are dealt to workers in runs of 4,096
   static constexpr unsigned steal_batch = 256;
+  static constexpr unsigned reserve_a_worker = 128;
 
   struct limbo_entry { uint32_t index; uint64_t epoch; };
   struct alignas(64) worker_share {
@@ -130,7 +135,7 @@ class session_table {
   bucket* buckets_ = nullptr;
   const uint64_t* hash_keys_ = nullptr;
   uint32_t bucket_mask_ = 0, inherited_ = 0;
-  uint32_t capacity_ = 0;
+  uint32_t capacity_ = 0, reserve_ = 0;
   unsigned workers_ = 1;
   epochs* epochs_ = nullptr;
   std::atomic<uint32_t> high_water_{0};

@@ -219,7 +219,11 @@ sl_drop_reason walk_ipv6_extensions(const uint8_t* ip, unsigned limit, unsigned*
       }
       continue;
     }
-    if (next == ipv6_routing && header[2] == 0) return SL_DROP_MALFORMED_IPV6;  // type 0 is deprecated (RFC 5095)
+    if (next == ipv6_routing) {
+      if (header[2] == 0) return SL_DROP_MALFORMED_IPV6;  // type 0 is deprecated (RFC 5095)
+      // Segments are left (RFC 8200 section 4.4): the packet ends elsewhere, and nobody asked the rules about that place.
+      if (header[3] != 0) return SL_DROP_ROUTING_HEADER;
+    }
     unsigned bytes = next == ipv6_authentication ? (header[1] + 2u) * 4 : (header[1] + 1u) * 8;
     if (at + bytes > limit) return chain->fragment ? SL_DROP_FRAGMENT_MALFORMED : SL_DROP_TRUNCATED;
     next = header[0];

@@ -66,9 +66,9 @@ export const SL_LATENCY_BUCKETS = 32;
 // ---- lists that people see ----
 export interface ListEntry { readonly value: number; readonly name: string; readonly help: string }
 
-export const DropReason = { NONE: 0, TRUNCATED: 1, MALFORMED_ETHERNET: 2, MALFORMED_IPV4: 3, MALFORMED_IPV6: 4, MALFORMED_L4: 5, CHECKSUM_IPV4: 6, CHECKSUM_L4: 7, MARTIAN_SOURCE: 8, MARTIAN_DESTINATION: 9, OTHER_STATION: 10, UNKNOWN_VLAN: 11, UNKNOWN_PORT: 12, NO_ENGINE: 13, ND_HOP_LIMIT: 14, ANTI_SPOOFING: 15, NO_ROUTE: 16, BLACKHOLE_ROUTE: 17, TTL_EXPIRED: 18, TOO_BIG: 19, POLICY_DENY: 20, POLICY_REJECT: 21, POLICY_CHANGED: 22, TCP_NOT_SYN: 23, TCP_BAD_FLAGS: 24, TCP_WINDOW: 25, TCP_RST_SEQUENCE: 26, TCP_STATE: 27, ICMP_NO_SESSION: 28, ICMP_BAD_EMBEDDED: 29, SESSION_TABLE_FULL: 30, SESSION_LIMIT: 31, NAT_PORTS_EXHAUSTED: 32, NAT_CONFLICT: 33, NAT_FILTERED: 34, NEIGHBOUR_UNRESOLVED: 35, NEIGHBOUR_QUEUE_FULL: 36, LINK_DOWN: 37, FRAGMENT_OVERLAP: 38, FRAGMENT_TABLE_FULL: 39, FRAGMENT_TIMEOUT: 40, FRAGMENT_MALFORMED: 41, FRAGMENT_DENIED: 42, UMEM_EXHAUSTED: 43, RX_RING_FULL: 44, TX_RING_FULL: 45, HOST_QUEUE_FULL: 46, NO_SNAPSHOT: 47, RATE_LIMITED: 48, WIREGUARD_MALFORMED: 49, WIREGUARD_HANDSHAKE_MAC: 50, WIREGUARD_HANDSHAKE_LIMIT: 51, WIREGUARD_UNKNOWN_INDEX: 52, WIREGUARD_AUTHENTICATION: 53, WIREGUARD_REPLAY: 54, WIREGUARD_ALLOWED_IPS: 55, WIREGUARD_NO_PEER: 56, WIREGUARD_NO_SESSION: 57, ENCRYPTION_REQUIRED: 58, TUNNEL_CONGESTION: 59 } as const;
+export const DropReason = { NONE: 0, TRUNCATED: 1, MALFORMED_ETHERNET: 2, MALFORMED_IPV4: 3, MALFORMED_IPV6: 4, MALFORMED_L4: 5, CHECKSUM_IPV4: 6, CHECKSUM_L4: 7, MARTIAN_SOURCE: 8, MARTIAN_DESTINATION: 9, OTHER_STATION: 10, UNKNOWN_VLAN: 11, UNKNOWN_PORT: 12, NO_ENGINE: 13, ND_HOP_LIMIT: 14, ANTI_SPOOFING: 15, NO_ROUTE: 16, BLACKHOLE_ROUTE: 17, TTL_EXPIRED: 18, TOO_BIG: 19, POLICY_DENY: 20, POLICY_REJECT: 21, POLICY_CHANGED: 22, TCP_NOT_SYN: 23, TCP_BAD_FLAGS: 24, TCP_WINDOW: 25, TCP_RST_SEQUENCE: 26, TCP_STATE: 27, ICMP_NO_SESSION: 28, ICMP_BAD_EMBEDDED: 29, SESSION_TABLE_FULL: 30, SESSION_LIMIT: 31, NAT_PORTS_EXHAUSTED: 32, NAT_CONFLICT: 33, NAT_FILTERED: 34, NEIGHBOUR_UNRESOLVED: 35, NEIGHBOUR_QUEUE_FULL: 36, LINK_DOWN: 37, FRAGMENT_OVERLAP: 38, FRAGMENT_TABLE_FULL: 39, FRAGMENT_TIMEOUT: 40, FRAGMENT_MALFORMED: 41, FRAGMENT_DENIED: 42, UMEM_EXHAUSTED: 43, RX_RING_FULL: 44, TX_RING_FULL: 45, HOST_QUEUE_FULL: 46, NO_SNAPSHOT: 47, RATE_LIMITED: 48, WIREGUARD_MALFORMED: 49, WIREGUARD_HANDSHAKE_MAC: 50, WIREGUARD_HANDSHAKE_LIMIT: 51, WIREGUARD_UNKNOWN_INDEX: 52, WIREGUARD_AUTHENTICATION: 53, WIREGUARD_REPLAY: 54, WIREGUARD_ALLOWED_IPS: 55, WIREGUARD_NO_PEER: 56, WIREGUARD_NO_SESSION: 57, ENCRYPTION_REQUIRED: 58, TUNNEL_CONGESTION: 59, ROUTING_HEADER: 60 } as const;
 export type DropReason = (typeof DropReason)[keyof typeof DropReason];
-export const SL_DROP_REASON_COUNT = 60;
+export const SL_DROP_REASON_COUNT = 61;
 export const DROP_REASONS: readonly ListEntry[] = [
   { value: 0, name: 'none', help: 'not dropped' },
   { value: 1, name: 'truncated', help: 'frame ends before its headers do, or IP total length exceeds the frame' },
@@ -130,11 +130,12 @@ export const DROP_REASONS: readonly ListEntry[] = [
   { value: 57, name: 'wireguard-no-session', help: 'no session with the peer: no endpoint, or its handshake was not answered' },
   { value: 58, name: 'encryption-required', help: 'the route wants encryption, and no WireGuard interface takes the packet' },
   { value: 59, name: 'tunnel-congestion', help: 'marked as congested on its way through a tunnel, and its sender does not know ECN (RFC 6040)' },
+  { value: 60, name: 'routing-header', help: 'IPv6 routing header that sends the packet on to somewhere else than the address that the rules see' },
 ];
 
-export const Counter = { RX_PACKETS: 0, RX_BYTES: 1, TX_PACKETS: 2, TX_BYTES: 3, HOST_PACKETS: 4, FAST_PATH_HITS: 5, SLOW_PATH_PACKETS: 6, SESSIONS_CREATED: 7, SESSIONS_OFFLOADED: 8, SESSIONS_ENDED: 9, REVALIDATIONS: 10, ICMP_ERRORS_SENT: 11, ICMP_ERRORS_SUPPRESSED: 12, TCP_RESETS_SENT: 13, FRAGMENTS: 14, FRAGMENTS_HELD: 15, NEIGHBOUR_HELD: 16, CHECKSUMS_COMPLETED: 17, CAPTURES_LOST: 18, RECORDS_LOST: 19, DROP_RECORDS_SAMPLED: 20, WIREGUARD_SEALED: 21, WIREGUARD_OPENED: 22, WIREGUARD_HANDSHAKES: 23, WIREGUARD_COOKIES: 24, WIREGUARD_EVENTS_LOST: 25, FROM_HOST_PACKETS: 26, TX_KICKS: 27, POLLS: 28 } as const;
+export const Counter = { RX_PACKETS: 0, RX_BYTES: 1, TX_PACKETS: 2, TX_BYTES: 3, HOST_PACKETS: 4, FAST_PATH_HITS: 5, SLOW_PATH_PACKETS: 6, SESSIONS_CREATED: 7, SESSIONS_OFFLOADED: 8, SESSIONS_ENDED: 9, REVALIDATIONS: 10, ICMP_ERRORS_SENT: 11, ICMP_ERRORS_SUPPRESSED: 12, TCP_RESETS_SENT: 13, FRAGMENTS: 14, FRAGMENTS_HELD: 15, NEIGHBOUR_HELD: 16, CHECKSUMS_COMPLETED: 17, CAPTURES_LOST: 18, RECORDS_LOST: 19, DROP_RECORDS_SAMPLED: 20, WIREGUARD_SEALED: 21, WIREGUARD_OPENED: 22, WIREGUARD_HANDSHAKES: 23, WIREGUARD_COOKIES: 24, WIREGUARD_EVENTS_LOST: 25, FROM_HOST_PACKETS: 26, TX_KICKS: 27, POLLS: 28, SESSIONS_EVICTED: 29 } as const;
 export type Counter = (typeof Counter)[keyof typeof Counter];
-export const SL_COUNTER_COUNT = 29;
+export const SL_COUNTER_COUNT = 30;
 export const COUNTERS: readonly ListEntry[] = [
   { value: 0, name: 'rx-packets', help: 'packets received by the engine' },
   { value: 1, name: 'rx-bytes', help: 'bytes received by the engine, Ethernet header included' },
@@ -165,6 +166,7 @@ export const COUNTERS: readonly ListEntry[] = [
   { value: 26, name: 'from-host-packets', help: 'packets of the host\'s stack taken for tunnels' },
   { value: 27, name: 'tx-kicks', help: 'system calls that started transmission' },
   { value: 28, name: 'polls', help: 'times a worker slept' },
+  { value: 29, name: 'sessions-evicted', help: 'sessions that nobody had answered, ended early because the table was nearly full' },
 ];
 
 export const SteerCounter = { TO_ENGINE: 0, TO_HOST: 1, OFFLOADED: 2, OFFLOADED_BYTES: 3 } as const;
@@ -275,9 +277,9 @@ export const WIREGUARD_EVENTS: readonly ListEntry[] = [
   { value: 3, name: 'roamed', help: 'the peer\'s endpoint changed: an authenticated message came from another one' },
 ];
 
-export const EndReason = { NONE: 0, IDLE: 1, TCP_FIN: 2, TCP_RST: 3, POLICY_CHANGED: 4, KILLED: 5, REPLACED: 6, SHUTDOWN: 7 } as const;
+export const EndReason = { NONE: 0, IDLE: 1, TCP_FIN: 2, TCP_RST: 3, POLICY_CHANGED: 4, KILLED: 5, REPLACED: 6, SHUTDOWN: 7, EVICTED: 8 } as const;
 export type EndReason = (typeof EndReason)[keyof typeof EndReason];
-export const SL_END_REASON_COUNT = 8;
+export const SL_END_REASON_COUNT = 9;
 export const END_REASONS: readonly ListEntry[] = [
   { value: 0, name: 'none', help: 'not ended' },
   { value: 1, name: 'idle', help: 'idle timeout' },
@@ -287,6 +289,7 @@ export const END_REASONS: readonly ListEntry[] = [
   { value: 5, name: 'killed', help: 'ended by an operator' },
   { value: 6, name: 'replaced', help: 'a new connection took the same addresses and ports' },
   { value: 7, name: 'shutdown', help: 'the engine stopped' },
+  { value: 8, name: 'evicted', help: 'nobody had answered, and the session table was nearly full' },
 ];
 
 // ---- layouts ----

@@ -65,8 +65,8 @@ function writeText(to: Buffer, at: number, text: string): number {
 }
 
 const FIREWALL_EVENT = { CREATED: 1, DELETED: 2, DENIED: 3, ALERT: 4, UPDATE: 5 } as const;
-/** flowEndReason: 1 idle, 2 active timeout (it goes on), 3 end of flow detected, 4 forced end. */
-const FLOW_END_REASON: Record<number, number> = { [EndReason.IDLE]: 1, [EndReason.NONE]: 2, [EndReason.TCP_FIN]: 3, [EndReason.TCP_RST]: 3, [EndReason.REPLACED]: 3, [EndReason.POLICY_CHANGED]: 4, [EndReason.KILLED]: 4, [EndReason.SHUTDOWN]: 4 };
+/** flowEndReason: 1 idle, 2 active timeout (it goes on), 3 end of flow detected, 4 forced end, 5 lack of resources. */
+const FLOW_END_REASON: Record<number, number> = { [EndReason.IDLE]: 1, [EndReason.NONE]: 2, [EndReason.TCP_FIN]: 3, [EndReason.TCP_RST]: 3, [EndReason.REPLACED]: 3, [EndReason.POLICY_CHANGED]: 4, [EndReason.KILLED]: 4, [EndReason.SHUTDOWN]: 4, [EndReason.EVICTED]: 5 };
 const NAT_EVENT = { CREATED: 4, DELETED: 5 } as const; // of NAT44 sessions
 const FORWARDING_STATUS_DROPPED_ACL = 129; // "dropped: ACL deny"
 const FORWARDING_STATUS_DROPPED = 128;

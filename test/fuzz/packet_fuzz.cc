@@ -23,7 +23,7 @@ using namespace sluice;
 constexpr uint64_t second_ns = 1'000'000'000;
 constexpr uint64_t harness_ns_max = 20ull * 365 * 86400 * second_ns;
 constexpr unsigned records_max = 64;  // an input's length is bounded, so that a finding is short
-constexpr uint32_t sessions_max = 4096;
+constexpr uint32_t sessions_max = 32;  // an input can fill the table
 constexpr uint16_t tunnel_port = 51820;
 constexpr uint32_t tunnel_id = 5, peer_id = 6;
 

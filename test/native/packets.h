@@ -54,7 +54,8 @@ inline frame ip_frame(const char* src, const char* dst, uint8_t protocol, std::v
   if (v4) store16_raw(ip.data() + 10, checksum_finish(checksum_add(0, ip.data(), 20)));
   if (field) {
     uint64_t pseudo = protocol == protocol_icmp ? 0 : checksum_pseudo(ip.data() + (v4 ? 12 : 8), v4 ? 4 : 16, protocol, static_cast<uint32_t>(l4.size()));
-    store16_raw(l4.data() + field, checksum_finish(checksum_add(pseudo, l4.data(), static_cast<unsigned>(l4.size()))));
+    const uint16_t sum = checksum_finish(checksum_add(pseudo, l4.data(), static_cast<unsigned>(l4.size())));
+    store16_raw(l4.data() + field, sum == 0 && protocol == protocol_udp ? 0xffff : sum);
   }
   f.bytes.insert(f.bytes.end(), ip.begin(), ip.end());
   f.bytes.insert(f.bytes.end(), l4.begin(), l4.end());
