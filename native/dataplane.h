@@ -70,6 +70,12 @@ struct dataplane {
   void close_revalidation(uint32_t generation) {
     if (revalidation.load(std::memory_order_acquire) == generation) __atomic_store_n(&memory->header->generations[1], generation, __ATOMIC_RELEASE);
   }
+  // Does the XDP program still go by what this generation decided? As is_current of bpf/offload.h.
+  bool is_forwarded_by_program(uint32_t generation, uint32_t now_ticks) const {
+    const sl_flow_header& header = *memory->header;
+    if (generation == __atomic_load_n(&header.generations[0], __ATOMIC_ACQUIRE)) return true;
+    return generation == __atomic_load_n(&header.generations[1], __ATOMIC_ACQUIRE) && now_ticks - header.committed_ticks <= SL_GRACE_TICKS;
+  }
   session_table sessions;
   mapping_table mappings;
   adjacency_table adjacencies;

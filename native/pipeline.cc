@@ -676,13 +676,14 @@ bool pipeline::revalidate_some(uint64_t now_ns) {
   if (revalidating_ != wanted) {
     revalidating_ = wanted;
     revalidate_at_ = 0;
-    revalidation_began_ns_ = now_ns;
+    revalidation_began_ns_ = 0;
   }
   if (revalidate_at_ == session_none) return false;
   now_ns_ = now_ns;
   now_ticks_ = ticks_of_ns(now_ns);
   snap_ = shared_.current.load(std::memory_order_acquire);
   if (!snap_ || static_cast<uint32_t>(snap_->generation) != wanted) return true;  // about to be swapped in
+  if (!revalidation_began_ns_) revalidation_began_ns_ = now_ns;
   revalidate_at_ = shared_.sessions.each(worker_, revalidate_at_, revalidate_budget, [&](uint32_t index) {
     decision d;
     if (shared_.sessions.at(index).generation.load(std::memory_order_relaxed) != wanted) revalidate_session(index, &d);

@@ -507,6 +507,9 @@ pipeline::revalidation pipeline::revalidate_session(uint32_t index, decision* ou
 bool pipeline::revalidate(packet& p, const session_ref& r) {
   decision d;
   const uint32_t rule_id = r.s->rule_id;
+  // The program has left its packets to us: those that wait behind this one go first, and then it is handed over again.
+  if (r.s->offload.load(std::memory_order_relaxed) == SL_OFFLOAD_ON && !shared_.is_forwarded_by_program(r.s->generation.load(std::memory_order_relaxed), now_ticks_))
+    r.s->offload.store(SL_OFFLOAD_NOT_YET, std::memory_order_release);
   switch (revalidate_session(r.index, &d)) {
     case revalidation::allowed: return true;
     case revalidation::unroutable: refuse(p, d); return false;

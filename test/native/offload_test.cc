@@ -62,12 +62,17 @@ struct appliance {
     }
   }
   void apply() {
+    commit();
+    // The workers' walk over the sessions, here at once.
+    while (e.offline_worker().path().revalidate_some(now)) {}
+  }
+  // The walk is yet to come.
+  void commit() {
     std::string error;
     uint64_t generation, microseconds;
     std::vector<uint8_t> buffer = policy.build();
     REQUIRE_MESSAGE(e.apply(buffer.data(), buffer.size(), &generation, &microseconds, &error), error);
-    // The workers' walk over the sessions, here at once.
-    while (e.offline_worker().path().revalidate_some(now)) {}
+    now = monotonic_ns();
   }
   static unsigned port_of(unsigned interface) { return interface == guests ? trust : interface; }
 
@@ -242,6 +247,29 @@ TEST_CASE("offload: UDP and ping, answered, one-way, with and without translatio
   a.through_engine(untrust, answer);
   CHECK(a.compare(guests, tagged, "tag taken off"));
   CHECK(a.compare(untrust, answer, "tag put on"));
+}
+
+TEST_CASE("offload: a session whose turn after a commit comes late is handed over anew, behind the packets that went to the engine") {
+  ports_there there;
+  for (const family& f : families) {
+    appliance a;
+    auto handed_over = [&] { return a.e.offline_worker().path().counters().counter[SL_COUNTER_SESSIONS_OFFLOADED].load(); };
+    auto query = appliance::on_wire(trust, udp(f.client, 5353, f.server, 53, 30));
+    injected first = a.through_engine(trust, query);
+    REQUIRE(first.frames.size() == 1);
+    endpoint nat = source_of(first.frames[0].frame);
+    a.through_engine(untrust, appliance::on_wire(untrust, udp(f.server, 53, nat.address.c_str(), nat.port, 200)));
+    REQUIRE(a.through_program(trust, query).forwarded);
+    ++a.policy.generation;
+    a.commit();
+    CHECK_MESSAGE(a.through_program(trust, query).forwarded, "by the generation before");
+    CHECK(handed_over() == 1);
+    ++a.policy.generation;
+    a.commit();
+    CHECK_FALSE(a.compare(trust, query, "two commits later it does not"));
+    CHECK(handed_over() == 2);
+    CHECK(a.compare(trust, query, "handed over"));
+  }
 }
 
 TEST_CASE("offload: what needs the engine goes there untouched") {
