@@ -5,7 +5,8 @@
 //
 // Order (pipeline.cc): strip Ethernet → parse → fragments → look up → forward: revalidate, limits, TCP, rewrite, emit.
 // A packet without a session leaves by one door: slow_path.cc (route → zones → rules → NAT → session); ICMP errors by
-// icmp_errors.cc. What the engine sends itself, and ends, stand in answers.cc; what goes through tunnels, in tunnel.cc.
+// icmp_errors.cc. What the engine sends itself, and ends, stand in answers.cc; what goes through tunnels, in
+// tunnel_in.cc and tunnel_out.cc.
 // One thread owns a pipeline. Bounds: batch_max packets a call, held_packets_max packets wait for next hops.
 #pragma once
 #include <cstdint>
@@ -187,7 +188,7 @@ class pipeline {
   bool take_error_token();
   void record_flow(const session& s, uint32_t index, sl_flow_event event, sl_end_reason reason);
 
-  // tunnel.cc: in, and out, in the order in which a packet meets them
+  // tunnel_in.cc and tunnel_out.cc, in the order in which a packet meets them; tunnel_host.cc
   bool is_for_tunnel(const packet& p) const;
   bool arrive(const packet& p, unsigned place);
   void take_handshake(packet& p, const uint8_t* message, uint32_t bytes);

@@ -19,7 +19,7 @@ namespace sluice {
 
 inline constexpr unsigned interface_slots = SL_INTERFACES_MAX;
 inline constexpr uint8_t port_slot_none = 0xff;
-inline constexpr uint8_t port_slot_tunnel = 0xfe;  // no netdev: what leaves by it is encrypted first (native/tunnel.cc)
+inline constexpr uint8_t port_slot_tunnel = 0xfe;  // no netdev: what leaves by it is encrypted first (native/tunnel_out.cc)
 static_assert(SL_PORTS_MAX <= port_slot_tunnel);
 inline constexpr uint32_t adjacencies_max = SL_ADJACENCIES_MAX;
 inline constexpr uint32_t adjacency_none = UINT32_MAX;

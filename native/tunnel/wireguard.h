@@ -30,6 +30,7 @@
 #include "counters.h"
 #include "flow/table.h"
 #include "tunnel/replay.h"
+#include "tunnel/shared_endpoint.h"
 #include "tunnel/wireguard_routes.h"
 
 namespace sluice {
@@ -83,23 +84,6 @@ struct wireguard_session {
   ~wireguard_session();  // wipes the keys
 };
 
-// An address that many read and few write: a sequence lock over words. `local` and `address` change together.
-class shared_endpoint {
- public:
-  // version: changes whenever the endpoint does, for caches of the way to it.
-  sl_wireguard_endpoint load(uint32_t* version = nullptr) const;
-  bool known() const { return (words_[0].load(std::memory_order_relaxed) | words_[1].load(std::memory_order_relaxed)) != 0; }
-  bool equals(const sl_wireguard_endpoint& other) const;
-  void store(const sl_wireguard_endpoint& endpoint);  // any thread
-
- private:
-  static constexpr unsigned words = sizeof(sl_wireguard_endpoint) / 8;
-  static_assert(sizeof(sl_wireguard_endpoint) % 8 == 0);
-  std::atomic<uint32_t> version_{0};  // odd: being written
-  std::atomic<bool> writing_{false};
-  std::atomic<uint64_t> words_[words]{};
-};
-
 struct alignas(64) wireguard_peer {
   uint32_t id = 0, interface_id = 0, slot = 0;
 
@@ -115,7 +99,7 @@ struct alignas(64) wireguard_peer {
   std::atomic<uint32_t> waiting{0};           // packets held for a session; the pipeline counts
   std::atomic<uint64_t> wanted_ns{0};         // last WANTED event
 
-  // Which session is which changes under `mutex`; section 6.3 and wireguard.cc. All are found by their index as long as they stand here.
+  // Which session is which changes under `mutex`; section 6.3 and wireguard_sessions.cc. All are found by their index as long as they stand here.
   std::mutex mutex;
   std::atomic<wireguard_session*> current{nullptr}, previous{nullptr}, next{nullptr};
   std::atomic<wireguard_session*> older{nullptr};  // displaced by handshakes of both sides at once: its last messages are still on their way
@@ -233,8 +217,11 @@ class wireguard_table {
   uint32_t place_peer(uint32_t id, uint32_t interface_id);
   void remove_peer(uint32_t slot);
   wireguard_peer* peer_of(uint32_t peer_id) const;
-  wireguard_session* session_of(uint32_t index) const;
-  bool index_is_out(uint32_t index) const;
+  wireguard_session* session_of(uint32_t index) const {
+    wireguard_session* const s = places_[index & (index_places - 1)].session.load(std::memory_order_acquire);
+    return s && s->local_index == index ? s : nullptr;
+  }
+  bool index_is_out(uint32_t index) const { return index != 0 && places_[index & (index_places - 1)].out.load(std::memory_order_relaxed) == index; }
   bool confirm(wireguard_session& s);
   void displace(wireguard_peer& peer, wireguard_session* s);
   void end_sessions(wireguard_peer& peer);

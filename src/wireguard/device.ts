@@ -11,72 +11,27 @@
 //      rekey() for a fresh session with everyone; then setKeys({current: next}).
 // Errors: setKeys and setPeers throw on keys of a wrong length (a mistake of the caller); nothing that comes from the network
 // throws, it is refused in silence and counted in `refused`. Times inside: milliseconds of CLOCK_MONOTONIC.
-// Bounds: one initiation under way a peer; initiations a second below; an index only for a handshake that goes out.
-import { STRUCTS, WIREGUARD_GATE_KEY_BYTES, WIREGUARD_KEYPAIR_BYTES, WIREGUARD_PEER_RECORD_BYTES, writeWireguardGateKey, writeWireguardKeypair, type WireguardEndpoint } from '../engine/abi.generated.js';
-import { compareBytes, isEqual, secretBytes, wipe } from './bytes.js';
+// Bounds: one initiation under way a peer; initiations a second (initiation-limit.ts); an index only for a handshake that goes out.
+import { STRUCTS, WIREGUARD_GATE_KEY_BYTES, WIREGUARD_PEER_RECORD_BYTES, writeWireguardGateKey, type WireguardEndpoint } from '../engine/abi.generated.js';
+import { REFUSALS, type Action, type DeviceRim, type PeerStatus, type Refusal, type StaticKeys } from './actions.js';
+import { compareBytes, isEqual, wipe } from './bytes.js';
 import { addMacs, hasMac1, openCookie, type MacKeys } from './cookie.js';
 import { KEY_BYTES } from './curve.js';
+import { InitiationLimit } from './initiation-limit.js';
+import { keypairBytes } from './keypair.js';
 import { MessageType, initiationBytes, mac1Of, parseMessage, responseBytes, type CookieReply, type Initiation, type Response } from './messages.js';
-import { finishInitiation, openInitiation, openResponse, startInitiation, startResponse, transportKeys, type Symmetric } from './noise.js';
+import { finishInitiation, openInitiation, openResponse, startInitiation, startResponse } from './noise.js';
 import { PeerState, StaticKey, type PeerSettings } from './peer.js';
 import { isNewer, timestampAfter } from './tai64n.js';
 import { Due, REKEY_ATTEMPT_TIME_MS, REKEY_JITTER_MS_MAX, REKEY_TIMEOUT_MS, isUsable, type Seen } from './timers.js';
 
+export { REFUSALS, type Action, type DeviceRim, type PeerStatus, type Refusal, type StaticKeys } from './actions.js';
 export type { PeerSettings } from './peer.js';
 
-/** Curve operations are the main thread's: after a restart ten thousand peers want a session at once, and other work goes on. */
-const INITIATIONS_PER_SECOND_MAX = 100;
-const INITIATIONS_BURST = 50;
 /** A peer's initiations come at most this often (20 ms: TAI64N labels of other implementations are no finer). */
 const CONSUME_INTERVAL_MS = 20;
 /** Both initiated at once: the side with the smaller public key insists on its own for so long, and the first time only: it may go nowhere. */
 const TIE_MS = 1000;
-
-/** What the device does not have by itself. */
-export interface DeviceRim {
-  /** Fresh random bytes in memory of their own, which the device wipes. */
-  randomBytes(count: number): Uint8Array;
-  /** Nanoseconds since the epoch; may step. For TAI64N and for showing when the last handshake was. */
-  wallClockNs(): bigint;
-  /** addon.wireguardIndex(): 0 when none is left. */
-  newIndex(): number;
-}
-
-/** Private keys, 32 bytes each. The device copies them; the caller wipes its own. */
-export interface StaticKeys {
-  readonly current: Uint8Array;
-  readonly next?: Uint8Array;
-  /** Whom initiations are made as; without it: current. */
-  readonly initiateWith?: 'current' | 'next';
-}
-
-export type Action =
-  /** At once, and before the message behind it is sent: addon.wireguardInstall(keypair), which wipes it. struct sl_wireguard_keypair. */
-  | { readonly type: 'install'; readonly peerId: number; readonly keypair: Uint8Array }
-  /** addon.wireguardSend(). A response has the endpoint that the initiation came from; an initiation goes to where the peer is.
-   *  `attempt`: 1 for the first; from 2 on the one before was not answered: resolve a host name again, forget the local address. */
-  | { readonly type: 'send'; readonly peerId: number; readonly kind: 'initiation' | 'response'; readonly message: Uint8Array; readonly endpoint?: WireguardEndpoint; readonly attempt: number }
-  /** addon.wireguardSend() with an empty message. */
-  | { readonly type: 'keepalive'; readonly peerId: number }
-  /** addon.wireguardEndpoint(): an authenticated handshake message came from there. */
-  | { readonly type: 'endpoint'; readonly peerId: number; readonly endpoint: WireguardEndpoint }
-  /** addon.wireguardForget(): sessions too old for any use, or a peer that is gone or has another key. */
-  | { readonly type: 'forget'; readonly peerId: number }
-  /** For the log: not answered for 90 s. Nothing is tried any more until packets wait, or a persistent keepalive is due. */
-  | { readonly type: 'gave-up'; readonly peerId: number };
-
-/** Why a message was not answered. */
-export const REFUSALS = ['malformed', 'mac1', 'unknown-index', 'unknown-peer', 'authentication', 'old-timestamp', 'too-soon', 'tie', 'cookie', 'no-index'] as const;
-export type Refusal = (typeof REFUSALS)[number];
-
-export interface PeerStatus {
-  /** handshake: one is under way and there is no session; established: there is a session, as far as the last tick knows. */
-  readonly state: 'none' | 'handshake' | 'established';
-  /** Nanoseconds since the epoch of the last completed handshake; 0: never. */
-  readonly latestHandshakeNs: bigint;
-  /** Our own public key that the newest session was made with. */
-  readonly self?: Uint8Array;
-}
 
 const record = STRUCTS.sl_wireguard_peer_record.fields;
 const ENDPOINT_PORT = record.endpoint.offset + STRUCTS.sl_wireguard_endpoint.fields.port.offset;
@@ -92,8 +47,7 @@ export class WireguardDevice {
   private readonly peersByIndex = new Map<number, PeerState>(); // of the last handshake message sent, and of a pending initiation
   private readonly attempting = new Set<PeerState>();
   private queue: PeerState[] = [];           // wait for their turn to initiate
-  private tokens = INITIATIONS_BURST;
-  private tokensMs = 0;
+  private readonly limit = new InitiationLimit();
   private readonly seen: Seen = { lastSentMs: 0, lastReceivedMs: 0, lastDataSentMs: 0, lastDataReceivedMs: 0, currentCreatedMs: 0, currentSentHigh: 0, currentInitiator: false };
 
   constructor(readonly interfaceId: number, private readonly rim: DeviceRim) {}
@@ -324,7 +278,7 @@ export class WireguardDevice {
     const waiting: PeerState[] = [];
     for (const peer of this.queue) {
       if (!peer.queued) continue; // a session came by itself
-      if (nowMs - peer.handshakeSentMs < REKEY_TIMEOUT_MS || !this.takeToken(nowMs)) {
+      if (nowMs - peer.handshakeSentMs < REKEY_TIMEOUT_MS || !this.limit.take(nowMs)) {
         waiting.push(peer);
         continue;
       }
@@ -343,7 +297,7 @@ export class WireguardDevice {
       if (nowMs - attempt.startedMs >= REKEY_ATTEMPT_TIME_MS) {
         this.endAttempt(peer);
         actions.push({ type: 'gave-up', peerId: peer.id });
-      } else if (this.takeToken(nowMs)) {
+      } else if (this.limit.take(nowMs)) {
         this.initiate(peer, nowMs, actions);
       } else {
         break; // the others' turn comes with the next ticks
@@ -473,26 +427,10 @@ export class WireguardDevice {
 
   // ---- limits -------------------------------------------------------------------------------------------------------
 
-  private takeToken(nowMs: number): boolean {
-    this.tokens = Math.min(INITIATIONS_BURST, this.tokens + Math.max(0, nowMs - this.tokensMs) * INITIATIONS_PER_SECOND_MAX / 1000);
-    this.tokensMs = nowMs;
-    if (this.tokens < 1) return false;
-    this.tokens -= 1;
-    return true;
-  }
-
   private jitterMs(): number {
     const random = this.rim.randomBytes(2);
     return (random[0]! * 256 + random[1]!) % (REKEY_JITTER_MS_MAX + 1);
   }
-}
-
-function keypairBytes(peerId: number, localIndex: number, remoteIndex: number, isInitiator: boolean, nowNs: bigint, state: Symmetric): Uint8Array {
-  const keys = transportKeys(state, isInitiator);
-  const bytes = secretBytes(WIREGUARD_KEYPAIR_BYTES);
-  writeWireguardKeypair(new DataView(bytes.buffer), 0, { peerId, localIndex, remoteIndex, initiator: isInitiator ? 1 : 0, createdNs: nowNs, ...keys });
-  wipe(keys.sendKey, keys.receiveKey);
-  return bytes;
 }
 
 function mustBeKey(...keys: readonly (Uint8Array | undefined)[]): void {
