@@ -5,6 +5,7 @@
 import type { Socket } from 'node:net';
 import { join } from 'node:path';
 import { fastify, type FastifyInstance, type FastifyReply } from 'fastify';
+import { checkHere, type Check } from '../control/checker.js';
 import type { Control } from '../control/control.js';
 import { healthOf } from '../control/status.js';
 import type { Transactions } from '../control/transactions.js';
@@ -50,6 +51,8 @@ export interface ApiParts {
   access: AccessParts;
   transactions: Transactions;
   capture?: CaptureSource;
+  /** Left out: on the thread that asks. */
+  check?: Check;
   limits?: Limits;
   timeouts?: Timeouts;
 }
@@ -66,6 +69,7 @@ export function buildApi(control: Control, paths: RunDirectory, log: Log, parts:
   const { transactions, access } = parts;
   const context: ApiContext = {
     control, paths, log, transactions, edits: new ConfigEdits(transactions), operations: new Operations(log, new OperationsFile(join(paths.apiState, 'operations.json'), log)), ...(parts.capture ? { capture: parts.capture } : {}),
+    check: parts.check ?? checkHere,
   };
   // Answers are what their routes say: views make them member by member, and tests hold them against the schemas.
   api.setSerializerCompiler(() => (data) => JSON.stringify(data));

@@ -42,6 +42,9 @@ export function environmentOf(config: Config, topology: Topology): Environment {
   return kept.find((one) => one.suits(config, zones)) ?? new Environment(config, zones);
 }
 
+/** Of texts that nobody will commit: what was found out about a hundred thousand rules is a hundred megabytes. */
+export function forgetEnvironments(): void { kept = []; }
+
 export function keepEnvironment(environment: Environment): void {
   if (kept[0] !== environment) kept = [environment, ...kept.filter((one) => one !== environment)].slice(0, KEPT_MAX);
 }

@@ -9,7 +9,8 @@ import type { FlowLog } from '../flowlog/flow-log.js';
 import { Nodes } from '../nodes/nodes.js';
 import { RESTART_EXIT_CODE } from '../supervisor/child.js';
 import { createChildLog, type Log } from '../supervisor/log.js';
-import { runDirectory, type RunDirectory } from '../supervisor/run-directory.js';
+import { packageRoot, runDirectory, type RunDirectory } from '../supervisor/run-directory.js';
+import { Checker } from './checker.js';
 import { Control } from './control.js';
 import { dropPrivileges, findBarrier, type ControlUser } from './privileges.js';
 import { Transactions } from './transactions.js';
@@ -27,6 +28,9 @@ export async function startControl({ dir, user, isTold }: ControlArguments): Pro
     process.exit(1);
   });
   const paths = runDirectory(dir);
+  const checker = new Checker(log);
+  // It costs some tens of megabytes, so it waits for the first question, unless this user could not load it then.
+  const checkerLoads = user && findBarrier(packageRoot(), user) !== undefined ? checker.start() : undefined;
   const transactions = new Transactions(paths.configState, log);
   const control = new Control(paths.engineSocket, (facts, generation, slots) => transactions.compileRunning(facts, generation, slots), log);
   flowLog = attachFlowLog(control, paths, log);
@@ -44,13 +48,14 @@ export async function startControl({ dir, user, isTold }: ControlArguments): Pro
   }, user);
   control.nodes = nodes;
   transactions.fill = (config) => nodes.fill(config);
-  const api = buildApi(control, paths, log, { transactions, access, capture: control.captures });
+  const api = buildApi(control, paths, log, { transactions, access, capture: control.captures, check: checker.check });
   // What fastify loads at the first request, it could not load any more from a checkout that only root may read.
   for (const url of ['/api/v1/status', '/api/v1/drops?last=0', '/metrics', '/nothing']) await api.inject({ url, headers: access.internalHeaders });
   rmSync(paths.apiSocket, { force: true });
   const umask = process.umask(0o177);
   await api.listen({ path: paths.apiSocket });
   process.umask(umask);
+  await checkerLoads;
   if (user) becomeUser(user, paths, log);
   access.socketIsReady();
   await transactions.start(control);
@@ -66,6 +71,7 @@ export async function startControl({ dir, user, isTold }: ControlArguments): Pro
     await api.close();
     await access.stop();
     await flowLog?.stop();
+    await checker.stop();
   };
   control.restartSelf = () => {
     log.info('asked to restart');

@@ -3,7 +3,6 @@
 // Bounds: CONFIG_BODY_BYTES_MAX a configuration, HISTORY_MAX revisions an answer.
 import { Type, type Static } from '@sinclair/typebox';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
-import { checkText } from '../../config/check.js';
 import { formatChanges } from '../../config/diff.js';
 import { CONFIRM_WITHIN_S_MAX, type CommitRequest, type CommitResult, type Revision } from '../../control/transactions.js';
 import { authorOf } from '../access.js';
@@ -51,7 +50,7 @@ const DiffQuery = question({ from: which, to: which });
 const RevisionParams = question({ revision: Type.String({ pattern: '^(running|[1-9][0-9]{0,14})$' }) });
 const HistoryQuery = question({ limit: Type.Integer({ minimum: 1, maximum: HISTORY_MAX, default: 100 }) });
 
-export function registerConfig(api: FastifyInstance, { control, operations, transactions }: ApiContext): void {
+export function registerConfig(api: FastifyInstance, { check, control, operations, transactions }: ApiContext): void {
   const written = { 200: CommitSchema, 202: OperationSchema };
 
   api.get(PREFIX, {
@@ -155,12 +154,12 @@ export function registerConfig(api: FastifyInstance, { control, operations, tran
     config: { ...read, heavy: true, audit: false }, bodyLimit: ITEM_BODY_BYTES_MAX,
     schema: {
       operationId: 'checkConfig', summary: 'What is wrong with a configuration on this machine', tags: TAG, body: CheckBody,
-      description: 'A larger one than 4 MiB: commit it with dryRun. A viewer may ask this, and control does nothing else while it reads.',
+      description: 'A larger one than 4 MiB: commit it with dryRun. One is read at a time, after whatever else there is to do.',
       response: { 200: Type.Object({ valid: Type.Boolean(), problems: Type.Array(ConfigWarning), running: nullable(Type.Integer({ description: 'the revision that runs' })) }) },
     },
-  }, ({ body }) => {
-    const { problems, config } = checkText(body.text, 'configuration', control.facts);
-    return { valid: config !== undefined, problems, running: transactions.history().find((one) => one.running)?.revision ?? null };
+  }, async ({ body }) => {
+    const { problems, isValid } = await check(body.text, control.facts);
+    return { valid: isValid, problems, running: transactions.history().find((one) => one.running)?.revision ?? null };
   });
 
   function commit(request: FastifyRequest, reply: Parameters<typeof operations.answer>[1], what: Omit<CommitRequest, 'by'>): Promise<unknown> {
