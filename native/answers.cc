@@ -131,12 +131,19 @@ bool pipeline::end_session(uint32_t index, sl_end_reason reason) {
   if (auto it = snap_->counters_by_id.find(s.rule_id); it != snap_->counters_by_id.end()) it->second->sessions.fetch_sub(1, std::memory_order_relaxed);
   if (flags & session_source_counted) shared_.sources.give_back(s.key0.src);
   shared_.sessions.remove(worker_, index);
-  if (s.mapping != mapping_none) {
-    const mapping& m = shared_.mappings.at(s.mapping);
-    if (!(flags & session_inbound_mapping) && m.filtering == SL_FILTERING_ADDRESS) shared_.mappings.note_peer(s.mapping, s.key1.src, -1);
-    shared_.mappings.release(s.mapping, static_cast<uint32_t>(now_ns_ / 1'000'000'000), reason == SL_END_TCP_FIN);
-  }
+  release_mappings(s, index, reason == SL_END_TCP_FIN);
   return true;
+}
+
+// tcp_closed_cleanly: nothing when it never was a session.
+void pipeline::release_mappings(const session& s, uint32_t index, std::optional<bool> tcp_closed_cleanly) {
+  const session_mappings held = mappings_of(s);
+  const uint64_t now_s = now_ns_ / 1'000'000'000;
+  if (held.originator != mapping_none) {
+    shared_.mappings.forget_peer(held.originator, index, s.key1.src);
+    shared_.mappings.release(held.originator, now_s, tcp_closed_cleanly);
+  }
+  if (held.responder != mapping_none) shared_.mappings.release(held.responder, now_s, tcp_closed_cleanly);
 }
 
 namespace {
@@ -207,8 +214,8 @@ void pipeline::fill_record(dataplane& shared, const snapshot* snap, const sessio
   out->nat_src_port = responder.src_port;
   out->nat_dst_port = responder.dst_port;
   out->rule_id = s.rule_id;
-  out->nat_destination_id = s.nat_destination_id;
-  if (s.mapping != mapping_none && !(s.flags.load(std::memory_order_relaxed) & session_inbound_mapping)) out->nat_source_id = shared.mappings.at(s.mapping).nat_rule_id;
+  out->nat_destination_id = shared.mappings.destination_rule_of(s);
+  if (const uint32_t own = mappings_of(s).originator; own != mapping_none) out->nat_source_id = shared.mappings.rule_of(own);
   out->from_interface = shared.interfaces[s.interface_slot[0]].id.load(std::memory_order_relaxed);
   out->to_interface = shared.interfaces[s.interface_slot[1]].id.load(std::memory_order_relaxed);
   out->protocol = s.key0.protocol;

@@ -222,6 +222,8 @@ bool engine::apply(const uint8_t* buffer, size_t bytes, uint64_t* generation, ui
       settle_nat_ports();
       inheriting_ = false;
     }
+    // Before the new rules: who came in by the old filtering is then judged by the new one.
+    if (current_ && current_->filterings != next->filterings) shared_->mappings.refilter([&](uint32_t rule_id) { return next->filtering_of(rule_id); });
     std::shared_ptr<const snapshot> old = std::move(current_);
     current_ = next;
     // The program goes on with sessions of the generation before until the workers have gone through them, or this
@@ -432,7 +434,8 @@ void engine::publish_steering(const snapshot& s) {
 // ports, counts a rule and a source. A session whose NAT address is gone ends. Under mutex_, before any worker sees `s`.
 void engine::inherit(snapshot& s) {
   session_table& table = shared_->sessions;
-  const uint32_t now_s = static_cast<uint32_t>(monotonic_ns() / 1'000'000'000), now_ticks = ticks_of_ns(monotonic_ns());
+  const uint64_t now_s = monotonic_ns() / 1'000'000'000;
+  const uint32_t now_ticks = ticks_of_ns(monotonic_ns());
   uint32_t ended = 0;
   shared_->mappings.inherit(s.pools);
   for (uint32_t i = 0; i < table.high_water(); ++i) {
@@ -442,17 +445,24 @@ void engine::inherit(snapshot& s) {
     if (one.last_seen_ticks.load() > now_ticks) one.last_seen_ticks = now_ticks;
     if (one.start_ticks > now_ticks) one.start_ticks = now_ticks;
     const uint8_t flags = one.flags.load();
-    if (one.mapping != mapping_none && !shared_->mappings.inherit_reference(one.mapping)) {
+    const session_mappings held = mappings_of(one);
+    bool whole = held.originator == mapping_none || shared_->mappings.inherit_reference(held.originator);
+    if (whole && held.responder != mapping_none && !shared_->mappings.inherit_reference(held.responder)) {
+      whole = false;
+      if (held.originator != mapping_none) shared_->mappings.disinherit_reference(held.originator);
+    }
+    if (!whole) {
       one.flags.fetch_or(session_ended);
       table.remove(0, i);
       ++ended;
       continue;
     }
-    if (one.mapping != mapping_none && !(flags & session_inbound_mapping) && shared_->mappings.at(one.mapping).filtering == SL_FILTERING_ADDRESS) shared_->mappings.note_peer(one.mapping, one.key1.src, 1);
+    if (held.originator != mapping_none && s.filtering_of(shared_->mappings.rule_of(held.originator)) == SL_FILTERING_ADDRESS) shared_->mappings.note_peer(held.originator, i, one.key1.src);
     if (auto it = s.counters_by_id.find(one.rule_id); it != s.counters_by_id.end()) it->second->sessions.fetch_add(1);
     if (flags & session_source_counted) shared_->sources.take(one.key0.src, UINT32_MAX);
   }
   shared_->mappings.inherited(now_s);
+  shared_->mappings.refilter([&s](uint32_t rule_id) { return s.filtering_of(rule_id); });
   emit_event("log", "info", std::to_string(table.inherited() - ended) + " sessions of the engine before go on" + (ended ? ", " + std::to_string(ended) + " ended because their NAT address is gone" : std::string()));
 }
 

@@ -128,7 +128,7 @@ bool engine::simulate(const sl_simulate_request& q, sl_simulate_result* r, std::
     return true;
   }
   decision d = pipeline::decide(*shared_, s, k, type, code, q.interface);
-  if (d.inbound_mapping != mapping_none) shared_->mappings.release(d.inbound_mapping, 0, false);
+  if (d.inbound_mapping != mapping_none) shared_->mappings.release(d.inbound_mapping, now_ns() / 1'000'000'000);
   r->verdict = d.reason == SL_DROP_NONE ? static_cast<uint8_t>(SL_ACTION_ALLOW) : d.reason == SL_DROP_POLICY_REJECT ? static_cast<uint8_t>(SL_ACTION_REJECT) : static_cast<uint8_t>(SL_ACTION_DENY);
   r->reason = static_cast<uint8_t>(d.reason);
   r->host = d.to_host;

@@ -764,13 +764,13 @@ void pipeline::fill_drop(const packet& p, const drop_cause& cause, sl_drop_recor
   if (const session* s = cause.of) {
     to = leaves_as(p, *s, cause.direction);
     const uint8_t flags = s->flags.load(std::memory_order_relaxed);
-    if (flags & session_destination_nat) out->nat_destination_id = s->nat_destination_id;
-    if (s->mapping != mapping_none && !(flags & (session_inbound_mapping | session_ended))) out->nat_source_id = shared_.mappings.at(s->mapping).nat_rule_id;
+    if (flags & session_destination_nat) out->nat_destination_id = shared_.mappings.destination_rule_of(*s);
+    if (const uint32_t own = mappings_of(*s).originator; own != mapping_none && !(flags & session_ended)) out->nat_source_id = shared_.mappings.rule_of(own);
     out->to_interface = id_of(s->interface_slot[1 - cause.direction]);
   } else if (const decision* d = cause.decided) {
     to = d->translated;
     if (d->destination_rule) out->nat_destination_id = d->destination_rule->id;
-    else if (d->inbound_mapping != mapping_none) out->nat_destination_id = shared_.mappings.at(d->inbound_mapping).nat_rule_id;
+    else if (d->inbound_mapping != mapping_none && d->reason != SL_DROP_NAT_FILTERED) out->nat_destination_id = shared_.mappings.rule_of(d->inbound_mapping);
     // Of source NAT the address is known when it is static; a port is taken with the session.
     if (d->source_rule && d->source_rule->kind == SL_NAT_STATIC) {
       to.src = d->static_source;

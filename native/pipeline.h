@@ -11,6 +11,7 @@
 #pragma once
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -103,8 +104,9 @@ class pipeline {
   drop_ring& drops() { return drop_records_; }
   capture_ring& captured() { return captured_; }
 
-  // The decision about a packet, without any effect (but a reference to an inbound mapping, which the caller releases).
-  static decision decide(dataplane& shared, const snapshot& snap, const flow_key& key, uint8_t icmp_type, uint8_t icmp_code, uint16_t from_interface);
+  // The decision about a packet, without any effect (but a reference to an inbound mapping, which the caller releases). again: the session
+  // that it is about, after a commit.
+  static decision decide(dataplane& shared, const snapshot& snap, const flow_key& key, uint8_t icmp_type, uint8_t icmp_code, uint16_t from_interface, const session* again = nullptr);
   static void fill_record(dataplane& shared, const snapshot* snap, const session& s, uint32_t index, uint64_t now_ns, sl_flow_record* out);
   static uint32_t idle_s(const session& s, const sl_settings& settings);
 
@@ -166,8 +168,9 @@ class pipeline {
   // slow_path.cc
   void first_packet(packet& p);
   void release_inbound(decision& d);
+  void follow_mapping(uint32_t index, const decision& d);
   void create_session(packet& p, decision& d);
-  bool translate_source(const packet& p, const decision& d, session& s, sl_drop_reason* reason);
+  bool translate_source(const packet& p, const decision& d, session& s, uint32_t index, sl_drop_reason* reason);
   enum class revalidation { allowed, unroutable, ended };
   revalidation revalidate_session(uint32_t index, decision* d);
   bool revalidate(packet& p, const session_ref& r);
@@ -183,6 +186,7 @@ class pipeline {
   void send_error(packet& p, icmp_error kind, uint32_t mtu_bytes = 0);
   void answer(packet& p, const uint8_t* ip_packet, unsigned length);
   bool end_session(uint32_t index, sl_end_reason reason);
+  void release_mappings(const session& s, uint32_t index, std::optional<bool> tcp_closed_cleanly);
   void evict_session();
   void decided_first_fragment(packet& p, const fragment_verdict& verdict);
   bool take_error_token();

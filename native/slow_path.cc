@@ -14,6 +14,8 @@
 namespace sluice {
 namespace {
 
+constexpr unsigned port_tries_max = 4;  // a mapping of a pool as it was before a commit may have the port
+
 // The bits of `host` behind the prefix, the bits of `network` before it: 1:1 NAT of a prefix.
 sl_address join_prefix(const sl_address& network, const sl_address& host, unsigned length) {
   sl_address out = host;
@@ -93,7 +95,7 @@ bool source_plausible(const snapshot& snap, uint16_t index, const sl_address& so
 }
 
 // Destination NAT: 1:1 first, then rules, then bindings that source NAT made (RFC 4787 R8, R9).
-void translate_destination(dataplane& shared, const snapshot& snap, const flow_key& key, const classify_key& c, decision* d, sl_drop_reason* reason) {
+void translate_destination(dataplane& shared, const snapshot& snap, const flow_key& key, const classify_key& c, const session* again, decision* d, sl_drop_reason* reason) {
   if (uint32_t i = snap.static_in_classifier->match(c); i != classifier::no_rule) {
     const sl_nat_rule& n = snap.nat_rules[snap.static_rules[i]];
     d->destination_rule = &n;
@@ -118,14 +120,13 @@ void translate_destination(dataplane& shared, const snapshot& snap, const flow_k
   if (nat_protocol_class(key.protocol) < 0) return;
   uint32_t m = shared.mappings.acquire_outside(key.dst, key.dst_port, key.protocol);
   if (m == mapping_none) return;
-  const mapping& binding = shared.mappings.at(m);
-  bool admitted = binding.filtering == SL_FILTERING_ENDPOINT || (binding.filtering == SL_FILTERING_ADDRESS && shared.mappings.knows_peer(m, key.src));
-  if (!admitted) {
-    shared.mappings.release(m, 0, false);
-    *reason = SL_DROP_NAT_FILTERED;
-    return;
-  }
   d->inbound_mapping = m;
+  const mapping& binding = shared.mappings.at(m);
+  const uint8_t filtering = binding.filtering.load(std::memory_order_relaxed);
+  bool admitted = filtering == SL_FILTERING_ENDPOINT || (filtering == SL_FILTERING_ADDRESS && shared.mappings.knows_peer(m, key.src));
+  // What the inside has answered is something that it has sent to this address and port.
+  if (again && again->packets[1] && mappings_of(*again).responder == m) admitted = true;
+  if (!admitted) { *reason = SL_DROP_NAT_FILTERED; return; }
   d->translated.dst = binding.inside;
   d->translated.dst_port = binding.inside_port;
   if (nat_protocol_class(key.protocol) == 2) d->translated.src_port = binding.inside_port;
@@ -210,13 +211,13 @@ void pipeline::first_packet(packet& p) {
 
 // The reference that decide() may have taken.
 void pipeline::release_inbound(decision& d) {
-  if (d.inbound_mapping != mapping_none) shared_.mappings.release(d.inbound_mapping, static_cast<uint32_t>(now_ns_ / 1'000'000'000), false);
+  if (d.inbound_mapping != mapping_none) shared_.mappings.release(d.inbound_mapping, now_ns_ / 1'000'000'000);
   d.inbound_mapping = mapping_none;
 }
 
 // ---- 2: the decision ---------------------------------------------------------------------------------------------------
 
-decision pipeline::decide(dataplane& shared, const snapshot& snap, const flow_key& key, uint8_t icmp_type, uint8_t icmp_code, uint16_t from) {
+decision pipeline::decide(dataplane& shared, const snapshot& snap, const flow_key& key, uint8_t icmp_type, uint8_t icmp_code, uint16_t from, const session* again) {
   decision d;
   d.translated = key;
   d.from = from;
@@ -226,8 +227,8 @@ decision pipeline::decide(dataplane& shared, const snapshot& snap, const flow_ke
   if (snap.broadcasts.contains(key.dst)) { d.reason = SL_DROP_MARTIAN_DESTINATION; return d; }
 
   sl_drop_reason filtered = SL_DROP_NONE;
-  translate_destination(shared, snap, key, classifier_key(key, icmp_type, icmp_code, in.zone, 0), &d, &filtered);
-  bool destination_translated = d.destination_rule || d.inbound_mapping != mapping_none;
+  translate_destination(shared, snap, key, classifier_key(key, icmp_type, icmp_code, in.zone, 0), again, &d, &filtered);
+  bool destination_translated = d.destination_rule || (d.inbound_mapping != mapping_none && filtered == SL_DROP_NONE);
   if (!destination_translated) {
     if (auto it = snap.local.find(key.dst); it != snap.local.end()) {
       // An address that is the engine's alone has nobody behind it; one that it shares falls to the host.
@@ -271,7 +272,7 @@ decision pipeline::decide(dataplane& shared, const snapshot& snap, const flow_ke
 
 // ---- 3: a new session ------------------------------------------------------------------------------------------------------
 
-bool pipeline::translate_source(const packet& p, const decision& d, session& s, sl_drop_reason* reason) {
+bool pipeline::translate_source(const packet& p, const decision& d, session& s, uint32_t index, sl_drop_reason* reason) {
   s.key1 = reversed(d.translated);
   if (!d.source_rule) return true;
   const sl_nat_rule& rule = *d.source_rule;
@@ -296,25 +297,30 @@ bool pipeline::translate_source(const packet& p, const decision& d, session& s, 
     s.key1.dst = a.address;
     return true;
   }
-  uint32_t now_s = static_cast<uint32_t>(now_ns_ / 1'000'000'000);
+  uint64_t now_s = now_ns_ / 1'000'000'000;
   uint16_t inside_port = d.translated.src_port;
   bool independent = !(rule.flags & SL_NAT_RULE_ENDPOINT_DEPENDENT);
   if (independent)
     s.mapping = shared_.mappings.acquire_inside(d.translated.src, inside_port, p.key.protocol, [&](const mapping& m) { return pool_holds(*snap_, rule, m.outside); });
+  *reason = SL_DROP_NAT_PORTS_EXHAUSTED;
   for (uint32_t i = 0; i < count && s.mapping == mapping_none; ++i) {
-    uint32_t choice = choices[(start + i) % count];
-    const auto& pool = snap_->pools[choice];
-    auto port = pool->allocate(worker_, protocol_class, now_s, inside_port);
-    if (!port) continue;
-    s.mapping = shared_.mappings.create(d.translated.src, inside_port, p.key.protocol, pool, *port, rule.filtering, independent, rule.id);
-    if (s.mapping == mapping_none) { pool->release(protocol_class, *port, now_s, true); *reason = SL_DROP_NAT_CONFLICT; return false; }
+    const auto& pool = snap_->pools[choices[(start + i) % count]];
+    for (unsigned tries = 0; tries < port_tries_max && s.mapping == mapping_none; ++tries) {
+      auto port = pool->allocate(worker_, protocol_class, now_s, inside_port);
+      if (!port) break;
+      s.mapping = shared_.mappings.create(d.translated.src, inside_port, p.key.protocol, pool, *port, rule.filtering, independent, rule.id);
+      if (s.mapping != mapping_none) break;
+      pool->rest(protocol_class, *port, now_s);
+      *reason = SL_DROP_NAT_CONFLICT;
+    }
   }
-  if (s.mapping == mapping_none) { *reason = SL_DROP_NAT_PORTS_EXHAUSTED; return false; }
+  if (s.mapping == mapping_none) return false;
+  *reason = SL_DROP_NONE;
   const mapping& m = shared_.mappings.at(s.mapping);
   s.key1.dst = m.outside;
   s.key1.dst_port = m.outside_port;
   if (protocol_class == 2) s.key1.src_port = m.outside_port;  // an identifier stands in both
-  if (m.filtering == SL_FILTERING_ADDRESS) shared_.mappings.note_peer(s.mapping, d.translated.dst, 1);
+  if (m.filtering == SL_FILTERING_ADDRESS) shared_.mappings.note_peer(s.mapping, index, d.translated.dst);
   return true;
 }
 
@@ -361,7 +367,6 @@ void pipeline::create_session(packet& p, decision& d) {
   const fragment_verdict dropped{fragment_verdict::drop, 0, 0, 0, {}};
   const sl_rule& rule = snap_->rules[d.rule];
   rule_counter& counter = *snap_->rule_counters[d.rule];
-  uint32_t now_s = static_cast<uint32_t>(now_ns_ / 1'000'000'000);
   uint32_t index = session_none;
   bool source_counted = false, inserted = false;
   sl_drop_reason reason = SL_DROP_NONE;
@@ -387,7 +392,7 @@ void pipeline::create_session(packet& p, decision& d) {
     s.mapping = mapping_none;
     uint8_t flags = 0;
     if (d.destination_rule) { flags |= session_destination_nat; s.nat_destination_id = d.destination_rule->id; }
-    if (d.inbound_mapping != mapping_none) { flags |= session_destination_nat; s.nat_destination_id = shared_.mappings.at(d.inbound_mapping).nat_rule_id; }
+    if (d.inbound_mapping != mapping_none) { flags |= session_destination_nat; s.nat_destination_id = shared_.mappings.rule_of(d.inbound_mapping); }
     if (source_counted) flags |= session_source_counted;
     if (rule.log & SL_LOG_END) flags |= session_log_end;
     if (snap_->interfaces[d.from].mss_clamp_bytes || snap_->interfaces[d.to].mss_clamp_bytes) flags |= session_mss_clamp;
@@ -400,7 +405,7 @@ void pipeline::create_session(packet& p, decision& d) {
     s.interface_slot[0] = static_cast<uint8_t>(p.interface_slot);
     s.interface_slot[1] = snap_->interface_slots[d.to];
     s.offload.store(offload_policy(*snap_, s, rule), std::memory_order_relaxed);
-    if (translate_source(p, d, s, &reason)) {
+    if (translate_source(p, d, s, index, &reason)) {
       if (s.flags.load(std::memory_order_relaxed) & (session_source_nat | session_destination_nat)) {
         set_deltas(s, 0, p.ip_version == 4);
         set_deltas(s, 1, p.ip_version == 4);
@@ -408,9 +413,9 @@ void pipeline::create_session(packet& p, decision& d) {
       s.adjacency[0].store(route_to(d.next_hop, s.interface_slot[1], d.peer_slot), std::memory_order_relaxed);
       s.adjacency[1].store(route_back(p.key), std::memory_order_relaxed);
       if (p.key.protocol == protocol_tcp) tcp_open(s, read_tcp_segment(p));
-      // An inbound mapping lives as long as the session that uses it; a hairpinned session has one of its own.
-      if (s.mapping == mapping_none && d.inbound_mapping != mapping_none) {
-        s.mapping = std::exchange(d.inbound_mapping, mapping_none);
+      // An inbound mapping lives as long as the session that uses it; a hairpinned session has one of its own besides.
+      if (d.inbound_mapping != mapping_none) {
+        (s.mapping == mapping_none ? s.mapping : s.nat_destination_id) = std::exchange(d.inbound_mapping, mapping_none);
         s.flags.fetch_or(session_inbound_mapping, std::memory_order_relaxed);
       }
       result = shared_.sessions.insert(index);
@@ -419,16 +424,12 @@ void pipeline::create_session(packet& p, decision& d) {
     }
     if (!inserted) {
       d.translated = reversed(s.key1);  // with the source's translation, if it came to that: for the record
-      if (s.mapping != mapping_none) {
-        if (!(s.flags.load(std::memory_order_relaxed) & session_inbound_mapping) && shared_.mappings.at(s.mapping).filtering == SL_FILTERING_ADDRESS) shared_.mappings.note_peer(s.mapping, d.translated.dst, -1);
-        shared_.mappings.release(s.mapping, now_s, true);
-      }
+      release_mappings(s, index, {});
       s.mapping = mapping_none;
       shared_.sessions.discard(worker_, index);
     }
   }
-  if (d.inbound_mapping != mapping_none) shared_.mappings.release(d.inbound_mapping, now_s, true);
-  d.inbound_mapping = mapping_none;
+  release_inbound(d);
   if (!inserted) {
     if (source_counted) shared_.sources.give_back(p.key.src);
     if (result == session_table::insert_result::key0_taken) {
@@ -468,7 +469,7 @@ pipeline::revalidation pipeline::revalidate_session(uint32_t index, decision* ou
   uint8_t icmp_type = s.key0.protocol == protocol_icmp ? (s.key0.kind ? 13 : 8) : s.key0.protocol == protocol_icmpv6 ? 128 : 0;
   uint16_t from = snap_->slot_interfaces[s.interface_slot[0]];
   decision& d = *out;
-  d = decide(shared_, *snap_, s.key0, icmp_type, 0, from);
+  d = decide(shared_, *snap_, s.key0, icmp_type, 0, from, &s);
   release_inbound(d);
   const flow_key responder = reversed(s.key1);
   bool allowed = d.reason == SL_DROP_NONE && !d.to_host;
@@ -485,6 +486,7 @@ pipeline::revalidation pipeline::revalidate_session(uint32_t index, decision* ou
     end_session(index, SL_END_POLICY_CHANGED);
     return revalidation::ended;
   }
+  follow_mapping(index, d);
   const sl_rule& rule = snap_->rules[d.rule];
   if (rule.id != s.rule_id) {
     if (auto it = snap_->counters_by_id.find(s.rule_id); it != snap_->counters_by_id.end()) it->second->sessions.fetch_sub(1, std::memory_order_relaxed);
@@ -501,6 +503,25 @@ pipeline::revalidation pipeline::revalidate_session(uint32_t index, decision* ou
   if ((offload == SL_OFFLOAD_NEVER) != (wanted == SL_OFFLOAD_NEVER)) s.offload.store(wanted, std::memory_order_release);
   s.generation.store(static_cast<uint32_t>(snap_->generation), std::memory_order_release);
   return revalidation::allowed;
+}
+
+// What the NAT rule says now holds for the mapping of before: its filtering, and when its own rule is gone, this one's.
+void pipeline::follow_mapping(uint32_t index, const decision& d) {
+  session& s = shared_.sessions.at(index);
+  const uint32_t own = mappings_of(s).originator;
+  if (own == mapping_none || !d.source_rule || !shared_.mappings.acquire(own)) return;
+  const mapping& m = shared_.mappings.at(own);
+  // Until we let it go it is this session's, unless that has ended before.
+  auto has_ended = [&s] { return s.flags.load(std::memory_order_seq_cst) & session_ended; };
+  if (!has_ended()) {
+    const uint32_t rule_id = m.nat_rule_id.load(std::memory_order_relaxed);
+    if (rule_id == d.source_rule->id || !snap_->filterings.contains(rule_id)) shared_.mappings.hand_over(own, d.source_rule->id, d.source_rule->filtering);
+    if (m.filtering.load(std::memory_order_relaxed) == SL_FILTERING_ADDRESS) {
+      shared_.mappings.note_peer(own, index, s.key1.src);
+      if (has_ended()) shared_.mappings.forget_peer(own, index, s.key1.src);
+    }
+  }
+  shared_.mappings.release(own, now_ns_ / 1'000'000'000);
 }
 
 // The same for a packet of the session; false: it is gone.

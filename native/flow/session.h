@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "flow/key.h"
+#include "nat/mapping_entry.h"
 
 namespace sluice {
 
@@ -17,7 +18,7 @@ enum session_flag : uint8_t {
   session_ended = 1,            // somebody removes it; it counts for nobody any more
   session_source_nat = 2,
   session_destination_nat = 4,
-  session_inbound_mapping = 8,  // its mapping is the responder's, by which it was found from outside (RFC 4787 R8)
+  session_inbound_mapping = 8,  // it was found from outside by the responder's mapping (RFC 4787 R8): mappings_of()
   session_log_end = 16,
   session_mss_clamp = 32,
   session_static_source = 64,   // source translated 1:1
@@ -42,7 +43,7 @@ struct alignas(64) session {
   uint32_t rule_id;
   uint32_t start_ticks;
   uint32_t mapping;                    // index into the mapping table, mapping_none without
-  uint32_t nat_destination_id;
+  uint32_t nat_destination_id;         // rule; of a session with two mappings the responder's mapping
   uint32_t incarnation;                // with the index: the session's id
   uint8_t interface_slot[2];           // where direction 0 and 1 come in
   uint8_t tcp_flags_seen[2];
@@ -60,6 +61,16 @@ struct alignas(64) session {
 };
 static_assert(sizeof(session) == 192, "three cache lines: the session budget is 320 bytes with index, timer and mapping");
 static_assert(offsetof(session, key1) == 64 && offsetof(session, last_seen_ticks) == 128);
+
+// The NAT mappings that a session keeps alive: the originator's, from source NAT, and the responder's, by which it was found from outside.
+// A hairpinned session (RFC 4787 R9) has both.
+struct session_mappings { uint32_t originator, responder; };
+inline session_mappings mappings_of(const session& s) {
+  const uint8_t flags = s.flags.load(std::memory_order_relaxed);
+  if (!(flags & session_inbound_mapping)) return {s.mapping, mapping_none};
+  if ((flags & (session_source_nat | session_static_source)) == session_source_nat) return {s.mapping, s.nat_destination_id};
+  return {mapping_none, s.mapping};
+}
 
 // The XDP program sees the same bytes as sl_session.
 #define SL_SAME_PLACE(field) static_assert(offsetof(session, field) == offsetof(sl_session, field) && sizeof(session::field) == sizeof(sl_session::field), #field)

@@ -8,6 +8,7 @@
  *
  * The thread keeps a table of what it reported. It makes removals visible after a lost notification, keeps refreshes of
  * a neighbour that change nothing from the engine, and answers resolve() for what the kernel has no news about.
+ * What the bytes of a message say, netlink_messages.cc reads.
  */
 #include "io/netlink.h"
 
@@ -18,7 +19,6 @@
 #include <linux/if_link.h>
 #include <linux/neighbour.h>
 #include <linux/rtnetlink.h>
-#include <net/if.h>
 #include <poll.h>
 #include <pthread.h>
 #include <string.h>
@@ -35,6 +35,7 @@
 #include <vector>
 
 #include "flow/address_hash.h"
+#include "io/netlink_messages.h"
 
 namespace sluice {
 namespace {
@@ -43,7 +44,6 @@ constexpr size_t message_bytes = 32768;     // what one recv takes: the kernel f
 constexpr unsigned dump_attempts_max = 10;  // a dump that changes disturbed is repeated, at once
 constexpr int dump_retry_ms = 100;          // and after that many times, again later
 constexpr size_t recent_entries = 4096;     // direct-mapped memory of requests; an eviction costs one request more
-constexpr uint16_t nud_valid = NUD_PERMANENT | NUD_NOARP | NUD_REACHABLE | NUD_PROBE | NUD_STALE | NUD_DELAY;
 
 static_assert(recent_entries >= resolve_ring_entries, "a full ring must not evict itself");
 static_assert((resolve_ring_entries & (resolve_ring_entries - 1)) == 0, "ring index is a mask");
@@ -74,38 +74,6 @@ struct address_key_hash {
 
 bool same(const link_event& a, const link_event& b) {
   return strcmp(a.name, b.name) == 0 && a.up == b.up && a.mtu_bytes == b.mtu_bytes && memcmp(a.mac, b.mac, sizeof a.mac) == 0;
-}
-
-bool is_multicast(const sl_address& a) {
-  return is_ipv4(a) ? (a.bytes[12] & 0xf0) == 0xe0 : a.bytes[0] == 0xff;
-}
-
-bool read_address(uint8_t family, const nlattr* attribute, sl_address* out) {
-  const size_t bytes = family == AF_INET ? 4 : 16;
-  if (attribute == nullptr || mnl_attr_get_payload_len(attribute) < bytes) return false;
-  *out = {};
-  if (family == AF_INET) out->bytes[10] = out->bytes[11] = 0xff;
-  memcpy(out->bytes + 16 - bytes, mnl_attr_get_payload(attribute), bytes);
-  return true;
-}
-
-// Attributes of one message by type; unknown and later ones are ignored.
-template <size_t N>
-std::array<const nlattr*, N> attributes_of(const nlmsghdr* message, size_t header_bytes) {
-  std::array<const nlattr*, N> found{};
-  const auto* end = static_cast<const char*>(mnl_nlmsg_get_payload_tail(message));
-  const auto* attribute = static_cast<const nlattr*>(mnl_nlmsg_get_payload_offset(message, header_bytes));
-  while (mnl_attr_ok(attribute, static_cast<int>(end - reinterpret_cast<const char*>(attribute)))) {
-    const uint16_t type = mnl_attr_get_type(attribute);
-    if (type < N) found[type] = attribute;
-    attribute = mnl_attr_next(attribute);
-  }
-  return found;
-}
-
-// An attribute that is missing, or shorter than what stands in it.
-uint32_t u32_of(const nlattr* attribute, uint32_t otherwise) {
-  return attribute && mnl_attr_get_payload_len(attribute) >= sizeof(uint32_t) ? mnl_attr_get_u32(attribute) : otherwise;
 }
 
 uint64_t now_ms() {
@@ -343,47 +311,20 @@ struct netlink_monitor::state {
   }
 
   void handle_link(const nlmsghdr* message) {
-    if (mnl_nlmsg_get_payload_len(message) < sizeof(ifinfomsg)) return;
-    const auto* head = static_cast<const ifinfomsg*>(mnl_nlmsg_get_payload(message));
-    // A bridge port's RTM_DELLINK (AF_BRIDGE) means that it left the bridge, not that it is gone.
-    if (head->ifi_family != AF_UNSPEC) return;
-    const uint32_t ifindex = head->ifi_index;
-    if (message->nlmsg_type == RTM_DELLINK) return forget_link(ifindex);
-
-    const auto attributes = attributes_of<IFLA_MTU + 1>(message, sizeof *head);
-    link_event event{};
-    event.ifindex = ifindex;
-    constexpr unsigned running = IFF_UP | IFF_RUNNING | 0x10000 /* IFF_LOWER_UP */;
-    event.up = (head->ifi_flags & running) == running;
-    if (attributes[IFLA_IFNAME])
-      memcpy(event.name, mnl_attr_get_payload(attributes[IFLA_IFNAME]),
-             strnlen(mnl_attr_get_str(attributes[IFLA_IFNAME]), std::min<size_t>(sizeof event.name - 1, mnl_attr_get_payload_len(attributes[IFLA_IFNAME]))));
-    event.mtu_bytes = u32_of(attributes[IFLA_MTU], 0);
-    if (attributes[IFLA_ADDRESS] && mnl_attr_get_payload_len(attributes[IFLA_ADDRESS]) == sizeof event.mac)
-      memcpy(event.mac, mnl_attr_get_payload(attributes[IFLA_ADDRESS]), sizeof event.mac);
-
-    auto [it, created] = links.try_emplace(ifindex);
+    link_event event;
+    if (!read_link(message, &event)) return;
+    if (event.removed) return forget_link(event.ifindex);
+    auto [it, created] = links.try_emplace(event.ifindex);
     const bool changed = created || !same(it->second.event, event);
     it->second = {event, epoch};
     if ((changed || report_all) && callbacks.on_link) callbacks.on_link(event);
   }
 
   void handle_address(const nlmsghdr* message) {
-    if (mnl_nlmsg_get_payload_len(message) < sizeof(ifaddrmsg)) return;
-    const auto* head = static_cast<const ifaddrmsg*>(mnl_nlmsg_get_payload(message));
-    if (head->ifa_family != AF_INET && head->ifa_family != AF_INET6) return;
-    const auto attributes = attributes_of<IFA_FLAGS + 1>(message, sizeof *head);
-    // On point-to-point links IFA_ADDRESS is the peer's, IFA_LOCAL ours; IPv6 leaves IFA_LOCAL out elsewhere.
-    const nlattr* own = attributes[IFA_LOCAL] ? attributes[IFA_LOCAL] : attributes[IFA_ADDRESS];
-    address_event event{};
-    if (!read_address(head->ifa_family, own, &event.address)) return;
-    event.ifindex = head->ifa_index;
-    event.prefix_length = head->ifa_family == AF_INET ? head->ifa_prefixlen + 96 : head->ifa_prefixlen;
-    event.flags = u32_of(attributes[IFA_FLAGS], head->ifa_flags);
-    event.added = true;
-
+    address_event event;
+    if (!read_address(message, &event)) return;
     const address_key key{{event.ifindex, event.address}, event.prefix_length};
-    if (message->nlmsg_type == RTM_DELADDR) {
+    if (!event.added) {
       if (const auto it = addresses.find(key); it != addresses.end()) forget(it);
       return;
     }
@@ -394,25 +335,14 @@ struct netlink_monitor::state {
   }
 
   void handle_neighbour(const nlmsghdr* message) {
-    if (mnl_nlmsg_get_payload_len(message) < sizeof(ndmsg)) return;
-    const auto* head = static_cast<const ndmsg*>(mnl_nlmsg_get_payload(message));
-    if (head->ndm_family != AF_INET && head->ndm_family != AF_INET6) return;  // AF_BRIDGE: forwarding database
-    if (head->ndm_flags & NTF_PROXY) return;
-    const auto attributes = attributes_of<NDA_LLADDR + 1>(message, sizeof *head);
-    neighbour_event event{};
-    if (!read_address(head->ndm_family, attributes[NDA_DST], &event.address) || is_multicast(event.address)) return;
-    event.ifindex = head->ndm_ifindex;
+    neighbour_event event;
+    uint16_t nud;
+    if (!read_neighbour(message, &event, &nud)) return;
     const endpoint key{event.ifindex, event.address};
     auto it = neighbours.find(key);
-    if (message->nlmsg_type == RTM_DELNEIGH) {
+    if (event.removed) {
       if (it != neighbours.end()) forget(it);
       return;
-    }
-    event.failed = (head->ndm_state & NUD_FAILED) != 0;
-    if ((head->ndm_state & nud_valid) && attributes[NDA_LLADDR] &&
-        mnl_attr_get_payload_len(attributes[NDA_LLADDR]) == sizeof event.mac) {
-      event.usable = true;
-      memcpy(event.mac, mnl_attr_get_payload(attributes[NDA_LLADDR]), sizeof event.mac);
     }
     const bool created = it == neighbours.end();
     if (created) {
@@ -425,7 +355,7 @@ struct netlink_monitor::state {
     // Each failure counts: packets may wait for this very attempt.
     const neighbour_event& known = it->second.event;
     const bool changed = event.failed || known.usable != event.usable || memcmp(known.mac, event.mac, sizeof event.mac) != 0;
-    it->second = {event, head->ndm_state, epoch};
+    it->second = {event, nud, epoch};
     if ((changed || report_all) && callbacks.on_neighbour) callbacks.on_neighbour(event);
   }
 
@@ -513,8 +443,7 @@ struct netlink_monitor::state {
       const int fd = mnl_socket_get_fd(resolves.get());
       for (ssize_t n; (n = ::recv(fd, buffer.data(), buffer.size(), MSG_DONTWAIT)) > 0;) {
         const auto* reply = reinterpret_cast<const nlmsghdr*>(buffer.data());
-        if (mnl_nlmsg_ok(reply, n) && reply->nlmsg_type == NLMSG_ERROR && reply->nlmsg_seq == sequence)
-          code = -static_cast<const nlmsgerr*>(mnl_nlmsg_get_payload(reply))->error;
+        if (mnl_nlmsg_ok(reply, n) && reply->nlmsg_type == NLMSG_ERROR && reply->nlmsg_seq == sequence) code = error_of(reply);
       }
     }
     if (code != 0) resolves_refused.fetch_add(1, std::memory_order_relaxed);

@@ -97,6 +97,7 @@ std::unique_ptr<steering> steering::open(const std::string& object_path, const s
     unlink(path.c_str());
     if (bpf_obj_pin(bpf_map__fd(map), path.c_str()) != 0) { *error = "cannot pin " + path + " (" + errno_text(errno) + "); is the directory a bpffs?"; return nullptr; }
   }
+  if (!pin_directory.empty()) s->remove_pins_of_others();
   s->nat_port_words_ = static_cast<uint64_t*>(s->map_memory("nat_ports", nat_port_bytes, error));
   s->engine_port_words_ = static_cast<uint64_t*>(s->map_memory("engine_ports", SL_ENGINE_PORTS_WORDS * sizeof(uint64_t), error));
   if (!s->nat_port_words_ || !s->engine_port_words_) return nullptr;
@@ -137,6 +138,19 @@ bool steering::reuse_pinned_maps(const flow_sizes& sizes) {
     close(fd);
   }
   return fit && !found.empty();
+}
+
+// Maps that another version called otherwise. No engine comes back to them: ours has its own by now, and what of the old program is still
+// attached keeps its maps without their pins.
+void steering::remove_pins_of_others() {
+  std::set<std::string> ours;
+  bpf_map* map;
+  bpf_object__for_each_map(map, object_) if (name_of(map)) ours.insert(std::string("map-") + name_of(map));
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator(pin_directory_, ignored)) {
+    const std::string name = entry.path().filename();
+    if (name.starts_with("map-") && !ours.contains(name)) unlink(entry.path().c_str());
+  }
 }
 
 void* steering::map_memory(const char* name, size_t bytes, std::string* error) {

@@ -7,7 +7,7 @@
  *
  * Pins, in a directory on a bpffs: `link-IFNAME` keeps the program attached when this process dies, so that a dead
  * engine means closed. The next engine finds the link and exchanges the program in it, atomically: there is no moment
- * without one. `map-NAME` are for people who look. Without a pin directory everything ends with the object.
+ * without one. `map-NAME` keep what it knew, and are for people who look; those of a version that called them otherwise go. Without a pin directory everything ends with the object.
  *
  * Errors: false or nullptr and a text that says what was wrong and what to do.
  */
@@ -76,6 +76,7 @@ class steering {
   std::string pin_path(const std::string& name) const { return pin_directory_ + "/" + name; }
   int take_over(uint32_t ifindex, const std::string& pin, std::string* error);
   bool reuse_pinned_maps(const flow_sizes& sizes);
+  void remove_pins_of_others();
   int create_link(uint32_t ifindex, const std::string& name, xdp_mode wanted, std::string* warning, std::string* error);
 
   bpf_object* object_ = nullptr;

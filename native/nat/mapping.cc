@@ -29,13 +29,13 @@ nat_pool::nat_pool(const sl_nat_address& a, unsigned workers, uint32_t reuse, st
   }
 }
 
-std::optional<uint16_t> nat_pool::allocate(unsigned worker, int protocol_class, uint32_t now_s, uint16_t like) {
+std::optional<uint16_t> nat_pool::allocate(unsigned worker, int protocol_class, uint64_t now_s, uint16_t like) {
   auto port = spaces_[protocol_class]->allocate(worker, now_s, protocol_class == 1 ? parity_of(like) : port_parity::any);
   if (port) steer(protocol_class, *port, true);
   return port;
 }
 
-void nat_pool::release(int protocol_class, uint16_t port, uint32_t now_s, bool clean) {
+void nat_pool::release(int protocol_class, uint16_t port, uint64_t now_s, bool clean) {
   steer(protocol_class, port, false);
   spaces_[protocol_class]->release(port, now_s, clean);
 }
@@ -56,6 +56,7 @@ void mapping_table::open(mapping* entries, uint32_t capacity, uint64_t seed) {
   mask_ = heads - 1;
   inside_heads_.assign(heads, mapping_none);
   outside_heads_.assign(heads, mapping_none);
+  noted_ = std::make_unique<std::atomic<uint64_t>[]>(capacity / 64 + 1);
 }
 
 uint64_t mapping_table::hash_of(const sl_address& a, uint16_t port, uint8_t protocol) const {
@@ -72,15 +73,21 @@ uint32_t mapping_table::take_free() {
   return next_ < capacity_ ? next_++ : mapping_none;
 }
 
+// A count of zero means that another worker is taking it apart.
+bool mapping_table::acquire(uint32_t index) {
+  std::atomic<uint32_t>& references = mappings_[index].references;
+  uint32_t count = references.load(std::memory_order_relaxed);
+  while (count != 0 && !references.compare_exchange_weak(count, count + 1, std::memory_order_acq_rel)) {}
+  return count != 0;
+}
+
 uint32_t mapping_table::acquire_outside(const sl_address& outside, uint16_t port, uint8_t protocol) {
   uint64_t h = hash_of(outside, port, protocol);
   std::lock_guard guard(stripe(h));
   for (uint32_t i = outside_heads_[h & mask_]; i != mapping_none; i = mappings_[i].next_outside) {
     mapping& m = mappings_[i];
     if (m.outside_port != port || m.protocol != protocol || !equal(m.outside, outside)) continue;
-    uint32_t count = m.references.load(std::memory_order_relaxed);
-    while (count != 0 && !m.references.compare_exchange_weak(count, count + 1, std::memory_order_acq_rel)) {}
-    return count != 0 ? i : mapping_none;
+    return acquire(i) ? i : mapping_none;
   }
   return mapping_none;
 }
@@ -139,10 +146,10 @@ uint32_t mapping_table::create(const sl_address& inside, uint16_t inside_port, u
   return index;
 }
 
-void mapping_table::release(uint32_t index, uint32_t now_s, bool tcp_closed_cleanly) {
+void mapping_table::release(uint32_t index, uint64_t now_s, std::optional<bool> tcp_closed_cleanly) {
   mapping& m = mappings_[index];
   // Whether the port may come back early depends on the last session that used it.
-  if (m.protocol == protocol_tcp) m.last_peer_clean = tcp_closed_cleanly;
+  if (m.protocol == protocol_tcp && tcp_closed_cleanly) m.last_peer_clean = *tcp_closed_cleanly;
   if (m.references.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
   auto unlink = [&](std::vector<uint32_t>& heads, uint32_t mapping::*next, uint64_t h) {
     std::lock_guard guard(stripe(h));
@@ -183,7 +190,7 @@ bool mapping_table::inherit_reference(uint32_t index) {
   return true;
 }
 
-void mapping_table::inherited(uint32_t now_s) {
+void mapping_table::inherited(uint64_t now_s) {
   for (uint32_t i = 0; i < next_; ++i) {
     mapping& m = mappings_[i];
     if (m.references.load(std::memory_order_relaxed) == 0) { free_.push_back(i); continue; }
@@ -202,11 +209,18 @@ void mapping_table::inherited(uint32_t now_s) {
   for (uint32_t p = 0; p < pools_.size(); ++p) if (pool_users_[p] == 0) pools_[p].reset();
 }
 
-void mapping_table::note_peer(uint32_t index, const sl_address& peer, int by) {
+void mapping_table::note_peer(uint32_t index, uint32_t session, const sl_address& peer) {
   std::lock_guard guard(peers_mutex_);
-  auto [it, fresh] = peers_.try_emplace({index, peer}, 0);
-  it->second = static_cast<uint32_t>(static_cast<int>(it->second) + by);
-  if (it->second == 0) peers_.erase(it);
+  if (noted_[session / 64].fetch_or(1ull << (session % 64)) >> (session % 64) & 1) return;
+  ++peers_[{index, peer}];
+}
+
+void mapping_table::forget_peer(uint32_t index, uint32_t session, const sl_address& peer) {
+  const uint64_t bit = 1ull << (session % 64);
+  if (!(noted_[session / 64].load() & bit)) return;
+  std::lock_guard guard(peers_mutex_);
+  if (!(noted_[session / 64].fetch_and(~bit) & bit)) return;
+  if (auto it = peers_.find({index, peer}); it != peers_.end() && --it->second == 0) peers_.erase(it);
 }
 
 bool mapping_table::knows_peer(uint32_t index, const sl_address& peer) {

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <unordered_map>
 #include <vector>
 
@@ -29,8 +30,10 @@ class nat_pool {
   const sl_nat_address address;
   const uint32_t reuse_s;
   port_space& space(int protocol_class) { return *spaces_[protocol_class]; }
-  std::optional<uint16_t> allocate(unsigned worker, int protocol_class, uint32_t now_s, uint16_t like);
-  void release(int protocol_class, uint16_t port, uint32_t now_s, bool clean);
+  std::optional<uint16_t> allocate(unsigned worker, int protocol_class, uint64_t now_s, uint16_t like);
+  void release(int protocol_class, uint16_t port, uint64_t now_s, bool clean);
+  // Gives back a port that a mapping of another pool with this address has (a commit changed the pool): it rests here.
+  void rest(int protocol_class, uint16_t port, uint64_t now_s) { spaces_[protocol_class]->release(port, now_s, false); }
   // Steering: packets to this port of a shared local address go to the engine, or no more.
   void steer(int protocol_class, uint16_t port, bool to_engine);
 
@@ -48,7 +51,9 @@ class mapping_table {
   // inherited() links them and frees the rest.
   void inherit(const std::vector<std::shared_ptr<nat_pool>>& pools);
   bool inherit_reference(uint32_t index);
-  void inherited(uint32_t now_s);
+  // The session that names this one as well cannot go on.
+  void disinherit_reference(uint32_t index) { mappings_[index].references.fetch_sub(1, std::memory_order_relaxed); }
+  void inherited(uint64_t now_s);
   // visit(nat_slot, protocol class, port) for each mapping on an address that is shared with the host.
   template <class Visit> void each_steered(Visit&& visit);
   // The mapping of an inside endpoint, with a reference taken; mapping_none if there is none to share.
@@ -60,14 +65,28 @@ class mapping_table {
   // outside endpoint is taken: the caller gives the port back.
   uint32_t create(const sl_address& inside, uint16_t inside_port, uint8_t protocol, std::shared_ptr<nat_pool> pool, uint16_t outside_port,
                   uint8_t filtering, bool independent, uint32_t rule_id);
-  void add_reference(uint32_t index) { mappings_[index].references.fetch_add(1, std::memory_order_relaxed); }
-  // Drops a reference; the last one frees the port.
-  void release(uint32_t index, uint32_t now_s, bool tcp_closed_cleanly);
+  // One more reference, unless the last one is gone.
+  bool acquire(uint32_t index);
+  // Drops a reference; the last one frees the port. tcp_closed_cleanly: how the session ended that held it; nothing: it was no session's.
+  void release(uint32_t index, uint64_t now_s, std::optional<bool> tcp_closed_cleanly = {});
+  // A commit changed filterings: filtering_of(NAT rule's id) for each mapping. Sessions of before and after it may be judged meanwhile.
+  template <class FilteringOf> void refilter(FilteringOf&& filtering_of);
+  // Another rule has a mapping's sessions now.
+  void hand_over(uint32_t index, uint32_t rule_id, uint8_t filtering) { mappings_[index].nat_rule_id.store(rule_id); mappings_[index].filtering.store(filtering); }
+  // Of a session's word for it, which may be old: 0 for none.
+  uint32_t rule_of(uint32_t index) const { return index < capacity_ ? mappings_[index].nat_rule_id.load(std::memory_order_relaxed) : 0; }
+  // The destination NAT rule of a session; its word for a mapping may be old, when it is not the caller's.
+  uint32_t destination_rule_of(const session& s) const {
+    const session_mappings held = mappings_of(s);
+    return held.originator != mapping_none && held.responder != mapping_none ? rule_of(held.responder) : s.nat_destination_id;
+  }
   const mapping& at(uint32_t index) const { return mappings_[index]; }
   uint32_t live() const { return live_.load(std::memory_order_relaxed); }
 
-  // Address-dependent filtering (RFC 4787 R8): which peers has the inside sent to?
-  void note_peer(uint32_t index, const sl_address& peer, int by);
+  // Address-dependent filtering (RFC 4787 R8): which peers has the inside sent to? A session notes its peer once, however often it says
+  // so, and whoever ends it forgets it, if it was noted.
+  void note_peer(uint32_t index, uint32_t session, const sl_address& peer);
+  void forget_peer(uint32_t index, uint32_t session, const sl_address& peer);
   bool knows_peer(uint32_t index, const sl_address& peer);
 
  private:
@@ -91,7 +110,20 @@ class mapping_table {
   struct peer_equal { bool operator()(const peer_key& a, const peer_key& b) const { return a.index == b.index && equal(a.peer, b.peer); } };
   std::unordered_map<peer_key, uint32_t, peer_hash, peer_equal> peers_;
   std::mutex peers_mutex_;
+  std::unique_ptr<std::atomic<uint64_t>[]> noted_;  // a bit a session: its peer is among peers_. Changed under peers_mutex_
 };
+
+template <class FilteringOf>
+void mapping_table::refilter(FilteringOf&& filtering_of) {
+  uint32_t end;
+  { std::lock_guard guard(free_mutex_); end = next_; }
+  for (uint32_t i = 0; i < end; ++i) {
+    mapping& m = mappings_[i];
+    if (m.references.load(std::memory_order_relaxed) == 0) continue;
+    const uint8_t filtering = filtering_of(m.nat_rule_id.load(std::memory_order_relaxed));
+    if (m.filtering.load(std::memory_order_relaxed) != filtering) m.filtering.store(filtering);
+  }
+}
 
 template <class Visit>
 void mapping_table::each_steered(Visit&& visit) {
@@ -109,10 +141,7 @@ uint32_t mapping_table::acquire_inside(const sl_address& inside, uint16_t port, 
   for (uint32_t i = inside_heads_[h & mask_]; i != mapping_none; i = mappings_[i].next_inside) {
     mapping& m = mappings_[i];
     if (m.inside_port != port || m.protocol != protocol || !equal(m.inside, inside) || !m.independent || !wanted(m)) continue;
-    // A count of zero means that another worker is taking it apart.
-    uint32_t count = m.references.load(std::memory_order_relaxed);
-    while (count != 0 && !m.references.compare_exchange_weak(count, count + 1, std::memory_order_acq_rel)) {}
-    if (count != 0) return i;
+    if (acquire(i)) return i;
   }
   return mapping_none;
 }

@@ -13,11 +13,12 @@ inline constexpr uint32_t mapping_none = UINT32_MAX;
 struct mapping {
   sl_address inside, outside;
   uint16_t inside_port, outside_port;
-  uint8_t protocol, filtering;
+  uint8_t protocol;
+  std::atomic<uint8_t> filtering;  // as its rule says now
   uint8_t independent;          // endpoint-independent: other sessions of the inside endpoint share it
   uint8_t reserved;
   std::atomic<uint32_t> references;
-  uint32_t nat_rule_id;
+  std::atomic<uint32_t> nat_rule_id;
   uint32_t next_inside, next_outside;  // chains
   uint32_t pool;                // index into the table's pools
   uint32_t last_peer_clean;     // 1: the last TCP session closed in order

@@ -109,7 +109,7 @@ port_space::~port_space() { std::free(memory_); }
 
 // ---- allocation ----------------------------------------------------------------------------------------------------
 
-std::optional<uint16_t> port_space::allocate(unsigned worker, uint32_t now_s, port_parity parity) noexcept {
+std::optional<uint16_t> port_space::allocate(unsigned worker, uint64_t now_s, port_parity parity) noexcept {
   assert(worker < workers_);
   drain(now_s);
 
@@ -195,7 +195,7 @@ std::optional<uint16_t> port_space::reuse_early(port_parity parity, worker_state
       const unsigned n = nth_set_bit(candidates, random.below(static_cast<uint32_t>(std::popcount(candidates))));
       const uint64_t bit = uint64_t{1} << n;
       candidates &= ~bit;
-      for (uint32_t ring = 0; ring < rings; ++ring) {
+      for (uint64_t ring = 0; ring < rings; ++ring) {
         uint64_t* const held = epoch_bits(ring) + word;
         if ((load(held) & bit) == 0 || (word_ref(*held).fetch_and(~bit) & bit) == 0)
           continue;
@@ -217,7 +217,7 @@ std::optional<uint16_t> port_space::reuse_early(port_parity parity, worker_state
   return std::nullopt;
 }
 
-bool port_space::claim(uint16_t port, uint32_t now_s) noexcept {
+bool port_space::claim(uint16_t port, uint64_t now_s) noexcept {
   if (!contains(port))
     return false;
   drain(now_s);
@@ -225,7 +225,7 @@ bool port_space::claim(uint16_t port, uint32_t now_s) noexcept {
   return (free_bits(word) & bit) != 0 && take(word, bit, false);
 }
 
-bool port_space::adopt(uint16_t port, uint32_t now_s) noexcept {
+bool port_space::adopt(uint16_t port, uint64_t now_s) noexcept {
   if (!contains(port))
     return false;
   drain(now_s);
@@ -235,7 +235,7 @@ bool port_space::adopt(uint16_t port, uint32_t now_s) noexcept {
 
 // ---- release and quarantine ----------------------------------------------------------------------------------------
 
-bool port_space::release(uint16_t port, uint32_t now_s, bool tcp_closed_cleanly) noexcept {
+bool port_space::release(uint16_t port, uint64_t now_s, bool tcp_closed_cleanly) noexcept {
   if (!contains(port))
     return false;
   drain(now_s);
@@ -251,8 +251,8 @@ bool port_space::release(uint16_t port, uint32_t now_s, bool tcp_closed_cleanly)
 
   // The epoch's ring must be empty of the epoch before it. It is, but for the microseconds in which another thread
   // drains a space that nobody touched for two epochs: the one case in which anybody waits.
-  uint32_t drained = drained_.load(std::memory_order_acquire);
-  const uint32_t epoch = std::max(now_s / epoch_s_, drained);
+  uint64_t drained = drained_.load(std::memory_order_acquire);
+  const uint64_t epoch = std::max(now_s / epoch_s_, drained);
   while (epoch >= drained + rings) {
     std::this_thread::yield();
     drain(now_s);
@@ -268,13 +268,13 @@ bool port_space::release(uint16_t port, uint32_t now_s, bool tcp_closed_cleanly)
 
 // Frees the ports of each epoch whose last second is reuse_s ago. One thread at a time does it, the others go on: what
 // they then do not see yet stays in quarantine a moment longer.
-void port_space::drain(uint32_t now_s) noexcept {
+void port_space::drain(uint64_t now_s) noexcept {
   if (now_s + 1 <= reuse_s_)
     return;
-  const uint32_t end = (now_s + 1 - reuse_s_) / epoch_s_;
+  const uint64_t end = (now_s + 1 - reuse_s_) / epoch_s_;
   if (drained_.load(std::memory_order_acquire) >= end || draining_.exchange(true, std::memory_order_acquire))
     return;
-  uint32_t epoch = drained_.load(std::memory_order_relaxed);
+  uint64_t epoch = drained_.load(std::memory_order_relaxed);
   if (epoch < end) {
     bool freed = false;
     if (end - epoch > rings)

@@ -6,7 +6,7 @@
 //         restarts adopt(), the netlink side reserves the ports of local listeners.
 // Thread: every call from any thread at any time, without locks; only allocate()'s `worker` must be the caller's own,
 //         because each worker has a state of its own. No port is ever given out twice, whatever the interleaving.
-// Time:   now_s is monotonic; workers' clocks may differ by a batch, not by minutes.
+// Time:   now_s is monotonic, of 64 bits so that it never wraps; workers' clocks may differ by a batch, not by minutes.
 // Bounds: about 2.5 bytes a port, fixed at construction. allocate() is a few random probes, then a pass over the bitmap
 //         (at most 1,024 words; with parity and early reuse up to five); a pass that found nothing is not repeated
 //         before something was freed, and an exhausted space says so at once.
@@ -48,17 +48,17 @@ public:
   port_space& operator=(const port_space&) = delete;
 
   /// A random free port, from the worker's own slice while it has one; nothing: exhausted.
-  std::optional<uint16_t> allocate(unsigned worker, uint32_t now_s, port_parity parity = port_parity::any) noexcept;
+  std::optional<uint16_t> allocate(unsigned worker, uint64_t now_s, port_parity parity = port_parity::any) noexcept;
 
   /// Takes one certain port. False: out of range, in use, in quarantine, reserved, or SL_NAT_PORT_RESERVED.
-  bool claim(uint16_t port, uint32_t now_s) noexcept;
+  bool claim(uint16_t port, uint64_t now_s) noexcept;
 
   /// Takes one certain port back for a session that outlived a restart: as claim(), but a local listener's reservation
   /// does not stop it (an established session wins over the host).
-  bool adopt(uint16_t port, uint32_t now_s) noexcept;
+  bool adopt(uint16_t port, uint64_t now_s) noexcept;
 
   /// Gives back a port that allocate(), claim() or adopt() gave. A port that is not in use is left alone: false.
-  bool release(uint16_t port, uint32_t now_s, bool tcp_closed_cleanly) noexcept;
+  bool release(uint16_t port, uint64_t now_s, bool tcp_closed_cleanly) noexcept;
 
   /// A local listener uses the port: never allocated again until unreserve(). One in use stays until it is released;
   /// the result says whether it was not in use. Ports out of range are no matter: true.
@@ -78,8 +78,8 @@ public:
 private:
   static constexpr unsigned words_per_line = 8; // slices are cache lines of the bitmap: 512 ports
   static constexpr unsigned probes_max = 8;     // random words looked at before the pass over the bitmap
-  static constexpr uint32_t epochs_live_max = reuse_epochs + 2; // epochs that can hold quarantined ports at one time
-  static constexpr uint32_t rings = epochs_live_max + 1;
+  static constexpr uint64_t epochs_live_max = reuse_epochs + 2; // epochs that can hold quarantined ports at one time
+  static constexpr uint64_t rings = epochs_live_max + 1;
 
   struct alignas(64) worker_state { // touched by its worker only
     std::array<uint32_t, 16> input; // of ChaCha20: the key stream is the worker's own
@@ -98,8 +98,8 @@ private:
   std::optional<uint16_t> take_from(unsigned word, uint64_t wanted, worker_state& random) noexcept;
   std::optional<uint16_t> search(unsigned worker, port_parity parity, uint64_t freed) noexcept;
   std::optional<uint16_t> reuse_early(port_parity parity, worker_state& random) noexcept;
-  void drain(uint32_t now_s) noexcept;
-  uint64_t* epoch_bits(uint32_t epoch) const noexcept { return epochs_ + std::size_t{epoch % rings} * words_; }
+  void drain(uint64_t now_s) noexcept;
+  uint64_t* epoch_bits(uint64_t epoch) const noexcept { return epochs_ + std::size_t{epoch % rings} * words_; }
 
   const uint16_t lo_, hi_;
   const unsigned workers_;
@@ -122,7 +122,7 @@ private:
   alignas(64) std::atomic<uint64_t> freed_{1};   // grows whenever a port may have become available
   std::atomic<uint64_t> closed_{0};              // grows whenever one may have become fit for early reuse
   std::atomic<uint64_t> exhausted_at_{0};        // freed_ + closed_ as it was when a whole search found nothing
-  alignas(64) std::atomic<uint32_t> drained_{0}; // epochs below this one hold no ports
+  alignas(64) std::atomic<uint64_t> drained_{0}; // epochs below this one hold no ports
   std::atomic<bool> draining_{false};
 };
 

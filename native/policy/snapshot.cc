@@ -162,6 +162,7 @@ bool compile_classifiers(snapshot& s, const snapshot* previous, std::string* err
   s.source_rules = std::move(now.source_rules);
   s.destination_rules = std::move(now.destination_rules);
   s.static_rules = std::move(now.static_rules);
+  for (const uint32_t i : s.source_rules) if (s.nat_rules[i].kind == SL_NAT_SOURCE) s.filterings.emplace(s.nat_rules[i].id, s.nat_rules[i].filtering);
   return true;
 }
 

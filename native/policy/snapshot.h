@@ -53,6 +53,7 @@ struct snapshot {
   std::unordered_map<uint32_t, std::shared_ptr<rule_counter>> counters_by_id;
   std::vector<sl_nat_rule> nat_rules;
   std::vector<uint32_t> source_rules, destination_rules, static_rules;  // classifier index → nat_rules index
+  std::unordered_map<uint32_t, uint8_t> filterings;  // of source rules, by id: of the mappings that they made
   std::vector<sl_nat_address> nat_addresses;
   std::vector<std::shared_ptr<nat_pool>> pools;  // parallel to nat_addresses
   std::vector<sl_nexthop> nexthops;
@@ -67,6 +68,11 @@ struct snapshot {
   const sl_interface* interface_of_slot(unsigned slot) const {
     uint16_t index = slot_interfaces[slot];
     return index == index_none ? nullptr : &interfaces[index];
+  }
+  // Of a rule that is gone the strictest, until another one has its sessions.
+  uint8_t filtering_of(uint32_t nat_rule_id) const {
+    const auto it = filterings.find(nat_rule_id);
+    return it == filterings.end() ? static_cast<uint8_t>(SL_FILTERING_ADDRESS_PORT) : it->second;
   }
   bool is_tunnel(uint16_t interface) const { return interfaces[interface].kind != SL_INTERFACE_PORT; }
   bool is_engine_port(uint16_t port) const { return engine_ports[port / 64] >> (port & 63) & 1; }

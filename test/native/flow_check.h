@@ -51,11 +51,16 @@ inline std::string mapping_fault(const flow_memory& m) {
   std::vector<uint32_t> named(m.header->capacity);
   for (uint32_t i = 0; i < m.header->capacity; ++i) {
     const session& s = m.sessions[i];
-    if (!s.live.load() || s.mapping == mapping_none) continue;
-    if (s.mapping >= m.header->capacity) return "session " + std::to_string(i) + " names a mapping that cannot be";
-    ++named[s.mapping];
-    const mapping& n = m.mappings[s.mapping];
-    if (n.outside_port != s.key1.dst_port || std::memcmp(&n.outside, &s.key1.dst, sizeof n.outside) != 0) return "session " + std::to_string(i) + " names another's mapping";
+    if (!s.live.load()) continue;
+    const session_mappings held = mappings_of(s);
+    const struct { uint32_t index; const sl_address& outside; uint16_t port; } both[] = {{held.originator, s.key1.dst, s.key1.dst_port}, {held.responder, s.key0.dst, s.key0.dst_port}};
+    for (const auto& one : both) {
+      if (one.index == mapping_none) continue;
+      if (one.index >= m.header->capacity) return "session " + std::to_string(i) + " names a mapping that cannot be";
+      ++named[one.index];
+      const mapping& n = m.mappings[one.index];
+      if (n.outside_port != one.port || !equal(n.outside, one.outside)) return "session " + std::to_string(i) + " names another's mapping";
+    }
   }
   std::map<std::string, uint32_t> outside;
   for (uint32_t i = 0; i < m.header->capacity; ++i) {

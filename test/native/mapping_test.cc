@@ -64,18 +64,70 @@ TEST_CASE("mapping: the table's end is said, not passed") {
   CHECK(make(t, pool, 5001) == 2);
 }
 
-TEST_CASE("mapping: peers are counted, not only remembered") {
+TEST_CASE("mapping: peers are counted, not only remembered; a session counts once") {
   mapping_table t;
   std::vector<mapping> entries(4);
   t.open(entries.data(), static_cast<uint32_t>(entries.size()), 7);
   sl_address peer = address_of("198.51.100.10");
-  t.note_peer(1, peer, 1);
-  t.note_peer(1, peer, 1);
-  t.note_peer(1, peer, -1);
+  t.note_peer(1, 0, peer);
+  t.note_peer(1, 2, peer);
+  t.note_peer(1, 2, peer);
+  t.forget_peer(1, 2, peer);
   CHECK(t.knows_peer(1, peer));
   CHECK_FALSE(t.knows_peer(2, peer));
-  t.note_peer(1, peer, -1);
+  t.forget_peer(1, 2, peer);
+  t.forget_peer(1, 3, peer);
+  CHECK(t.knows_peer(1, peer));
+  t.forget_peer(1, 0, peer);
   CHECK_FALSE(t.knows_peer(1, peer));
+}
+
+TEST_CASE("mapping: whoever only looked at it says nothing of how its sessions ended") {
+  mapping_table t;
+  std::vector<mapping> entries(4);
+  t.open(entries.data(), static_cast<uint32_t>(entries.size()), 7);
+  auto pool = pool_of(1024, 1024);
+  auto port = pool->allocate(0, 0, 100, 4000);
+  REQUIRE(port);
+  uint32_t m = t.create(address_of("10.0.1.10"), 4000, protocol_tcp, pool, *port, SL_FILTERING_ENDPOINT, true, 1);
+  REQUIRE(t.acquire(m));
+  t.release(m, 100, true);  // its session, closed in order
+  t.release(m, 100);
+  CHECK(pool->allocate(0, 0, 100, 4000));  // RFC 6888 R8 (a): early, since no other is left
+  CHECK_FALSE(t.acquire(m));
+}
+
+TEST_CASE("mapping: a pool gives back what another pool's mapping has, and packets to that port go to the engine as before") {
+  std::vector<std::atomic<uint64_t>> words(SL_NAT_PORT_WORDS);
+  const sl_nat_address address{address_of("203.0.113.4"), 1024, 1024, 0, 0};
+  auto before = std::make_shared<nat_pool>(address, 1, 120, words.data()), now = std::make_shared<nat_pool>(address, 1, 60, words.data());
+  mapping_table t;
+  std::vector<mapping> entries(4);
+  t.open(entries.data(), static_cast<uint32_t>(entries.size()), 7);
+  const uint32_t m = make(t, before, 4000);
+  REQUIRE(m != mapping_none);
+  auto port = now->allocate(0, 1, 100, 4002);
+  REQUIRE(port);
+  REQUIRE(t.create(address_of("10.0.1.11"), 4002, protocol_udp, now, *port, SL_FILTERING_ENDPOINT, true, 1) == mapping_none);
+  now->rest(1, *port, 100);
+  CHECK(words[1 * 1024 + 1024 / 64].load() == 1);
+  CHECK_FALSE(now->allocate(0, 1, 100, 4002));
+  t.release(m, 100, false);
+  CHECK(words[1 * 1024 + 1024 / 64].load() == 0);
+}
+
+TEST_CASE("mapping: a commit's filtering reaches what is mapped, by the rule that mapped it") {
+  mapping_table t;
+  std::vector<mapping> entries(4);
+  t.open(entries.data(), static_cast<uint32_t>(entries.size()), 7);
+  auto pool = pool_of();
+  uint32_t a = make(t, pool, 4000), b = make(t, pool, 4002);
+  t.hand_over(b, 2, SL_FILTERING_ENDPOINT);
+  t.refilter([](uint32_t rule) { return static_cast<uint8_t>(rule == 2 ? SL_FILTERING_ADDRESS : SL_FILTERING_ENDPOINT); });
+  CHECK(t.at(a).filtering == SL_FILTERING_ENDPOINT);
+  CHECK(t.at(b).filtering == SL_FILTERING_ADDRESS);
+  CHECK(t.rule_of(b) == 2);
+  CHECK(t.rule_of(mapping_none) == 0);
 }
 
 TEST_CASE("mapping: two threads share, create and release; every port comes back") {

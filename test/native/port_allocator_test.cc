@@ -238,6 +238,40 @@ TEST_CASE("ports: all come back after any idle time, and memory is bounded") {
 
 // Every thread allocates, claims, releases its own ports and those of others, while time runs. An owner table says
 // whether two ever held one port, and when each was released.
+TEST_CASE("ports: they rest and come back across 2^32 seconds, and the first second is no other") {
+  for (const uint32_t reuse : {1u, 12u, 13u, reuse_s, 3600u}) {
+    CAPTURE(reuse);
+    for (const uint64_t before : {uint64_t{0}, (uint64_t{1} << 32) - 3 * reuse, (uint64_t{1} << 32) - 1, uint64_t{1} << 32, ~uint64_t{0} / 2}) {
+      CAPTURE(before);
+      port_space space(50001, 50008, 1, key(3), reuse);
+      const uint32_t step = std::max(1u, reuse / 24);
+      std::set<uint16_t> taken;
+      while (const auto port = space.allocate(0, before)) taken.insert(*port);
+      REQUIRE(taken.size() == 8);
+      // One is given back each step, over several rounds of the rings; whatever is free is taken again at once.
+      std::vector<std::pair<uint16_t, uint64_t>> resting;
+      unsigned came_back = 0;
+      for (uint64_t now = before; now < before + 6ull * std::max(reuse, 12u); now += step) {
+        while (const auto port = space.allocate(0, now)) {
+          const auto rested = std::find_if(resting.begin(), resting.end(), [&](const auto& r) { return r.first == *port; });
+          REQUIRE(rested != resting.end());
+          CHECK(now >= rested->second + reuse);
+          resting.erase(rested);
+          taken.insert(*port);
+          ++came_back;
+        }
+        for (const auto& [port, since] : resting) REQUIRE(now <= since + reuse + reuse / port_space::reuse_epochs + 1 + step);
+        if (taken.empty()) continue;
+        const uint16_t port = *taken.begin();
+        taken.erase(taken.begin());
+        REQUIRE(space.release(port, now, false));
+        resting.push_back({port, now});
+      }
+      CHECK(came_back >= 8);
+    }
+  }
+}
+
 TEST_CASE("ports: never given out twice, with threads on all calls") {
   constexpr unsigned threads = 4, rounds = 60'000;
   constexpr uint16_t lo = 10'000, hi = 10'899; // few ports: all paths run, early reuse and exhaustion too

@@ -26,6 +26,7 @@
 #include <random>
 #include <thread>
 
+#include "flow/memory.h"
 #include "io/xsk.h"
 #include "network_namespace.h"
 #include "pin_directory.h"
@@ -653,6 +654,29 @@ TEST_CASE("steering: a pin directory that is no bpffs is an error") {
   std::string error;
   CHECK_FALSE(steering::open(object_path(), "/tmp", 64, &error));
   CHECK(error.find("bpffs") != std::string::npos);
+}
+
+TEST_CASE("steering: pins of maps that another version had go, when an engine has its own and when it takes them over") {
+  pin_directory pins;
+  auto pinned = [&](const char* name) { return access((pins.path + "/" + name).c_str(), F_OK) == 0; };
+  for (const bool takes_over : {false, true}) {
+    for (const char* name : {"map-adjacencies", "map-recent_flows", "link-ifindex7", "mapping"}) {
+      const int map = bpf_map_create(BPF_MAP_TYPE_ARRAY, "other", 4, 8, 1, nullptr);
+      REQUIRE(map >= 0);
+      if (!pinned(name)) REQUIRE(bpf_obj_pin(map, (pins.path + "/" + name).c_str()) == 0);
+      close(map);
+    }
+    auto s = open_steering(pins.path);
+    CHECK(s->inherited() == takes_over);
+    std::string error;
+    REQUIRE_MESSAGE(flow_memory::of_maps(64, [&](const char* name, size_t bytes, std::string* e) { return s->map_memory(name, bytes, e); }, &error), error);
+    CHECK_FALSE(pinned("map-adjacencies"));
+    CHECK_FALSE(pinned("map-recent_flows"));
+    CHECK(pinned("map-flow_header"));
+    CHECK(pinned("map-sessions"));
+    CHECK(pinned("link-ifindex7"));
+    CHECK(pinned("mapping"));
+  }
 }
 
 // ---- 3. attaching ----------------------------------------------------------------------------------------------------
