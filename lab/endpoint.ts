@@ -89,6 +89,9 @@ async function serve(ports: { http: number[]; tcp: number[]; udp: number[] }): P
 
 // ---- clients ------------------------------------------------------------------------------------------------------
 
+/** A datagram whose echo is not back by then is lost: far longer than a busy machine takes. */
+const ECHO_MS = 3000;
+
 function connectOnce(host: string, port: number, bind: string | undefined, timeoutMs: number): void {
   const started = Date.now();
   const end = (result: string): void => {
@@ -126,17 +129,23 @@ function stream(host: string, port: number, intervalMs: number): void {
   socket.on('close', () => end('closed'));
 }
 
-/** Lock step: the next datagram leaves when the last one's echo is back; a lost one is sent again, at most five times. Sizes take turns. */
+/**
+ * Lock step: the next datagram leaves when the last one's echo is back; a lost one is sent again, at most five times. Sizes take turns. A
+ * further echo of one that was sent again is late, not damaged.
+ */
 async function udpExchange(host: string, port: number, count: number, sizes: readonly number[], bind: string | undefined): Promise<void> {
   const socket = createSocket(host.includes(':') ? 'udp6' : 'udp4');
   await new Promise<void>((resolve) => socket.bind({ address: bind }, resolve));
   const errors = new Set<string>();
   socket.on('error', (error: NodeJS.ErrnoException) => errors.add(error.code ?? error.message));
+  const sentAgain = new Set<string>();
   let waiting: { message: Buffer; done: (same: boolean) => void } | undefined;
-  socket.on('message', (message) => waiting?.done(message.equals(waiting.message)));
+  socket.on('message', (message) => {
+    if (!sentAgain.has(message.toString('latin1')) || message.equals(waiting!.message)) waiting?.done(message.equals(waiting.message));
+  });
   const exchange = (message: Buffer): Promise<boolean | undefined> =>
     new Promise((resolve) => {
-      const timer = setTimeout(() => resolve(undefined), 1000);
+      const timer = setTimeout(() => resolve(undefined), ECHO_MS);
       waiting = { message, done: (same) => (clearTimeout(timer), resolve(same)) };
       socket.send(message, port, host, (error) => {
         if (error) errors.add((error as NodeJS.ErrnoException).code ?? error.message);
@@ -149,6 +158,7 @@ async function udpExchange(host: string, port: number, count: number, sizes: rea
     const message = Buffer.alloc(sizes[n % sizes.length]!, `${n} `);
     let same: boolean | undefined;
     for (let attempt = 0; attempt < 5 && same === undefined; attempt++) {
+      if (attempt > 0) sentAgain.add(message.toString('latin1'));
       same = await exchange(message);
       if (same === undefined) lost++;
     }

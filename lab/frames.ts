@@ -195,7 +195,7 @@ export class FrameHost {
   }
 
   /** Waits for `count` frames that fit; what came before `from` does not count. */
-  async receive(what: string, fits: (frame: Frame) => boolean, { count = 1, from = 0, deadlineMs = 15_000 } = {}): Promise<Frame[]> {
+  async receive(what: string, fits: (frame: Frame) => boolean, { count = 1, from = 0, deadlineMs = 30_000 } = {}): Promise<Frame[]> {
     return until(what, () => {
       const found = this.frames.slice(from).filter(fits);
       return found.length >= count ? found : undefined;

@@ -9,7 +9,7 @@ import { Program, type Exit, type ProgramOptions } from './program.js';
 
 const LABS_DIRECTORY = '/run/sluice-lab';
 const NAMESPACE_DIRECTORY = '/run/netns';
-const RUN_DEADLINE_MS = 30_000;
+const RUN_DEADLINE_MS = 90_000;
 
 export interface Result extends Exit {
   stdout: string;
@@ -137,6 +137,15 @@ export class Lab {
     return packets;
   }
 
+  /** What devices dropped on the way in and out, for whoever reads why a test failed. */
+  deviceDrops(): string {
+    return [...this.#nodes].flatMap((node) =>
+      [...this.runSync(node, ['cat', '/proc/net/dev']).matchAll(/^ *(\S+): +(?:\d+ +){3}(\d+) +(?:\d+ +){7}(\d+) /gm)]
+        .filter(([, , received, sent]) => received !== '0' || sent !== '0')
+        .map(([, device, received, sent]) => `${node} ${device}: dropped ${received} received, ${sent} to send`),
+    ).join('\n');
+  }
+
   sysctl(node: string, values: Record<string, string | number>): void {
     const settings = Object.entries(values).map(([key, value]) => `${key}=${value}`);
     if (settings.length) this.runSync(node, ['sysctl', '-q', '-w', ...settings]);
@@ -155,6 +164,11 @@ export class Lab {
     this.#programs.add(program);
     void program.exited.then(() => this.#programs.delete(program));
     return program;
+  }
+
+  /** A program that start() started and that still runs, by its name and node. */
+  running(name: string, node: string): Program | undefined {
+    return [...this.#programs].find(({ label }) => label === `${name} in ${node}`);
   }
 
   /** Runs a program in a node to its end. A failed program is an answer, not an error. */

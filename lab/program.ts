@@ -35,7 +35,7 @@ export class Program {
     const child = spawn(file!, args, {
       stdio: [options.input === undefined && !options.keepInput ? 'ignore' : 'pipe', 'pipe', 'pipe'],
       detached: true,
-      env: { ...process.env, ...options.env },
+      env: { ...process.env, LC_ALL: 'C', ...options.env }, // what programs write is read here
     });
     this.#child = child;
     child.stdout!.setEncoding('utf8').on('data', (chunk: string) => (this.stdout = (this.stdout + chunk).slice(-OUTPUT_BYTES_MAX)));
@@ -96,7 +96,7 @@ export class Program {
   }
 
   /** Ends the program: asks first, insists after the deadline. */
-  async stop(signal: NodeJS.Signals = 'SIGTERM', deadlineMs = 10_000): Promise<Exit> {
+  async stop(signal: NodeJS.Signals = 'SIGTERM', deadlineMs = 30_000): Promise<Exit> {
     this.kill(signal);
     const insist = setTimeout(() => this.kill('SIGKILL'), deadlineMs);
     const exit = await this.exited;

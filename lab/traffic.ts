@@ -4,8 +4,9 @@ import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Lab, RunOptions } from './lab.js';
 import type { Program } from './program.js';
-import { endpoint, PORTS } from './topology.js';
+import { ADDRESSES, endpoint, FAMILIES, PORTS } from './topology.js';
 import { patternChunks, patternSha256 } from './pattern.js';
+import { until } from './until.js';
 
 const bracket = (address: string): string => (address.includes(':') ? `[${address}]` : address);
 export const url = (address: string, port: number, path = '/'): string => `http://${bracket(address)}:${port}${path}`;
@@ -19,11 +20,11 @@ export interface Who {
   sha256: string;
 }
 
-const CURL = ['curl', '--silent', '--show-error', '--globoff', '--noproxy', '*', '--connect-timeout', '5'];
+const CURL = ['curl', '--silent', '--show-error', '--globoff', '--noproxy', '*', '--connect-timeout', '15'];
 
 /** Asks a web server who is asking: shows what NAT made of the source. */
 export async function who(lab: Lab, node: string, address: string, port = 80, curlOptions: string[] = []): Promise<Who> {
-  return JSON.parse(await lab.must(node, [...CURL, '--fail', '--max-time', '10', ...curlOptions, url(address, port)])) as Who;
+  return JSON.parse(await lab.must(node, [...CURL, '--fail', '--max-time', '60', ...curlOptions, url(address, port)])) as Who;
 }
 
 export interface Transfer {
@@ -106,9 +107,9 @@ export async function ping(
   lab: Lab,
   node: string,
   address: string,
-  options: { count?: number; size?: number; extra?: string[] } = {},
+  options: { count?: number; size?: number; /** How long an answer may take. */ seconds?: number; extra?: string[] } = {},
 ): Promise<Ping> {
-  const { count = 3, size, extra = [] } = options;
+  const { count = 3, size, seconds = 20, extra = [] } = options;
   const argv = [
     'ping',
     '-n',
@@ -117,12 +118,12 @@ export async function ping(
     '-i',
     '0.2',
     '-W',
-    '2',
+    String(seconds),
     ...(size === undefined ? [] : ['-s', String(size)]),
     ...extra,
     address,
   ];
-  const result = await lab.run(node, argv, { deadlineMs: 30_000 });
+  const result = await lab.run(node, argv, { deadlineMs: (count + seconds) * 1000 + 30_000 });
   const figures = /(\d+) packets transmitted, (\d+) received/.exec(result.stdout);
   const [sent, received] = [Number(figures?.[1] ?? 0), Number(figures?.[2] ?? 0)];
   return { ok: sent > 0 && sent === received, sent, received, output: result.stdout + result.stderr };
@@ -164,7 +165,7 @@ export async function tcpConnect(
   port: number,
   options: { timeoutMs?: number; bind?: string } = {},
 ): Promise<Connect> {
-  const { timeoutMs = 5000, bind } = options;
+  const { timeoutMs = 15_000, bind } = options;
   return JSON.parse(
     await lab.must(node, endpoint('connect', address, port, '--timeout', timeoutMs, ...(bind ? ['--bind', bind] : []))),
   ) as Connect;
@@ -177,7 +178,7 @@ export interface Iperf {
   detail: string;
 }
 
-/** An iperf3 run over TCP; its own server stands in the other host. */
+/** An iperf3 run over TCP; its own server stands in the other host, and takes one client at a time: the answer comes when it is ready for the next. */
 export async function iperf(
   lab: Lab,
   node: string,
@@ -195,9 +196,13 @@ export async function iperf(
     String(seconds),
     '--json',
     '--connect-timeout',
-    '5000',
+    '15000',
   ];
-  const result = await lab.run(node, [...argv, ...(reverse ? ['--reverse'] : []), ...extra], { deadlineMs: (seconds + 20) * 1000 });
+  const server = lab.running('iperf3', nodeOf(address));
+  const listened = (): number => server?.stdout.match(/Server listening/g)?.length ?? 0;
+  const before = listened();
+  const result = await lab.run(node, [...argv, ...(reverse ? ['--reverse'] : []), ...extra], { deadlineMs: (seconds + 60) * 1000 });
+  if (server && result.code === 0) await until('the iperf3 server is ready for the next client', () => listened() > before);
   try {
     const report = JSON.parse(result.stdout) as IperfReport;
     const bitsPerSecond = report.end?.sum_received?.bits_per_second ?? 0;
@@ -211,6 +216,9 @@ export async function iperf(
     return { ok: false, bitsPerSecond: 0, retransmits: 0, detail: result.stderr.trim() || result.stdout.trim() };
   }
 }
+
+const nodeOf = (address: string): string =>
+  FAMILIES.flatMap((family) => Object.entries(ADDRESSES[family])).find(([, one]) => one === address)?.[0] ?? '';
 
 interface IperfReport {
   error?: string;

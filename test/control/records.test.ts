@@ -77,16 +77,16 @@ describe('logs of the control process', () => {
   test('sessions that end while control is away, killed, are in the log of the next one; lines of the other processes are, too', async () => {
     await start();
     addon.pendingRecords = { flows: [makeFlow({ sessionId: 1n })], drops: [] };
-    await expect.poll(() => lines('flows.jsonl').length, { timeout: 10_000 }).toBe(1);
+    await expect.poll(() => lines('flows.jsonl').length).toBe(1);
     await end('SIGKILL');
     addon.pendingRecords = { flows: [makeFlow({ sessionId: 1n, event: FlowEvent.END, endReason: 2 })], drops: [makeDrop()] };
     await expect.poll(() => addon.pendingRecords.flows.length).toBe(0);
     const started = start();
     child!.stdin!.write('{"level":"warn","time":"2026-11-21T17:00:00.000Z","process":"engine","msg":"said before control was ready"}\nnot JSON\n');
     await started;
-    await expect.poll(() => lines('flows.jsonl').map(({ event }) => event), { timeout: 10_000 }).toEqual(['start', 'end', 'denied']);
+    await expect.poll(() => lines('flows.jsonl').map(({ event }) => event)).toEqual(['start', 'end', 'denied']);
     child!.stdin!.write('{"level":"info","time":"2026-11-21T17:00:01.000Z","process":"supervisor","msg":"said later"}\n');
-    await expect.poll(() => lines('system.jsonl').map(({ process: of, msg }) => [of, msg]), { timeout: 10_000 }).toEqual([['engine', 'said before control was ready'], ['supervisor', 'said later']]);
+    await expect.poll(() => lines('system.jsonl').map(({ process: of, msg }) => [of, msg])).toEqual([['engine', 'said before control was ready'], ['supervisor', 'said later']]);
     expect(host.status().recordsShed).toBe(0);
   }, 60_000);
 });

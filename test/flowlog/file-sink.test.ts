@@ -108,7 +108,7 @@ test('files that come faster than they can be compressed: those of too many are 
   const bench = open({ bytes: MEGABYTE, gzip: true, files: 2 }, temporaryDirectory(), 256 * MEGABYTE);
   const run = Buffer.concat([randomBytes(64 * 1024 - 1), Buffer.from('\n')]);
   for (let n = 0; n < 640; n += 1) bench.sink.push({ bytes: run, records: 1 }); // 32 a write: 20 files
-  await expect.poll(() => bench.sink.stats.sent, { timeout: 30_000 }).toBe(640);
+  await expect.poll(() => bench.sink.stats.sent).toBe(640);
   await bench.sink.settled;
   expect(readdirSync(bench.directory).filter((name) => name.endsWith('.gz'))).toHaveLength(2);
   expect(readdirSync(bench.directory)).toHaveLength(3);
@@ -185,7 +185,7 @@ test('a disk that stays full: each attempt gives back what it opened', async () 
   const sink = new FileSink(join(directory, 'flows.jsonl'), NO_ROTATION, MEGABYTE, (_isUp, message) => void said.push(message));
   onTestFinished(() => sink.close(0));
   sink.push({ bytes: line(1), records: 1 });
-  await expect.poll(() => sink.stats.failures, { timeout: 10_000 }).toBeGreaterThan(2);
+  await expect.poll(() => sink.stats.failures).toBeGreaterThan(2);
   expect(sink.stats.lastError).toMatch(/ENOSPC/);
   expect(open().length).toBeLessThanOrEqual(1);
 });
@@ -238,7 +238,7 @@ test('two streams on one standard output do not cut each other\'s lines; one tha
   await expect.poll(() => {
     read();
     return sinks[1]!.stats.sent + sinks[2]!.stats.sent;
-  }, { timeout: 20_000, interval: 5 }).toBe(20);
+  }, { interval: 5 }).toBe(20);
   read();
   const [cut, ...rest] = text.trim().split('\n');
   expect(cut!.length).toBeLessThan(90_000);

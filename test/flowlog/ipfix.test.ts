@@ -135,7 +135,7 @@ describe('sessions', () => {
       stream.flows(spanOf(randomFlows(50, 2), FLOW_RECORD_BYTES), nameTexts());
       stream.flush();
     };
-    await expect.poll(() => stream.stats.connected, { timeout: 10_000 }).toBe(true);
+    await expect.poll(() => stream.stats.connected).toBe(true);
     send();
     stream.nameInterfaces([...INTERFACES, { id: 3, name: 'dmz' }]);
     send();

@@ -67,17 +67,19 @@ describeNetns('capture', () => {
     for (const family of FAMILIES) {
       const { client, far, nvaUntrust } = ADDRESSES[family];
       const protocol = family === 'IPv4' ? 'icmp' : 'icmpv6';
-      await until('the pings are shown', () => seen({ protocol, destination: client, direction: 'out' }).length >= 2);
-      expect(seen({ protocol, interface: 'trust', direction: 'in', source: client, destination: far })).toHaveLength(2);
-      expect(seen({ protocol, interface: 'untrust', direction: 'out', source: nvaUntrust, destination: far })).toHaveLength(2);
-      expect(seen({ protocol, interface: 'untrust', direction: 'in', source: far, destination: nvaUntrust })).toHaveLength(2);
-      expect(seen({ protocol, interface: 'trust', direction: 'out', source: far, destination: client })).toHaveLength(2);
+      // What two workers saw comes in any order.
+      const ways: Partial<PacketView>[] = [
+        { interface: 'trust', direction: 'in', source: client, destination: far },
+        { interface: 'untrust', direction: 'out', source: nvaUntrust, destination: far },
+        { interface: 'untrust', direction: 'in', source: far, destination: nvaUntrust },
+        { interface: 'trust', direction: 'out', source: far, destination: client },
+      ];
+      await until('the pings are shown', () => ways.every((way) => seen({ protocol, ...way }).length >= 2));
+      for (const way of ways) expect(seen({ protocol, ...way }), JSON.stringify(way)).toHaveLength(2);
     }
     const { client, far, nvaUntrust } = ADDRESSES.IPv4;
-    const [asked] = await until('the SYN is shown', () => {
-      const found = seen({ protocol: 'tcp', flags: 'S', direction: 'in' });
-      return found.length > 0 ? found : undefined;
-    });
+    await until('the SYN and its answer are shown', () => ['S', 'S.'].every((flags) => seen({ protocol: 'tcp', flags, direction: 'out' }).length > 0));
+    const [asked] = await until('the SYN is shown as it came', () => [seen({ protocol: 'tcp', flags: 'S', direction: 'in' })].find(({ length }) => length > 0));
     expect(asked).toMatchObject({ interface: 'trust', source: client, destination: far, destinationPort: 80, dropped: null });
     expect(seen({ protocol: 'tcp', flags: 'S', direction: 'out' })[0]).toMatchObject({ interface: 'untrust', source: nvaUntrust, destination: far, destinationPort: 80 });
     expect(seen({ protocol: 'tcp', flags: 'S.', direction: 'out' })[0]).toMatchObject({ interface: 'trust', source: far, destination: client, destinationPort: asked!.sourcePort });
@@ -144,7 +146,7 @@ describeNetns('capture', () => {
 
   test('a reader that stands still loses copies, which are counted; traffic goes on', async () => {
     const response = await new Promise<IncomingMessage>((resolve, reject) =>
-      get({ socketPath: join(bench.appliance.directory, 'api.sock'), path: '/api/v1/capture?packets=1000000&bytes=1073741824&seconds=4&snapLength=1500', headers: { host: 'sluice' }, agent: false }, resolve).on('error', reject),
+      get({ socketPath: join(bench.appliance.directory, 'api.sock'), path: '/api/v1/capture?packets=1000000&bytes=1073741824&seconds=6&snapLength=1500', headers: { host: 'sluice' }, agent: false }, resolve).on('error', reject),
     );
     response.pause();
     const load = await iperf(bench.lab, 'client', ADDRESSES.IPv4.internet, { seconds: 2 });

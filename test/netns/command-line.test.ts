@@ -6,7 +6,7 @@ import { ADDRESSES, CONFIG, FAMILIES } from '../../lab/topology.js';
 import { tcpConnect, who } from '../../lab/traffic.js';
 import { until } from '../../lab/until.js';
 import type { StatusView } from '../../src/control/status.js';
-import type { SimulateAnswer } from '../../src/engine/records.js';
+import type { DropRecordView, SimulateAnswer } from '../../src/engine/records.js';
 import { describeNetns, useLab } from './fixture.js';
 
 describeNetns('command line', () => {
@@ -61,7 +61,8 @@ describeNetns('command line', () => {
     test('drops: the record of a forbidden connection has its rule and reason', async () => {
       await tcpConnect(bench.lab, 'client', at.internet, 23, { timeoutMs: 500 });
       await tcpConnect(bench.lab, 'client', at.server, 3306, { timeoutMs: 500 });
-      const [denied] = await bench.appliance.drops('--port', '23', '--destination', at.internet);
+      const dropped = (port: number, address: string): Promise<DropRecordView> => until('the drop has a record', async () => (await bench.appliance.drops('--port', String(port), '--destination', address))[0]);
+      const denied = await dropped(23, at.internet);
       expect(denied).toMatchObject({
         reason: 'policy-deny',
         rule: 'no-telnet',
@@ -69,7 +70,7 @@ describeNetns('command line', () => {
         source: at.client,
         from: { interface: 'trust' },
       });
-      const [unnamed] = await bench.appliance.drops('--port', '3306', '--destination', at.server);
+      const unnamed = await dropped(3306, at.server);
       expect(unnamed).toMatchObject({ reason: 'policy-deny', rule: null });
     });
 

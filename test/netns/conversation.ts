@@ -2,7 +2,7 @@
 // out is a test's. Used by the tests of offload, of survival and of faults.
 
 import { expect } from 'vitest';
-import { buildFrame, FrameHost, TCP, type Frame, type FrameFields, type L4 } from '../../lab/frames.js';
+import { buildFrame, FrameHost, TCP, type Frame, type FrameCount, type FrameFields, type FrameStream, type L4 } from '../../lab/frames.js';
 import { ADDRESSES, FAMILIES, type Family } from '../../lab/topology.js';
 import { until } from '../../lab/until.js';
 import type { Bench } from './fixture.js';
@@ -245,6 +245,23 @@ export async function countsOf({ appliance }: Bench): Promise<Counts> {
   }>('/api/v1/counters');
   const of = (name: string): Record<string, number> => Object.fromEntries(Object.entries(steering).map(([device, one]) => [device, one.counters[name] ?? 0]));
   return { received: counters['rx-packets'] ?? 0, toEngine: of('to-engine'), offloaded: of('offloaded'), drops };
+}
+
+/**
+ * All that an offloaded stream sent arrives, once. A session whose turn after a commit comes late, because its worker waited for a processor, goes
+ * through the engine packet by packet, and those packets may be overtaken (docs/internals/offload.md, "Order"): `byEngine` is how many these
+ * can have been. That a session is forwarded on before its turn, `test/native/offload_test.cc` shows without a clock.
+ */
+export async function expectWhole(stream: FrameStream, count: FrameCount, byEngine: () => Promise<number> = async () => 0): Promise<void> {
+  const sent = stream.sent();
+  await until('all of it arrived', () => {
+    const faults = { ...count.faults(), last: count.counted().last, sent };
+    if (faults.last < sent - 1 || faults.lost > 0) throw new Error(JSON.stringify(faults));
+    return true;
+  });
+  const { reordered, repeated } = count.counted();
+  expect(repeated).toBe(0);
+  expect(reordered).toBeLessThanOrEqual(await byEngine());
 }
 
 /** What `work` made of the counters. */

@@ -103,7 +103,7 @@ describeNetns('faults', () => {
           line.test(capture.program.stdout),
         ),
       );
-      expect(knocks.every((knock) => knock.program.stdout.includes('came-through'))).toBe(true);
+      await until('the knocking hosts see it, too', () => knocks.every((knock) => knock.program.stdout.includes('came-through')));
       for (const program of [...knocks, capture].map((one) => one.program)) await program.stop('SIGINT');
     });
 

@@ -37,7 +37,7 @@ export function useLab(options: FixtureOptions = {}): Bench {
   });
   afterEach(({ task }) => {
     if (task.result?.state === 'fail' && bench.appliance?.program) {
-      console.error(`sluice up: ${bench.appliance.program.describeExit()}\n${bench.appliance.program.tail(30)}\n${bench.appliance.logs()}`);
+      console.error(`sluice up: ${bench.appliance.program.describeExit()}\n${bench.appliance.program.tail(30)}\n${bench.appliance.logs()}\n${bench.lab.deviceDrops()}`);
     }
   });
   afterAll(async () => {

@@ -5,13 +5,16 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest';
 import { buildFrame, FrameCount, FrameStream } from '../../lab/frames.js';
+import { ADDRESSES, endpoint } from '../../lab/topology.js';
 import { until } from '../../lab/until.js';
-import { addRawHosts, Conversation, countsDuring, countsOf, OFFLOAD_POLICY, RAW, RawHosts, setNeighbours, type Node, type Path } from './conversation.js';
+import { addRawHosts, Conversation, countsDuring, countsOf, expectWhole, OFFLOAD_POLICY, RAW, RawHosts, setNeighbours, type Node, type Path } from './conversation.js';
 import { describeNetns, useLab } from './fixture.js';
 
 /** A veth's ring holds what comes in an eighth of a second: so long may its reader wait for a processor. */
 const RATE = 2000;
 const SESSIONS = 4096;
+/** Free places that a worker has at hand are none to the others (native/flow/table.cc). */
+const WORKER_BATCHES = 256;
 const POLICY = `${OFFLOAD_POLICY}limits: { sessions: ${SESSIONS} }\n`;
 
 describeNetns('faults under offload', () => {
@@ -50,21 +53,11 @@ describeNetns('faults under offload', () => {
     await until('it arrives', () => count.counted().received > before + 200, { deadlineMs: 30_000 });
   };
 
-  async function lostNothing(stream: FrameStream, count: FrameCount): Promise<void> {
-    const sent = stream.sent();
-    await until('all of it arrived', () => count.counted().last >= sent - 1);
-    // What later packets have overtaken is missing, not lost.
-    await until('nothing is missing', () => count.faults().lost === 0, { deadlineMs: 5000 }).catch(() => undefined);
-    const faults = count.faults();
-    const counters = faults.lost ? JSON.stringify(await countsOf(bench).catch(String)) + bench.lab.runSync('nva', ['cat', '/proc/net/dev']) : '';
-    expect(faults, counters).toEqual({ lost: 0, reordered: 0, repeated: 0 });
-  }
-
   test('a link that goes down and comes up again: nothing is sent into it, then the flow goes on', async () => {
     const { count } = await startOffloaded('no NAT', 'server');
     const engine = bench.appliance.pid('engine');
     const restore = (): void => {
-      bench.lab.ip('server', 'link set eth0 up');
+      bench.lab.ip('server', 'link set eth0 up', `route replace default via ${ADDRESSES.IPv4.nvaDmz}`); // which went with the link
       setNeighbours(bench);
     };
     onTestFinished(restore);
@@ -131,11 +124,12 @@ describeNetns('faults under offload', () => {
 
   test('policy changed under load, to 10,000 rules and back: an allowed flow loses nothing', async () => {
     const { stream, count } = await startOffloaded();
+    const before = await countsOf(bench);
     await reloaded(POLICY.replace('    - { name: forbidden,', '    - { name: extra, from: [trust], to: [dmz], service: [tcp/1], action: deny }\n    - { name: forbidden,'));
     const many = Array.from({ length: 10_000 }, (_, n) => `    - { name: r${n}, source: [10.${n >> 8}.${n & 255}.0/28], service: [tcp/${1000 + (n % 5000)}], action: ${n % 2 ? 'allow' : 'deny'} }`).join('\n');
     await reloaded(POLICY.replace('    - { name: forbidden,', () => `${many}\n    - { name: forbidden,`));
     await reloaded(POLICY);
-    await lostNothing(stream, count);
+    await expectWhole(stream, count, async () => (await countsOf(bench)).received - before.received);
   });
 
   test('the rule of a flow at full rate is deleted: it ends by the data plane, and is counted', async () => {
@@ -149,31 +143,36 @@ describeNetns('faults under offload', () => {
     expect(last).toBeLessThan(sent + RATE / 10); // the stream's own counter is the clock: 100 ms of it
     await until('it stays so', () => stream.sent() > sent + RATE);
     expect(count.counted().last).toBe(last);
-    const ended = (await bench.appliance.flows('--port', '5300')).find((flow) => flow.event === 'end' && flow.sourcePort === talk.srcPort);
+    const ended = await until('its end has a record', async () => (await bench.appliance.flows('--port', '5300')).find((flow) => flow.event === 'end' && flow.sourcePort === talk.srcPort));
     expect(ended).toMatchObject({ endReason: 'policy-changed' });
     await other.pass(0);
     await reloaded(POLICY);
     await arrivesOn(count);
   });
 
-  test('flow memory is full: new sessions are refused and counted, established ones go on', async () => {
+  test('flow memory is full of conversations: new sessions are refused and counted, established ones go on', async () => {
+    // Each frame of the flood begins a conversation, since it is answered: what nobody answers would be displaced.
+    const echo = bench.lab.start('server', endpoint('serve', '--udp', 5400));
+    onTestFinished(async () => void (await echo.stop()));
+    await echo.waitForOutput(/"event":"ready"/);
     const kept = await new Conversation(raw, 'IPv4', 'tcp', 'source NAT').establish();
     const { own, nva } = raw.macs.client;
     const flood = new FrameStream(bench.lab, 'client',
-      buildFrame({ srcMac: own, dstMac: nva, src: '10.0.1.60', dst: '10.0.2.50', protocol: 'udp', srcPort: 1, dstPort: 5400, payload: Buffer.alloc(16) }), RATE, { flood: true });
+      buildFrame({ srcMac: own, dstMac: nva, src: RAW.IPv4.client, dst: ADDRESSES.IPv4.server, protocol: 'udp', srcPort: 1, dstPort: 5400, payload: Buffer.alloc(16) }), RATE, { flood: true });
     onTestFinished(async () => void (await flood.program.stop()));
-    await until('the table is full', async () => ((await countsOf(bench)).drops['session-table-full'] ?? 0) > 100, { deadlineMs: 30_000 });
+    const sessions = async (): Promise<number> => (await bench.appliance.json<{ sessions: { total: number } }>('status')).sessions.total;
+    await until('the table is full', async () => ((await countsOf(bench)).drops['session-table-full'] ?? 0) > 100);
     const counts = await countsDuring(bench, async () => {
       await kept.pass(0);
       await kept.pass(1);
     });
     expect([counts.offloaded[kept.device(0)], counts.offloaded[kept.device(1)]]).toEqual([1, 1]);
     await flood.program.stop();
-    const { sessions } = await bench.appliance.json<{ sessions: { total: number } }>('status');
-    expect(sessions.total).toBe(SESSIONS);
+    const full = await sessions();
+    expect(full).toBeGreaterThan(SESSIONS - WORKER_BATCHES);
     // A restart in that state keeps all of them.
     const restarted = await bench.appliance.json<{ sessions: number }>('restart', 'engine');
-    expect(restarted.sessions).toBe(SESSIONS);
+    expect(restarted.sessions).toBe(full);
     await kept.pass(0);
   });
 
@@ -198,7 +197,7 @@ describeNetns('faults under offload', () => {
       const knocking = new Conversation(raw, 'IPv4', 'udp', 'no NAT', { dstPort: 23 });
       for (let n = 0; n < 20; n++) knocking.send(0);
       await arrivesOn(count);
-      await lostNothing(stream, count);
+      await expectWhole(stream, count);
       expect(forbidden.counted().received).toBe(0);
     } finally {
       remount('rw');
@@ -223,7 +222,7 @@ describeNetns('faults under offload', () => {
       return (drops['link-down'] ?? 0) > (before.drops['link-down'] ?? 0) + 3;
     }, { deadlineMs: 30_000 });
     await arrivesOn(count);
-    await lostNothing(stream, count);
+    await expectWhole(stream, count);
     expect(bench.appliance.pid('engine')).toBe(engine);
   });
 });

@@ -22,7 +22,7 @@ function metricsOf(directory: string): Promise<string> {
 }
 
 describeNetns('offload', () => {
-  const bench = useLab({ appliance: { configText: OFFLOAD_POLICY } });
+  const bench = useLab({ appliance: { configText: `${OFFLOAD_POLICY}timers: { tcpReset: 120 }\n` } });
   let raw: RawHosts;
   beforeAll(() => {
     addRawHosts(bench);

@@ -64,7 +64,7 @@ describeNetns('traffic', () => {
       });
 
       test('traceroute names the appliance as the first hop', async () => {
-        const route = await bench.lab.must('client', ['traceroute', '-n', '-q', '1', '-w', '2', '-m', '5', at.far]);
+        const route = await bench.lab.must('client', ['traceroute', '-n', '-q', '1', '-w', '20', '-m', '5', at.far]);
         const hops = route
           .split('\n')
           .slice(1)

@@ -49,11 +49,11 @@ describeNetns('transactions', () => {
   });
 
   test('not confirmed: taken back, also when control is killed meanwhile', async () => {
-    const { confirmBy } = await commit(file('closed.yaml', CLOSED), '--confirm-within', '5');
+    const { confirmBy } = await commit(file('closed.yaml', CLOSED), '--confirm-within', '15');
     expect(Date.parse(confirmBy!)).toBeGreaterThan(Date.now());
     expect(await isClosed()).toBe(true);
     await bench.appliance.restarted('control', bench.appliance.killProcess('control'));
-    await until('the service is open again', isOpen, { deadlineMs: 30_000 });
+    await until('the service is open again', isOpen, { deadlineMs: 60_000 });
     expect((await history())[0]).toMatchObject({ action: 'not-confirmed', by: { via: 'system' } });
   });
 

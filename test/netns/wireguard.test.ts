@@ -89,8 +89,8 @@ class RekeyWatch {
     for (const remote of [ours, theirs]) this.watches.set(remote, await WireWatch.start(lab, remote));
     await startGo(lab, ours, { publicKey: keys.publicKey });
     await startGo(lab, theirs, { publicKey: keys.publicKey, endpoint: socketText(NVA.IPv6, WIREGUARD_PORT) });
-    await until('the appliance begins', async () => (await ping(lab, 'client', ours.siteHost.IPv4, { count: 1 })).ok);
-    await until('wireguard-go begins', async () => (await ping(lab, theirs.site, CLIENT.IPv6, { count: 1 })).ok);
+    await until('the appliance begins', async () => (await ping(lab, 'client', ours.siteHost.IPv4, { count: 1, seconds: 2 })).ok);
+    await until('wireguard-go begins', async () => (await ping(lab, theirs.site, CLIENT.IPv6, { count: 1, seconds: 2 })).ok);
     this.streams.push(startStreams(lab, ours, 'IPv4', true), startStreams(lab, theirs, 'IPv6', false));
     await until('both streams arrive', () => this.streams.every(({ count }) => count.counted().received > STREAM_RATE));
     this.faults = faultsOf(this.streams);
@@ -414,7 +414,7 @@ describeNetns('WireGuard', () => {
       expect(await ping(bench.lab, 'client', manyAddress(n), { count: 1, extra: ['-W', '10'] }), manyAddress(n)).toMatchObject({ ok: true });
     for (const n of [1, MANY_ALLOWED_IPS - 1]) expect(await ping(bench.lab, many.node, CLIENT.IPv6, { count: 1, extra: ['-I', manyAddress(n)] }), manyAddress(n)).toMatchObject({ ok: true });
     const others = [manyAddress(1).replace(/1$/, '2'), '10.64.0.1', manyAddress(MANY_ALLOWED_IPS)];
-    for (const other of others) expect(await dropped('wireguard-no-peer', () => ping(bench.lab, 'client', other, { count: 1 })), other).toBe(1);
+    for (const other of others) expect(await dropped('wireguard-no-peer', () => ping(bench.lab, 'client', other, { count: 1, seconds: 2 })), other).toBe(1);
   });
 
   // Only one side has an interval: what comes in counts as much as what goes out, so a peer's keepalives would stand in for ours.

@@ -51,11 +51,11 @@ describe('a child', () => {
     child.tell('early\n');
     child.start();
     const told = (): string[] => lines.map((line) => (JSON.parse(line) as { msg: string }).msg).filter((text) => text.startsWith('told ')).map((text) => text.slice(5));
-    await expect.poll(told, { timeout: 10_000 }).toEqual(['early']);
+    await expect.poll(told).toEqual(['early']);
     child.tell('end\n');
-    await expect.poll(() => child.pid, { timeout: 10_000, interval: 1 }).toBeUndefined();
+    await expect.poll(() => child.pid, { interval: 1 }).toBeUndefined();
     for (let n = 0; n < 1002; n += 1) child.tell(`${n}\n`);
-    await expect.poll(() => told().length, { timeout: 10_000 }).toBe(1002);
+    await expect.poll(() => told().length).toBe(1002);
     expect(told()[1]).toContain('2 log lines were not passed on');
     expect([told()[2], told().at(-1)]).toEqual(['2', '1001']);
   });

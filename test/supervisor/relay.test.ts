@@ -42,9 +42,9 @@ test('a child that ends within a line: the line is ended', async () => {
   let text = '';
   child.stdout!.on('data', (chunk: Buffer) => { text += chunk.toString(); });
   child.stdin!.write('{"n":1}\n{"n":');
-  await expect.poll(() => text, { timeout: 10_000 }).toBe('{"n":1}\n');
+  await expect.poll(() => text).toBe('{"n":1}\n');
   child.stdin!.write('2}\n{"n":3,"cu');
-  await expect.poll(() => text, { timeout: 10_000 }).toBe('{"n":1}\n{"n":2}\n');
+  await expect.poll(() => text).toBe('{"n":1}\n{"n":2}\n');
   child.stdin!.end();
-  await expect.poll(() => text, { timeout: 10_000 }).toBe('{"n":1}\n{"n":2}\n{"n":3,"cu\n');
+  await expect.poll(() => text).toBe('{"n":1}\n{"n":2}\n{"n":3,"cu\n');
 });
