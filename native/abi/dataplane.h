@@ -305,7 +305,7 @@ struct sl_local_address {
  * Maps: flow_header (one value, flow_shared.h: header, interfaces, next hops), flow_buckets, sessions, nat_mappings (the
  * engine's alone, here to outlive it).
  */
-#define SL_FLOW_MEMORY_VERSION 3   /* another layout: an engine that finds it starts with empty tables */
+#define SL_FLOW_MEMORY_VERSION 4   /* another layout: an engine that finds it starts with empty tables */
 #define SL_ADJACENCIES_MAX 65536
 #define SL_FLOW_BUCKET_SLOTS 10
 #define SL_GRACE_TICKS 1
