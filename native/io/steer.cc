@@ -8,6 +8,7 @@
 #include <bpf/libbpf.h>
 #include <linux/if_link.h>
 #include <net/if.h>
+#include <openssl/evp.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -16,6 +17,8 @@
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <set>
 #include <string_view>
 
@@ -23,6 +26,7 @@ namespace sluice {
 namespace {
 
 constexpr size_t nat_port_bytes = SL_NAT_PORT_WORDS * sizeof(uint64_t);
+const std::string program_pins = "program-";  // and the object's SHA-256
 
 std::string errno_text(int error) { return std::strerror(error < 0 ? -error : error); }
 
@@ -42,6 +46,18 @@ bool read_header(int fd, sl_flow_header* header) {
   std::memcpy(header, p, sizeof *header);
   munmap(p, sizeof *header);
   return true;
+}
+
+// The object's content as a pin can name it; empty: it cannot be read.
+std::string digest_of(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  const std::string content(std::istreambuf_iterator<char>(file), {});
+  unsigned char digest[EVP_MAX_MD_SIZE];
+  unsigned bytes = 0;
+  if (content.empty() || EVP_Digest(content.data(), content.size(), digest, &bytes, EVP_sha256(), nullptr) != 1) return "";
+  std::string text;
+  for (unsigned i = 0; i < bytes; ++i) for (unsigned nibble : {digest[i] >> 4, digest[i] & 15}) text += "0123456789abcdef"[nibble];
+  return text;
 }
 
 int collect_log(enum libbpf_print_level level, const char* format, va_list arguments) {
@@ -75,6 +91,10 @@ std::unique_ptr<steering> steering::open(const std::string& object_path, const s
   for (auto [name, entries] : sized)
     if (bpf_map* map = bpf_object__find_map_by_name(s->object_, name)) bpf_map__set_max_entries(map, entries);
   s->inherited_ = s->reuse_pinned_maps(sizes);
+  const std::string pin = pin_directory.empty() ? "" : s->pin_path(program_pins + digest_of(object_path));
+  bpf_program* program = bpf_object__find_program_by_name(s->object_, "sluice_steer");
+  if (s->inherited_) s->program_fd_ = s->kept_program_fd_ = s->reuse_pinned_program(pin);
+  if (program && s->kept_program_fd_ >= 0) bpf_program__set_autoload(program, false);
   if (int result = bpf_object__load(s->object_); result == -ENOMEM) {
     *error = "no memory for the maps of " + std::to_string(sessions) + " sessions: they need " + std::to_string(sizes.bytes() >> 20) + " MiB of the kernel's; lower limits.sessions, or give the machine or the service's control group more";
     return nullptr;
@@ -82,8 +102,7 @@ std::unique_ptr<steering> steering::open(const std::string& object_path, const s
     *error = "the kernel refused the steering program (" + errno_text(result) + "); root or CAP_BPF and CAP_NET_ADMIN are needed, and Linux 5.15 or later";
     return nullptr;
   }
-  bpf_program* program = bpf_object__find_program_by_name(s->object_, "sluice_steer");
-  s->program_fd_ = program ? bpf_program__fd(program) : -1;
+  if (program && s->kept_program_fd_ < 0) s->program_fd_ = bpf_program__fd(program);
   const std::pair<const char*, int steering::*> maps[] = {{"xsks", &steering::xsks_}, {"tx_ports", &steering::tx_ports_}, {"ports", &steering::ports_}, {"vlans", &steering::vlans_},
                                                          {"local_addresses", &steering::local_}, {"nat_ports", &steering::nat_ports_}, {"steer_counters", &steering::counters_}};
   for (auto [name, field] : maps) {
@@ -98,6 +117,7 @@ std::unique_ptr<steering> steering::open(const std::string& object_path, const s
     if (bpf_obj_pin(bpf_map__fd(map), path.c_str()) != 0) { *error = "cannot pin " + path + " (" + errno_text(errno) + "); is the directory a bpffs?"; return nullptr; }
   }
   if (!pin_directory.empty()) s->remove_pins_of_others();
+  if (!pin.empty() && s->kept_program_fd_ < 0) s->pin_program(pin);
   s->nat_port_words_ = static_cast<uint64_t*>(s->map_memory("nat_ports", nat_port_bytes, error));
   s->engine_port_words_ = static_cast<uint64_t*>(s->map_memory("engine_ports", SL_ENGINE_PORTS_WORDS * sizeof(uint64_t), error));
   if (!s->nat_port_words_ || !s->engine_port_words_) return nullptr;
@@ -153,6 +173,39 @@ void steering::remove_pins_of_others() {
   }
 }
 
+// The program that an engine before us loaded from the same object, over the maps that we took over: the kernel has verified it already,
+// which is half of what starting an engine costs. -1: there is none.
+int steering::reuse_pinned_program(const std::string& pin) const {
+  const int fd = bpf_obj_get(pin.c_str());
+  if (fd < 0) return -1;
+  auto id_of = [](int map_fd) {
+    bpf_map_info info{};
+    __u32 bytes = sizeof info;
+    return bpf_obj_get_info_by_fd(map_fd, &info, &bytes) == 0 ? info.id : 0;
+  };
+  std::set<__u32> ours;
+  bpf_map* map;
+  bpf_object__for_each_map(map, object_) if (name_of(map)) ours.insert(id_of(bpf_map__fd(map)));
+  __u32 used[64];
+  bpf_prog_info info{};
+  __u32 bytes = sizeof info;
+  info.map_ids = reinterpret_cast<uintptr_t>(used);
+  info.nr_map_ids = std::size(used);
+  if (bpf_obj_get_info_by_fd(fd, &info, &bytes) == 0 && info.type == BPF_PROG_TYPE_XDP && info.nr_map_ids > 0 && info.nr_map_ids <= std::size(used) &&
+      std::all_of(used, used + info.nr_map_ids, [&](__u32 id) { return ours.contains(id); }))
+    return fd;
+  close(fd);
+  return -1;
+}
+
+// For the next engine; without it, that one loads the program anew.
+void steering::pin_program(const std::string& pin) const {
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator(pin_directory_, ignored))
+    if (entry.path().filename().string().starts_with(program_pins)) unlink(entry.path().c_str());
+  bpf_obj_pin(program_fd_, pin.c_str());
+}
+
 void* steering::map_memory(const char* name, size_t bytes, std::string* error) {
   int fd = map_fd(name);
   void* p = fd < 0 ? MAP_FAILED : mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
@@ -164,6 +217,7 @@ void* steering::map_memory(const char* name, size_t bytes, std::string* error) {
 steering::~steering() {
   for (auto [p, bytes] : mapped_) munmap(p, bytes);
   for (attached& a : attached_) if (a.link_fd >= 0) close(a.link_fd);
+  if (kept_program_fd_ >= 0) close(kept_program_fd_);
   if (object_) bpf_object__close(object_);
 }
 

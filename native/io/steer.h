@@ -7,7 +7,9 @@
  *
  * Pins, in a directory on a bpffs: `link-IFNAME` keeps the program attached when this process dies, so that a dead
  * engine means closed. The next engine finds the link and exchanges the program in it, atomically: there is no moment
- * without one. `map-NAME` keep what it knew, and are for people who look; those of a version that called them otherwise go. Without a pin directory everything ends with the object.
+ * without one. `map-NAME` are flow memory and all else that both sides know, taken over when it fits; those of a version that called them
+ * otherwise go. `program-HASH` is the program itself, by its object's SHA-256: the same one need not pass the verifier again, for which
+ * packets would wait. Without a pin directory everything ends with the object.
  *
  * Errors: false or nullptr and a text that says what was wrong and what to do.
  */
@@ -77,10 +79,13 @@ class steering {
   int take_over(uint32_t ifindex, const std::string& pin, std::string* error);
   bool reuse_pinned_maps(const flow_sizes& sizes);
   void remove_pins_of_others();
+  int reuse_pinned_program(const std::string& pin) const;
+  void pin_program(const std::string& pin) const;
   int create_link(uint32_t ifindex, const std::string& name, xdp_mode wanted, std::string* warning, std::string* error);
 
   bpf_object* object_ = nullptr;
   std::string pin_directory_;
+  int kept_program_fd_ = -1;  // the same as program_fd_ when it is an earlier engine's, and ours to close
   int program_fd_ = -1, xsks_ = -1, tx_ports_ = -1, ports_ = -1, vlans_ = -1, local_ = -1, nat_ports_ = -1, counters_ = -1;
   uint64_t *nat_port_words_ = nullptr, *engine_port_words_ = nullptr;
   int cpus_ = 1;

@@ -11,7 +11,7 @@ import {
 } from './abi.generated.js';
 
 export interface OpenOptions {
-  pinDirectory: string;   // bpffs; link-IFNAME and map-NAME stand in it
+  pinDirectory: string;   // bpffs; link-IFNAME, map-NAME and program-SHA256 stand in it
   bpfObject: string;
   workers: number;
   sessionsMax: number;

@@ -90,9 +90,12 @@ export class EngineHost {
 
   async start(): Promise<void> {
     this.parts.addon.onEvent((event) => this.onAddonEvent(event));
+    const last = loadLastApplied(this.options.paths.lastApplied);
+    const devices = last && this.parts.readDevices(); // by tools, which run while the addon opens: packets wait for both
+    devices?.catch(() => { /* restore() sees it */ });
     this.parts.addon.open(this.options.open);
     this.generation = readCounters(this.parts.addon.counters()).gauges.generation; // inherited: the next one must be greater
-    await this.restore();
+    if (last && devices) await this.restore(last, devices);
     this.server = await listenIpc(this.options.paths.engineSocket, (socket) => this.accept(socket), this.options.socketGid);
     this.drainTimer = setInterval(() => this.drainRecords(), DRAIN_INTERVAL_MS);
     this.guardTimer = setInterval(() => this.guardForwarding(), GUARD_INTERVAL_MS);
@@ -215,11 +218,11 @@ export class EngineHost {
 
   // ---- changes ----------------------------------------------------------------------------------------------------
 
-  /** `isCommit`: somebody waits for the answer; else the state of before is restored, as far as it can be. */
-  private async configure(plan: ConfigurePlan, isCommit: boolean): Promise<string[]> {
+  /** `isCommit`: somebody waits for the answer; else the state of before is restored, as far as it can be. `read`: the netdevs of a moment ago. */
+  private async configure(plan: ConfigurePlan, isCommit: boolean, read?: Device[]): Promise<string[]> {
     if (plan.ports.length > SL_PORTS_MAX) throw new IpcError('SLUICE_PORTS', `${plan.ports.length} netdevs; ${SL_PORTS_MAX} at most`);
     const wireguardFaults = await this.wireguard.stage(plan.wireguards ?? [], isCommit);
-    const devices = await this.parts.readDevices();
+    const devices = read ?? await this.parts.readDevices();
     // A worker must be able to send on every port, so no more workers receive than the port with the fewest queues has.
     const workers = Math.max(1, Math.min(this.options.open.workers, ...plan.ports.map((port) => port.queues)));
     const isSame = (port: PortPlan): boolean => {
@@ -228,8 +231,9 @@ export class EngineHost {
         && attached.mode === port.mode && attached.partialChecksums === port.partialChecksums;
     };
     const fresh = plan.ports.filter((port) => !isSame(port));
+    // What is restored had its links raised and LRO off already; what somebody changed since is his, and asking would keep packets waiting.
     const warnings = await this.parts.prepare({
-      devices: plan.ports.map((port) => port.name), raise: fresh.map((port) => port.name), vlans: plan.vlans, addresses: plan.addresses,
+      devices: plan.ports.map((port) => port.name), raise: isCommit ? fresh.map((port) => port.name) : [], vlans: plan.vlans, addresses: plan.addresses,
     }, devices, this.journal);
     for (const attached of [...this.ports.values()]) {
       if (!plan.ports.some((port) => port.name === attached.name && isSame(port))) this.detach(attached);
@@ -309,22 +313,20 @@ export class EngineHost {
   }
 
   /** After a crash: the state in force goes on, over those of its netdevs that are still the same ones. */
-  private async restore(): Promise<void> {
-    const last = loadLastApplied(this.options.paths.lastApplied);
-    if (!last) return;
+  private async restore(last: LastApplied, readDevices: Promise<Device[]>): Promise<void> {
     try {
       const generation = Number(new DataView(last.snapshot.buffer, last.snapshot.byteOffset).getBigUint64(GENERATION_OFFSET, true));
       if (generation < this.generation) { // a crash between a commit and the writing of it: the older one may allow what the newer forbids
         this.parts.log.warn({ generation, inherited: this.generation }, 'the state kept for a restart is older than what was in force; waiting, closed, for control');
         return;
       }
-      const devices = await this.parts.readDevices();
+      const devices = await readDevices;
       const ports = last.plan.ports.filter((port) => devices.some((device) => device.name === port.name && device.ifindex === port.ifindex));
       const isThere = (name: string): boolean => ports.some((port) => port.name === name);
       const lost = last.plan.ports.map((port) => port.name).filter((name) => !isThere(name));
       if (lost.length > 0) this.parts.log.warn({ devices: lost }, 'netdevs are gone or were replaced; going on without them until control says what they are now');
       if (ports.length === 0) return;
-      await this.configure({ ...last.plan, ports, vlans: last.plan.vlans.filter((vlan) => isThere(vlan.parent)), addresses: last.plan.addresses.filter((one) => devices.some((device) => device.name === one.device)) }, false);
+      await this.configure({ ...last.plan, ports, vlans: last.plan.vlans.filter((vlan) => isThere(vlan.parent)), addresses: last.plan.addresses.filter((one) => one.device === this.options.open.hostDevice || devices.some((device) => device.name === one.device)) }, false, devices);
       this.apply(last.snapshot, true);
     } catch (error) {
       this.parts.log.error({ err: error }, 'the last forwarding state could not be restored; waiting, closed, for control');

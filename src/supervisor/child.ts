@@ -1,6 +1,6 @@
 // One child process of the supervisor: started, watched, started again after a delay that grows, ended. Who: src/supervisor/up.ts.
 // The child's stderr goes to a file in DIR, so it neither dies with us nor blocks on us; so does its stdout, unless it is heard. Bounds: RESTART_MS_MIN doubling to
-// RESTART_MS_MAX between starts; a child that lived for STABLE_MS starts at the minimum again; STOP_GRACE_MS from SIGTERM to SIGKILL;
+// RESTART_MS_MAX between starts; a child that lived for STABLE_MS is started again at once; STOP_GRACE_MS from SIGTERM to SIGKILL;
 // UNTOLD_LINES_MAX wait for a child that is told lines.
 import { spawn, type ChildProcess } from 'node:child_process';
 import { closeSync, openSync, rmSync } from 'node:fs';
@@ -156,10 +156,11 @@ export class ManagedChild {
       this.launch();
       return;
     }
-    if (performance.now() - this.startedAtMs > STABLE_MS) this.delayMs = RESTART_MS_MIN;
-    this.log.warn({ restartMs: this.delayMs }, `${this.plan.role} ${how}; starting it again`);
+    const restartMs = performance.now() - this.startedAtMs > STABLE_MS ? 0 : this.delayMs; // packets wait for it
+    this.log.warn({ restartMs }, `${this.plan.role} ${how}; starting it again`);
     this.restarts += 1;
-    this.timer = setTimeout(() => this.launch(), this.delayMs);
-    this.delayMs = Math.min(RESTART_MS_MAX, this.delayMs * 2);
+    this.delayMs = restartMs === 0 ? RESTART_MS_MIN : Math.min(RESTART_MS_MAX, restartMs * 2);
+    if (restartMs === 0) this.launch();
+    else this.timer = setTimeout(() => this.launch(), restartMs);
   }
 }

@@ -6,9 +6,16 @@ import { x25519 } from '@noble/curves/ed25519.js';
 import { isZero, secretCopy, wipe } from './bytes.js';
 
 export const KEY_BYTES = 32;
+/**
+ * So many public keys are made the plain way. The library's own is twice as fast, but makes a table first, which takes as long as sixty keys:
+ * a restarted engine would have its peers wait for that.
+ */
+const KEYS_BEFORE_TABLE = 32;
+let keysMade = 0;
 
 export function publicKeyOf(privateKey: Uint8Array): Uint8Array {
-  return x25519.getPublicKey(privateKey);
+  keysMade += 1;
+  return keysMade <= KEYS_BEFORE_TABLE ? x25519.scalarMult(privateKey, x25519.GuBytes) : x25519.getPublicKey(privateKey);
 }
 
 /** Undefined: the public key is no key. The caller wipes the secret. */

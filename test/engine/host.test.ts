@@ -26,14 +26,19 @@ function makeSnapshot(generation: number): Uint8Array {
   return bytes;
 }
 
-interface Running { addon: FakeAddon; host: EngineHost; prepared: NetdevPlan[] }
+/** `asked`: what the addon had been told each time that netdevs were read. */
+interface Running { addon: FakeAddon; host: EngineHost; prepared: NetdevPlan[]; asked: string[][] }
 
 async function startHost(paths: RunDirectory, facts = makeFacts(), addon = makeFakeAddon()): Promise<Running> {
   const prepared: NetdevPlan[] = [];
+  const asked: string[][] = [];
   const host = new EngineHost({
     paths, open: { pinDirectory: paths.bpf, bpfObject: '', workers: 2, sessionsMax: 1024, framesPerWorker: 512, txBudget: 32, busyPoll: false, offline: false, hostDevice: 'sluice0' },
   }, {
-    addon, log: silentLog, stopKernelForwarding: () => false, readFacts: () => Promise.resolve(facts), readDevices: () => Promise.resolve(facts.devices),
+    addon, log: silentLog, stopKernelForwarding: () => false, readFacts: () => Promise.resolve(facts), readDevices: () => {
+      asked.push([...addon.calls]);
+      return Promise.resolve(facts.devices);
+    },
     prepare: (plan) => {
       prepared.push(plan);
       addon.calls.push('prepare');
@@ -42,7 +47,7 @@ async function startHost(paths: RunDirectory, facts = makeFacts(), addon = makeF
   });
   await host.start();
   onTestFinished(() => host.stop());
-  return { addon, host, prepared };
+  return { addon, host, prepared, asked };
 }
 
 async function connect(paths: RunDirectory, onEvent?: (name: string, message: Message) => void): Promise<IpcConnection> {
@@ -130,6 +135,24 @@ describe('after a crash', () => {
     const { addon, host } = await startHost(await applied());
     expect(addon.calls).toEqual(['open', 'prepare', 'addPort eth1 slot 0', 'addPort eth2 slot 1', 'apply 5']);
     expect(host.status()).toMatchObject({ generation: 5, restored: true });
+  });
+
+  // Packets wait for it.
+  test('the machine is asked for its netdevs once, beside the addon\'s opening, and links are left as they are', async () => {
+    const { prepared, asked } = await startHost(await applied());
+    expect(asked).toEqual([[]]);
+    expect(prepared[0]).toMatchObject({ devices: ['eth1', 'eth2'], raise: [] });
+  });
+
+  test('addresses of tunnels stand on the engine\'s own device, which is not there before it opens', async () => {
+    const paths = makeRunDirectory();
+    const { host } = await startHost(paths);
+    const connection = await connect(paths);
+    await configure(connection, { ...PLAN, addresses: [{ device: 'sluice0', address: '10.99.0.1', prefixLength: 24 }, { device: 'gone0', address: '10.98.0.1', prefixLength: 24 }] });
+    await connection.request('apply', {}, makeSnapshot(5));
+    host.stop();
+    const { prepared } = await startHost(paths);
+    expect(prepared[0]!.addresses.map((one) => one.device)).toEqual(['sluice0']);
   });
 
   test('changes in a row are written once, a while after the last one; until then an older state does not count', async () => {

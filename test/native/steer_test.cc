@@ -22,6 +22,7 @@
 #include <atomic>
 #include <chrono>
 #include <filesystem>
+#include <fstream>
 #include <functional>
 #include <random>
 #include <thread>
@@ -782,6 +783,51 @@ TEST_CASE("steering: a dead engine's program stays, and the next one takes over 
   }
   CHECK(attached_program(veth.near) == 0);
   CHECK_FALSE(std::filesystem::exists(pins.path + "/link-steer0"));
+}
+
+TEST_CASE("steering: the next engine goes on with the program that the kernel has verified, unless object or maps are others") {
+  pin_directory pins;
+  const std::string same = object_path(), other = pins.path + "-object";
+  std::filesystem::copy_file(same, other);
+  std::ofstream(other, std::ios::app) << "another build";  // ELF does not mind
+  auto open = [&](const std::string& object, uint32_t sessions) {
+    std::string error;
+    auto s = steering::open(object, pins.path, sessions, &error);
+    REQUIRE_MESSAGE(s, error);
+    // Maps are taken over when their memory says what it is.
+    REQUIRE_MESSAGE(flow_memory::of_maps(sessions, [&](const char* name, size_t size, std::string* e) { return s->map_memory(name, size, e); }, &error), error);
+    return s;
+  };
+  auto pinned = [&] {
+    unsigned count = 0;
+    for (const auto& entry : std::filesystem::directory_iterator(pins.path)) count += entry.path().filename().string().starts_with("program-");
+    return count;
+  };
+  const uint32_t first = program_id(open(same, 64)->program_fd());
+  auto again = open(same, 64);
+  CHECK(program_id(again->program_fd()) == first);
+  CHECK(again->inherited());
+  again.reset();
+  const uint32_t rebuilt = program_id(open(other, 64)->program_fd());
+  CHECK(rebuilt != first);
+  CHECK(pinned() == 1);
+  CHECK(program_id(open(other, 64)->program_fd()) == rebuilt);
+  // Other maps: the program of before works on those of before.
+  auto larger = open(other, 128);
+  CHECK_FALSE(larger->inherited());
+  CHECK(program_id(larger->program_fd()) != rebuilt);
+  larger.reset();
+  // A pin that is no program of these maps.
+  std::string pin;
+  for (const auto& entry : std::filesystem::directory_iterator(pins.path)) if (entry.path().filename().string().starts_with("program-")) pin = entry.path();
+  const bpf_insn pass[] = {{.code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = BPF_REG_0, .imm = XDP_PASS}, {.code = BPF_JMP | BPF_EXIT}};
+  const int foreign = bpf_prog_load(BPF_PROG_TYPE_XDP, "foreign_pass", "GPL", pass, 2, nullptr);
+  REQUIRE(foreign >= 0);
+  REQUIRE(unlink(pin.c_str()) == 0);
+  REQUIRE(bpf_obj_pin(foreign, pin.c_str()) == 0);
+  CHECK(program_id(open(other, 128)->program_fd()) != program_id(foreign));
+  close(foreign);
+  std::filesystem::remove(other);
 }
 
 TEST_CASE("steering: netdevs that exchanged their names keep their programs") {

@@ -1,7 +1,7 @@
 // A child of the supervisor: restarted when it dies, not when it says that this is no use, ended within its time.
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { describe, expect, onTestFinished, test } from 'vitest';
+import { describe, expect, onTestFinished, test, vi } from 'vitest';
 import { FATAL_EXIT_CODE, ManagedChild } from '../../src/supervisor/child.js';
 import { createLog } from '../../src/supervisor/log.js';
 import { isAlive, readPidFile } from '../../src/supervisor/pid-file.js';
@@ -76,6 +76,23 @@ describe('a child', () => {
     child.start();
     await expect.poll(() => child.restarts).toBeGreaterThanOrEqual(4);
     expect(logged.slice(0, 4).map((line) => (JSON.parse(line) as { restartMs: number }).restartMs)).toEqual([100, 200, 400, 800]);
+  });
+
+  test('that ran well before it was killed comes back at once; then slowly again', async () => {
+    const { child, lines, logged } = manage(LIVE);
+    let aheadMs = 0;
+    const now = performance.now.bind(performance);
+    const clock = vi.spyOn(performance, 'now').mockImplementation(() => now() + aheadMs);
+    onTestFinished(() => clock.mockRestore());
+    child.start();
+    await expect.poll(() => lines.length).toBe(1);
+    aheadMs = 11_000;
+    const first = child.pid!;
+    process.kill(first, 'SIGKILL');
+    await expect.poll(() => lines.length).toBe(2);
+    process.kill(child.pid!, 'SIGKILL');
+    await expect.poll(() => lines.length).toBe(3);
+    expect(logged.map((line) => (JSON.parse(line) as { restartMs: number }).restartMs)).toEqual([0, 100]);
   });
 
   test('with a fault that no restart cures is not started again', async () => {

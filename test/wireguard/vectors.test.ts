@@ -31,6 +31,12 @@ test('wycheproof-x25519: all shared secrets, and no all-zero one', () => {
   expect(refused).toBeGreaterThan(20);
 });
 
+test('public keys are the secret with the base point, whether the table for them is there yet or not (RFC 7748 section 6.1)', () => {
+  const base = new Uint8Array(32);
+  base[0] = 9;
+  for (const { field } of vectors('x25519').slice(0, 100)) expect(publicKeyOf(field('private'))).toEqual(sharedSecret(field('private'), base));
+});
+
 test('wycheproof-chacha20-poly1305: seals and opens, refuses what was changed', () => {
   const results = { valid: 0, invalid: 0 };
   for (const { id, text, field } of vectors('chacha20-poly1305')) {
