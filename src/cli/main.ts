@@ -4,7 +4,7 @@
 import { CommanderError } from 'commander';
 import { chosenDirectory } from '../supervisor/run-directory.js';
 import { ExitCode, failureJson, failureOf, failureText, usageFailure } from './output.js';
-import { buildProgram } from './program.js';
+import { buildProgram, COMMAND_NAMES } from './program.js';
 
 /** Runs one command line and answers its exit code. */
 export async function main(argv: readonly string[]): Promise<number> {
@@ -12,7 +12,9 @@ export async function main(argv: readonly string[]): Promise<number> {
   const asJson = words.includes('--json');
   try {
     const program = await buildProgram(argv[0], { isQuiet: asJson });
-    await program.parseAsync(argv as string[], { from: 'user' });
+    // Help about what is no command is wrong usage, which says what is near.
+    const isUnknownTopic = argv[0] === 'help' && argv[1] !== undefined && !argv[1].startsWith('-') && !COMMAND_NAMES.includes(argv[1]);
+    await program.parseAsync((isUnknownTopic ? argv.slice(1) : argv) as string[], { from: 'user' });
     return Number(process.exitCode ?? ExitCode.DONE);
   } catch (error) {
     if (error instanceof CommanderError) {

@@ -37,7 +37,7 @@ export const COMMAND_NAMES: readonly string[] = Object.keys(COMMANDS);
 /** `only`: the one command that is needed; left out or unknown: all of them. `isQuiet`: wrong usage is only thrown, not printed. */
 export async function buildProgram(only?: string, { isQuiet = false } = {}): Promise<Command> {
   const program = new Command('sluice')
-    .description('Sluice: a firewall, NAT and router in user space, steered by XDP')
+    .description('Sluice: a stateful firewall and router with NAT and WireGuard, on XDP and AF_XDP')
     .version(packageVersion(), '--version', 'print the version')
     .helpOption('--help', 'explain the command')
     .helpCommand('help [COMMAND]', 'explain a command')

@@ -7,7 +7,7 @@
 import { readFileSync, statSync } from 'node:fs';
 import { Ajv, type ErrorObject, type ValidateFunction } from 'ajv';
 import { constructFromEvents, EVENT_ID, parseEvents, YAMLException, type Event } from 'js-yaml';
-import { printable } from '../lib/text.js';
+import { printable, whyUnread } from '../lib/text.js';
 import { Places } from './places.js';
 import { Problems, quote, suggest, type At, type Path, type Position, type Problem } from './problem.js';
 import { ConfigSchema, type Config } from './schema.js';
@@ -42,7 +42,7 @@ export function loadFile(file: string): Loaded {
     if (size > CONFIG_BYTES_MAX) return tooLarge(problems, size);
     bytes = readFileSync(file);
   } catch (error) {
-    problems.error('SLUICE_CONFIG_UNREADABLE', [], (error as Error).message, 'name a configuration file that this user may read');
+    problems.error('SLUICE_CONFIG_UNREADABLE', [], whyUnread(error), 'name a configuration file that this user may read');
     return refused(problems);
   }
   return loadBytes(bytes, file);

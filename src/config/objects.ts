@@ -85,7 +85,7 @@ export class Objects {
   serviceItem(item: ServiceItem): ServiceSet {
     if (typeof item === 'string' && this.#services.has(item)) return this.#serviceObject(item).set!;
     if (typeof item === 'string' && item !== 'any' && !item.includes('/') && !item.startsWith('!') && !isServiceWord(item)) {
-      throw new ConfigError('SLUICE_OBJECT_UNKNOWN', `there is no service object ${quote(item)}`, suggest(item, this.serviceNames, 'service object'));
+      throw new ConfigError('SLUICE_OBJECT_UNKNOWN', `there is no service object ${quote(item)}`, `${suggest(item, this.serviceNames, 'service object')}; protocol and port are written like tcp/443`);
     }
     const services = parseService(item);
     return services[0]!.protocol === SL_PROTOCOL_ANY && services.length === 1 ? ANY_SERVICES : { any: false, services };

@@ -17,3 +17,9 @@ export function printableLines(text: string): string { return text.replace(UNPRI
 export function printableJson(json: string): string {
   return json.replace(UNPRINTABLE_IN_LINES, (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`);
 }
+
+const WHY_UNREAD: Record<string, string> = {
+  ENOENT: 'there is no such file', ENOTDIR: 'there is no such file', EISDIR: 'it is a directory, not a file', EACCES: 'this user may not read it', EPERM: 'this user may not read it',
+};
+/** Why a file could not be read, without the names of system calls. */
+export function whyUnread(error: unknown): string { return WHY_UNREAD[(error as NodeJS.ErrnoException).code ?? ''] ?? (error as Error).message; }

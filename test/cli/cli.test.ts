@@ -103,6 +103,12 @@ describe('failures under --json', () => {
     expect(outcome.code).toBe(code === 'SLUICE_CLI_USAGE' ? 2 : 1);
   });
 
+  test('help about what is no command says so', async () => {
+    expect(await sluice('help', 'stauts')).toMatchObject({ code: 2, stdout: '', stderr: expect.stringMatching(/unknown command 'stauts'\n\(Did you mean status\?\)/) as string });
+    expect(await sluice('help', 'status')).toMatchObject({ code: 0, stdout: expect.stringContaining('Usage: sluice status') as string });
+    expect(await sluice('help')).toMatchObject({ code: 0, stdout: expect.stringContaining('Commands:') as string });
+  });
+
   test.each([[['--json']], [['fly', '--json']], [['status', '--wait', 'soon', '--json']]])('%j is wrong usage', async (args) => {
     const { code, stderr } = await sluice(...args);
     expect(code).toBe(2);

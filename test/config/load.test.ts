@@ -106,8 +106,9 @@ test('more values than any configuration has are refused before they are read', 
 
 test('a file past the limit, a missing file, a directory, bytes that are no text', () => {
   expect(loadText(' '.repeat(CONFIG_BYTES_MAX + 1), 'x').problems.map(({ code }) => code)).toEqual(['SLUICE_CONFIG_TOO_LARGE']);
-  expect(checkFile('/nonexistent/file.yaml').problems.map(({ code }) => code)).toEqual(['SLUICE_CONFIG_UNREADABLE']);
-  expect(checkFile('/').problems.map(({ code }) => code)).toEqual(['SLUICE_CONFIG_UNREADABLE']);
+  for (const [file, message] of [['/nonexistent/file.yaml', 'there is no such file'], ['/dev/null/file.yaml', 'there is no such file'], ['/', 'it is a directory, not a file']] as const) {
+    expect(checkFile(file).problems, file).toMatchObject([{ code: 'SLUICE_CONFIG_UNREADABLE', message }]);
+  }
   expect(loadBytes(Uint8Array.of(0xff, 0xfe, 0x41), 'x').problems.map(({ code }) => code)).toEqual(['SLUICE_CONFIG_SYNTAX']);
 });
 

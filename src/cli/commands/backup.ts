@@ -6,6 +6,7 @@ import { createInterface } from 'node:readline';
 import type { Command } from 'commander';
 import type { CommitResult } from '../../control/transaction-types.js';
 import { replaceFile } from '../../supervisor/run-directory.js';
+import { whyUnread } from '../../lib/text.js';
 import { addCommon, clientOf, type CommonOptions } from '../options.js';
 import { CliError, ExitCode, formatBytes, print, printJson } from '../output.js';
 import { settle } from './config.js';
@@ -48,7 +49,7 @@ async function restore(file: string, options: BackupOptions): Promise<void> {
   try {
     data = readFileSync(file).toString('base64');
   } catch (error) {
-    throw new CliError((error as Error).message, 'name a backup that this user may read');
+    throw new CliError(`${file}: ${whyUnread(error)}`, 'name a backup that this user may read');
   }
   const { dryRun } = options;
   const client = clientOf(options);
@@ -65,7 +66,7 @@ async function passphraseOf(options: BackupOptions, isNew: boolean): Promise<str
     try {
       return readFileSync(passphraseFile, 'utf8').split(/\r?\n/, 1)[0]!;
     } catch (error) {
-      throw new CliError((error as Error).message, 'name a file that this user may read');
+      throw new CliError(`${passphraseFile}: ${whyUnread(error)}`, 'name a file that this user may read');
     }
   }
   const given = process.env['SLUICE_PASSPHRASE'];

@@ -8,6 +8,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { Command } from 'commander';
 import { ClientError, type ApiClient } from '../../api/client.js';
 import type { Candidate, CommitResult, Revision } from '../../control/transaction-types.js';
+import { whyUnread } from '../../lib/text.js';
 import { addCommon, clientOf, wholeNumber, type CommonOptions } from '../options.js';
 import { CliError, ExitCode, formatBytes, formatTable, note, print, printExact, printJson } from '../output.js';
 
@@ -160,7 +161,7 @@ function readFile(file: string): string {
     return new TextDecoder('utf-8', { fatal: true }).decode(bytes);
   } catch (error) {
     if (error instanceof CliError) throw error;
-    throw new CliError(`${file}: ${(error as Error).message}`, 'name a file that this user may read, as UTF-8 text');
+    throw new CliError(`${file}: ${whyUnread(error)}`, 'name a file that this user may read, as UTF-8 text');
   }
 }
 

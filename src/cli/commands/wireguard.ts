@@ -5,6 +5,7 @@ import { basename, dirname, join, resolve } from 'node:path';
 import type { Command } from 'commander';
 import type { WireguardConfig } from '../../config/schema-wireguard.js';
 import type { WireguardPeerView, WireguardView } from '../../control/wireguard.js';
+import { whyUnread } from '../../lib/text.js';
 import { addCommon, clientOf, type CommonOptions } from '../options.js';
 import { CliError, formatDuration, note, print, printExact, printJson } from '../output.js';
 import { generateKey, publicKeyOf } from '../wireguard-keys.js';
@@ -124,10 +125,10 @@ async function importFile(file: string, options: ImportOptions): Promise<void> {
   if (!NAME.test(name)) throw new CliError(`'${name}' cannot be the name of a tunnel`, 'name one with --interface: letters, digits, dash, dot and underscore');
   let text: string;
   try {
-    if (statSync(file).size > FILE_BYTES_MAX) throw new Error(`${file} is larger than ${FILE_BYTES_MAX} bytes`);
+    if (statSync(file).size > FILE_BYTES_MAX) throw new Error(`larger than ${FILE_BYTES_MAX} bytes`);
     text = readFileSync(file, 'utf8');
   } catch (error) {
-    throw new CliError((error as Error).message, 'name a file that this user may read');
+    throw new CliError(`${file}: ${whyUnread(error)}`, 'name a file that this user may read');
   }
   let imported;
   try {
