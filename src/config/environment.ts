@@ -27,9 +27,10 @@ export class Environment {
     this.objects = new Objects(config);
   }
 
-  suits(config: Config, zones: string): boolean {
-    return this.definitions === config.objects && this.zones === zones && this.objects.entries < RENEW_ENTRIES && this.objects.lists < RENEW_LISTS && !this.pools.isStale;
-  }
+  /** It has grown too much to be used again, and that does not change. */
+  get isWorn(): boolean { return this.objects.entries >= RENEW_ENTRIES || this.objects.lists >= RENEW_LISTS || this.pools.isStale; }
+
+  suits(config: Config, zones: string): boolean { return this.definitions === config.objects && this.zones === zones && !this.isWorn; }
 }
 
 /** Newest first: what runs, and candidates that are looked at meanwhile. */
@@ -46,5 +47,6 @@ export function environmentOf(config: Config, topology: Topology): Environment {
 export function forgetEnvironments(): void { kept = []; }
 
 export function keepEnvironment(environment: Environment): void {
-  if (kept[0] !== environment) kept = [environment, ...kept.filter((one) => one !== environment)].slice(0, KEPT_MAX);
+  // What is worn is the largest: with a hundred thousand rules each of them is a hundred megabytes that the garbage collector looks through.
+  if (kept[0] !== environment) kept = [environment, ...kept.filter((one) => one !== environment && !one.isWorn)].slice(0, KEPT_MAX);
 }

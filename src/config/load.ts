@@ -24,8 +24,6 @@ const EXPANDED_NODES_MAX = 4_000_000;
 /** Of larger configurations the first fault of the schema alone is named: where all is wrong, all faults take minutes and gigabytes. */
 const ALL_FAULTS_VALUES_MAX = 100_000;
 
-const [COMMA, LINE_FEED, BRACKET, BRACE] = [0x2c, 0x0a, 0x5b, 0x7b];
-
 export interface Loaded {
   /** Present when the file has the schema's shape. */
   config?: Config;
@@ -72,7 +70,7 @@ export interface Parsed { value: unknown; problems: Problem[]; locate: (path: Pa
 /** Text to plain values; the first syntax error ends it, since what follows it means nothing. */
 export function parseText(text: string, file: string): Parsed {
   if (text.length > CONFIG_BYTES_MAX) return { value: undefined, ...tooLarge(new Problems(file), text.length) };
-  if (text.length > EXPANDED_NODES_MAX && countSeparators(text) > EXPANDED_NODES_MAX) {
+  if (hasMoreValues(text, EXPANDED_NODES_MAX)) {
     const problems = new Problems(file);
     problems.error('SLUICE_CONFIG_TOO_LARGE', [], `more than ${EXPANDED_NODES_MAX} values`, 'use objects for what rules have in common');
     return { value: undefined, ...refused(problems) };
@@ -112,14 +110,14 @@ export function parseText(text: string, file: string): Parsed {
   }
 }
 
-/** Each value but the first stands behind one of these. */
-function countSeparators(text: string): number {
-  let count = 0;
-  for (let at = 0; at < text.length; at += 1) {
-    const code = text.charCodeAt(at);
-    if (code === COMMA || code === LINE_FEED || code === BRACKET || code === BRACE) count += 1;
+/** Each value but the first stands behind one of these. Looked for one by one, since the search for a character is several times as fast as a loop. */
+function hasMoreValues(text: string, most: number): boolean {
+  if (text.length <= most) return false;
+  let left = most;
+  for (const separator of [',', '\n', '[', '{']) {
+    for (let at = text.indexOf(separator); at >= 0; at = text.indexOf(separator, at + 1)) if ((left -= 1) < 0) return true;
   }
-  return count;
+  return false;
 }
 
 function tryEvents(text: string): Event[] {

@@ -35,7 +35,7 @@ const confirm = Type.Boolean({ default: false, description: 'true: also when it 
 const ConfirmQuery = question({ confirm });
 const confirmWithin = Type.Optional(Type.Integer({ minimum: 1, maximum: CONFIRM_WITHIN_S_MAX, description: 'seconds; rolled back by itself unless confirmed until then' }));
 const CommitBody = question({
-  text: Type.Optional(Type.String({ maxLength: CONFIG_BODY_BYTES_MAX, description: 'the configuration as YAML or JSON text, kept as it is' })),
+  text: Type.Optional(Type.String({ description: 'the configuration as YAML or JSON text, kept as it is' })), // the body's own bound is its: characters of a large one are not counted once more
   config: Type.Optional(Type.Unknown({ description: 'the configuration as a value; neither: the candidate' })),
   base: Type.Optional(Type.String({ maxLength: 128, description: 'etag of the version it was made from; another one running now is a conflict' })),
   force: Type.Boolean({ default: false, description: 'true: whatever base says' }),
@@ -43,8 +43,8 @@ const CommitBody = question({
 });
 const PutQuery = question({ confirm, confirmWithin, ...commitOptions });
 const RollbackBody = question({ revision: Type.Integer({ minimum: 1, maximum: Number.MAX_SAFE_INTEGER }), comment: commitOptions.comment });
-const CandidateBody = question({ text: Type.String({ maxLength: CONFIG_BODY_BYTES_MAX }), base: Type.Optional(Type.String({ maxLength: 128 })) });
-const CheckBody = question({ text: Type.String({ maxLength: ITEM_BODY_BYTES_MAX }) });
+const CandidateBody = question({ text: Type.String(), base: Type.Optional(Type.String({ maxLength: 128 })) });
+const CheckBody = question({ text: Type.String() });
 const which = Type.String({ pattern: '^(running|candidate|[1-9][0-9]{0,14})$', description: 'running, candidate, or the number of a revision' });
 const DiffQuery = question({ from: which, to: which });
 const RevisionParams = question({ revision: Type.String({ pattern: '^(running|[1-9][0-9]{0,14})$' }) });

@@ -2,7 +2,7 @@
 // control's: in force when the command ends with 0, nothing changed when it ends with another code.
 import { spawnSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { getPriority, setPriority, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Command } from 'commander';
@@ -107,12 +107,20 @@ async function commit(file: string | undefined, options: CommitOptions): Promise
   const client = clientOf(options);
   const { comment, confirmWithin: confirmWithinS, dryRun, force, base } = options;
   const text = file === undefined ? undefined : readFile(file);
+  giveWay();
   try {
     const result = await settle<CommitResult>(client, await client.post(`${PREFIX}/commit`, { text, comment, confirmWithinS, dryRun, force, base }));
     showCommit(result, options);
   } catch (error) {
     showRefusal(error, file ?? 'candidate', options);
   }
+}
+
+/** Packets go before commits, as control does: sending a hundred thousand rules takes a processor for a third of a second. */
+function giveWay(): void {
+  try {
+    setPriority(Math.min(19, getPriority() + 5));
+  } catch { /* then it does not */ }
 }
 
 async function rollback(which: string | undefined, options: CommonOptions & { comment?: string }): Promise<void> {
