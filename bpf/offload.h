@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
  * offload.h: packets of sessions that the engine has offloaded, forwarded here: the same packet in, the same packet out as
- * in native/pipeline.cc, without leaving the driver.
+ * in native/forward.cc, without leaving the driver.
  *
  * The way of a packet, and of this file:
  *   1 read       TCP, UDP or ICMP echo right behind an IP header without options, whole, TTL above 1

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// answers.cc: what the engine says itself and how things end. Part of `pipeline`: refusals, our own ICMP errors and resets
-// (rate-limited), packets for the host's stack, fragments whose first one was decided, ends of sessions, records.
+// answers.cc: what the engine says itself. Part of `pipeline`: refusals, our own ICMP errors and resets (rate-limited), packets for the
+// host's stack, fragments whose first one was decided.
 #include "packet/checksum.h"
 #include "pipeline.h"
 
@@ -120,121 +120,6 @@ void pipeline::decided_first_fragment(packet& first, const fragment_verdict& ver
     follow_first_fragment(p, verdict);
   }
   fate_ = fate;
-}
-
-bool pipeline::end_session(uint32_t index, sl_end_reason reason) {
-  session& s = shared_.sessions.at(index);
-  if (s.flags.fetch_or(session_ended, std::memory_order_acq_rel) & session_ended) return false;
-  const uint8_t flags = s.flags.load(std::memory_order_relaxed);
-  counters_.add(SL_COUNTER_SESSIONS_ENDED);
-  if (flags & session_log_end) record_flow(s, index, SL_EVENT_END, reason);
-  if (auto it = snap_->counters_by_id.find(s.rule_id); it != snap_->counters_by_id.end()) it->second->sessions.fetch_sub(1, std::memory_order_relaxed);
-  if (flags & session_source_counted) shared_.sources.give_back(s.key0.src);
-  shared_.sessions.remove(worker_, index);
-  release_mappings(s, index, reason == SL_END_TCP_FIN);
-  return true;
-}
-
-// tcp_closed_cleanly: nothing when it never was a session.
-void pipeline::release_mappings(const session& s, uint32_t index, std::optional<bool> tcp_closed_cleanly) {
-  const session_mappings held = mappings_of(s);
-  const uint64_t now_s = now_ns_ / 1'000'000'000;
-  if (held.originator != mapping_none) {
-    shared_.mappings.forget_peer(held.originator, index, s.key1.src);
-    shared_.mappings.release(held.originator, now_s, tcp_closed_cleanly);
-  }
-  if (held.responder != mapping_none) shared_.mappings.release(held.responder, now_s, tcp_closed_cleanly);
-}
-
-namespace {
-
-// Nobody has answered it, or its TCP handshake never came to an end.
-bool is_unanswered(const session& s) {
-  const uint8_t state = s.state.load(std::memory_order_relaxed);
-  return state == SL_STATE_NEW || state == SL_STATE_TCP_SYN_SENT || state == SL_STATE_TCP_SYN_RECEIVED;
-}
-
-}  // namespace
-
-// The table is nearly full: of some sessions taken at random, the unanswered one that is silent for longest ends for a new one. So a flood that
-// nobody answers displaces itself, and never a conversation. A sample without any is followed by another, up to a bound.
-void pipeline::evict_session() {
-  const uint32_t end = shared_.sessions.high_water();
-  uint32_t chosen = session_none, silent = 0;
-  for (unsigned round = 0; round < eviction_rounds_max && chosen == session_none; ++round) {
-    uint32_t sample[eviction_sample];
-    for (uint32_t& index : sample) {
-      index = static_cast<uint32_t>((hash_mix(shared_.seed + ++draws_ * 0x9e3779b97f4a7c15ull, 0xe7037ed1a0b428dbull) >> 32) * end >> 32);
-      shared_.sessions.prefetch_deadline(index);
-      shared_.sessions.prefetch_session(index << 1);
-    }
-    for (const uint32_t index : sample) {
-      // Without a deadline there is none, or whoever makes it is not through with it.
-      if (shared_.sessions.deadline(index).load(std::memory_order_acquire) == 0) continue;
-      const session& s = shared_.sessions.at(index);
-      const auto age = static_cast<int32_t>(now_ticks_ - s.last_seen_ticks.load(std::memory_order_relaxed));
-      const uint32_t silence = age > 0 ? static_cast<uint32_t>(age) : 0;
-      if (!is_unanswered(s) || (chosen != session_none && silence <= silent)) continue;
-      chosen = index;
-      silent = silence;
-    }
-  }
-  if (chosen != session_none && end_session(chosen, SL_END_EVICTED)) counters_.add(SL_COUNTER_SESSIONS_EVICTED);
-  shared_.sessions.reclaim(worker_);  // what ended a while ago, before the last free one is taken
-}
-
-bool pipeline::kill(uint64_t session_id) {
-  uint32_t index = static_cast<uint32_t>(session_id);
-  if (index >= shared_.sessions.high_water()) return false;
-  session& s = shared_.sessions.at(index);
-  snap_ = shared_.current.load(std::memory_order_acquire);
-  if (!snap_ || s.incarnation != session_id >> 32 || shared_.sessions.deadline(index).load(std::memory_order_relaxed) == 0) return false;
-  return end_session(index, SL_END_KILLED);
-}
-
-void pipeline::fill_record(dataplane& shared, const snapshot* snap, const session& s, uint32_t index, uint64_t now_ns, sl_flow_record* out) {
-  *out = {};
-  const uint64_t offset = static_cast<uint64_t>(shared.wall_offset_ns.load(std::memory_order_relaxed));
-  const flow_key responder = reversed(s.key1);
-  out->session_id = static_cast<uint64_t>(s.incarnation) << 32 | index;
-  out->start_ns = ns_of_ticks(s.start_ticks) + offset;
-  uint32_t last = s.last_seen_ticks.load(std::memory_order_relaxed);
-  out->last_ns = ns_of_ticks(last) + offset;
-  for (unsigned d = 0; d < 2; ++d) {
-    out->packets[d] = s.packets[d];
-    out->bytes[d] = s.bytes[d];
-    out->tcp_flags[d] = s.tcp_flags_seen[d];
-  }
-  out->src = s.key0.src;
-  out->dst = s.key0.dst;
-  out->nat_src = responder.src;
-  out->nat_dst = responder.dst;
-  out->src_port = s.key0.src_port;
-  out->dst_port = s.key0.dst_port;
-  out->nat_src_port = responder.src_port;
-  out->nat_dst_port = responder.dst_port;
-  out->rule_id = s.rule_id;
-  out->nat_destination_id = shared.mappings.destination_rule_of(s);
-  if (const uint32_t own = mappings_of(s).originator; own != mapping_none) out->nat_source_id = shared.mappings.rule_of(own);
-  out->from_interface = shared.interfaces[s.interface_slot[0]].id.load(std::memory_order_relaxed);
-  out->to_interface = shared.interfaces[s.interface_slot[1]].id.load(std::memory_order_relaxed);
-  out->protocol = s.key0.protocol;
-  out->state = s.state.load(std::memory_order_relaxed);
-  out->event = SL_EVENT_UPDATE;
-  if (!snap) return;
-  if (const sl_interface* n = snap->interface_of_slot(s.interface_slot[0])) out->from_zone = n->zone;
-  if (const sl_interface* n = snap->interface_of_slot(s.interface_slot[1])) out->to_zone = n->zone;
-  uint32_t ends = last + ticks_of_s(idle_s(s, snap->settings)), now = ticks_of_ns(now_ns);
-  out->expires_s = ends > now ? static_cast<uint32_t>(ns_of_ticks(ends - now) / 1'000'000'000) : 0;
-}
-
-void pipeline::record_flow(const session& s, uint32_t index, sl_flow_event event, sl_end_reason reason) {
-  sl_flow_record* record = flow_records_.reserve();
-  if (!record) { counters_.add(SL_COUNTER_RECORDS_LOST); return; }
-  fill_record(shared_, snap_, s, index, now_ns_, record);
-  record->event = static_cast<uint8_t>(event);
-  record->end_reason = static_cast<uint8_t>(reason);
-  flow_records_.commit();
 }
 
 }  // namespace sluice

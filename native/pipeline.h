@@ -3,10 +3,10 @@
 // time, and a buffer area come in; frames to send come out in `output()`. The worker does the I/O around it, and the
 // tests and the fuzzer drive it from memory.
 //
-// Order (pipeline.cc): strip Ethernet → parse → fragments → look up → forward: revalidate, limits, TCP, rewrite, emit.
-// A packet without a session leaves by one door: slow_path.cc (route → zones → rules → NAT → session); ICMP errors by
-// icmp_errors.cc. What the engine sends itself, and ends, stand in answers.cc; what goes through tunnels, in
-// tunnel_in.cc and tunnel_out.cc.
+// Order: strip Ethernet → parse → fragments → look up (pipeline.cc) → revalidate, limits, TCP, rewrite, emit (forward.cc); what has no way yet
+// waits (waiting.cc). A packet without a session leaves by one door: slow_path.cc, which asks decide.cc (route → zones → rules → NAT); ICMP errors
+// by icmp_errors.cc; what goes through tunnels by tunnel_in.cc and tunnel_out.cc. What the engine sends itself stands in answers.cc, timers and ends in
+// housekeeping.cc, sessions after a commit in revalidate.cc, what is told of all that in records.cc.
 // One thread owns a pipeline. Bounds: batch_max packets a call, held_packets_max packets wait for next hops.
 #pragma once
 #include <cstdint>
@@ -42,6 +42,11 @@ inline constexpr unsigned eviction_rounds_max = 4;
 const sl_nexthop* route_lookup(const dataplane& shared, const snapshot& snap, const sl_address& to, uint64_t flow_hash);
 // May a packet with this source come in on the interface (an index, or index_none)? Ours and directed broadcasts may nowhere.
 sl_drop_reason judge_source(const snapshot& snap, uint16_t from, const sl_address& source);
+
+// Is the address in the rule's pool?
+bool pool_holds(const snapshot& snap, const sl_nat_rule& rule, const sl_address& address);
+// Which sessions the XDP program could forward, if policy lets it: what bpf/offload.h reads. SL_OFFLOAD_NOT_YET or _NEVER.
+uint8_t offload_policy(const snapshot& snap, const session& s, const sl_rule& rule);
 
 struct tx_item { uint64_t address; uint32_t length; uint8_t port_slot; };
 
@@ -129,18 +134,13 @@ class pipeline {
     uint16_t interface_slot = 0;         // of the next hop
   };
 
-  // Copies for captures: a received packet is copied before it is touched and kept when its fate is known. One that waits for its
-  // next hop is copied when it goes on or is dropped, with the time at which it came.
-  struct packet_fate { sl_drop_reason dropped = SL_DROP_NONE; bool waits = false; };
-  sl_captured* capture(const uint8_t* frame, uint32_t length, unsigned interface_slot, uint8_t direction, uint64_t time_ns);
-  void capture_done(sl_captured* record);
-  void capture_sent(size_t from);
-
   // pipeline.cc, in the order in which a packet meets them
+  void begin(uint64_t now_ns);
   bool strip_ethernet(packet& p, const rx_frame& frame, const port_interfaces& port, bool partial_checksums);
   void look_up(packet& p, uint32_t guessed);
   void take_fragment(packet& p);
   void follow_first_fragment(packet& p, const fragment_verdict& verdict);
+  // forward.cc
   void forward(packet& p, const session_ref& r);
   bool comes_rightly(const packet& p, const session& s, unsigned direction) const;
   adjacency* egress(packet& p, const session_ref& r, uint32_t* id);
@@ -152,6 +152,7 @@ class pipeline {
   void consider_offload(const session& s, uint32_t index);
   void emit(packet& p, adjacency& a, const interface_state& out);
   void emit_fragments(packet& p, adjacency& a, const interface_state& out, unsigned mtu_bytes);
+  // waiting.cc
   void hold(packet& p, uint32_t adjacency_id, adjacency& a, const drop_cause& cause, bool ready_to_leave = false);
   bool is_reachable(const adjacency& a) const;
   void release_due();
@@ -159,23 +160,20 @@ class pipeline {
   void give_up(const held_packet& h, const adjacency* a);
   void go_on(const held_packet& h);
   bool read_again(packet& p, const held_packet& h);
-  void drop(packet& p, sl_drop_reason reason, const drop_cause& cause = {}, bool record = true);
-  void fill_drop(const packet& p, const drop_cause& cause, sl_drop_record* out) const;
-  static drop_cause cause_of(const session_ref& r) { return {r.s->rule_id, r.s, r.direction, nullptr}; }
-  drop_cause cause_of(const decision& d) const { return {d.rule != classifier::no_rule ? snap_->rules[d.rule].id : 0, nullptr, 0, &d}; }
-  void free_frame(packet& p) { pool_.put(p.address); }
 
   // slow_path.cc
   void first_packet(packet& p);
   void release_inbound(decision& d);
-  void follow_mapping(uint32_t index, const decision& d);
   void create_session(packet& p, decision& d);
   bool translate_source(const packet& p, const decision& d, session& s, uint32_t index, sl_drop_reason* reason);
+  // decide.cc
+  uint32_t route_back(const flow_key& key);
+  // revalidate.cc
   enum class revalidation { allowed, unroutable, ended };
   revalidation revalidate_session(uint32_t index, decision* d);
+  void follow_mapping(uint32_t index, const decision& d);
   bool revalidate(packet& p, const session_ref& r);
   bool request_allowed(packet& p);
-  uint32_t route_back(const flow_key& key);
   // icmp_errors.cc
   void icmp_error_packet(packet& p);
   void rewrite_icmp_error(packet& p, const embedded_packet& e, const session& s, unsigned direction);
@@ -185,12 +183,25 @@ class pipeline {
   uint32_t route_to(const sl_address& next_hop, unsigned interface_slot, uint32_t peer_slot = wireguard_peer_none);
   void send_error(packet& p, icmp_error kind, uint32_t mtu_bytes = 0);
   void answer(packet& p, const uint8_t* ip_packet, unsigned length);
+  void decided_first_fragment(packet& p, const fragment_verdict& verdict);
+  bool take_error_token();
+  // housekeeping.cc
   bool end_session(uint32_t index, sl_end_reason reason);
   void release_mappings(const session& s, uint32_t index, std::optional<bool> tcp_closed_cleanly);
   void evict_session();
-  void decided_first_fragment(packet& p, const fragment_verdict& verdict);
-  bool take_error_token();
+  // records.cc
+  void drop(packet& p, sl_drop_reason reason, const drop_cause& cause = {}, bool record = true);
+  void fill_drop(const packet& p, const drop_cause& cause, sl_drop_record* out) const;
+  static drop_cause cause_of(const session_ref& r) { return {r.s->rule_id, r.s, r.direction, nullptr}; }
+  drop_cause cause_of(const decision& d) const { return {d.rule != classifier::no_rule ? snap_->rules[d.rule].id : 0, nullptr, 0, &d}; }
+  void free_frame(packet& p) { pool_.put(p.address); }
   void record_flow(const session& s, uint32_t index, sl_flow_event event, sl_end_reason reason);
+  // Copies for captures: a received packet is copied before it is touched and kept when its fate is known. One that waits for its
+  // next hop is copied when it goes on or is dropped, with the time at which it came.
+  struct packet_fate { sl_drop_reason dropped = SL_DROP_NONE; bool waits = false; };
+  sl_captured* capture(const uint8_t* frame, uint32_t length, unsigned interface_slot, uint8_t direction, uint64_t time_ns);
+  void capture_done(sl_captured* record);
+  void capture_sent(size_t from);
 
   // tunnel_in.cc and tunnel_out.cc, in the order in which a packet meets them; tunnel_host.cc
   bool is_for_tunnel(const packet& p) const;
@@ -210,7 +221,6 @@ class pipeline {
   bool is_usable(const outer_way& way);
   void send_outer(uint8_t* message, uint32_t bytes, uint8_t traffic_class, const outer_way& way);
   void route_from_host(const uint8_t* bytes, size_t length);
-  void begin(uint64_t now_ns);
 
   dataplane& shared_;
   const unsigned worker_;

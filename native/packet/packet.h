@@ -10,6 +10,7 @@
 namespace sluice {
 
 inline constexpr unsigned ethernet_bytes = 14, vlan_bytes = 4;
+namespace ethertype { inline constexpr uint16_t ipv4 = 0x0800, ipv6 = 0x86dd, vlan = 0x8100; }
 inline constexpr unsigned ipv4_bytes_min = 20, ipv6_bytes = 40, fragment_header_bytes = 8;
 inline constexpr unsigned ipv4_bytes_reassembled_max = 65535;
 
