@@ -10,8 +10,8 @@
  *   3. IP header     impossible version or lengths: dropped
  *   4. destination   link-local scope: host (7); not one of ours, or the engine's alone: engine
  *   5. headers       extension headers and transport of what is addressed to us; impossible ones: dropped
- *   6. tunnels, NAT  whole datagrams to a UDP port of a tunnel: engine; an address that NAT shares with the host: fragments and
- *                    ports in use by NAT: engine
+ *   6. tunnels, NAT  whole datagrams to a UDP port of a tunnel, and ICMPv6's "too big" about one from there: engine; an address that
+ *                    NAT shares with the host: fragments and ports in use by NAT: engine
  *   7. host          neighbour discovery from beyond the link: dropped; everything else: host
  * Engine means: the AF_XDP socket of this netdev and queue. Without one the frame is dropped: closed while the engine is away.
  */
@@ -25,6 +25,7 @@
 
 #define ICMP_TIMESTAMP_REPLY 14
 #define ICMPV6_INFORMATIONAL 128 /* types below are errors, RFC 4443 section 2.1 */
+#define ICMPV6_TOO_BIG 2
 #define ND_ROUTER_SOLICITATION 133
 #define ND_REDIRECT 137
 #define ND_HOP_LIMIT 255
@@ -57,15 +58,17 @@ static __always_inline int is_mapped_ipv6(const struct packet *packet)
 /* ---- 6. tunnels, NAT --------------------------------------------------------------------------------------------- */
 
 /* Fragments are the host's, which hands a whole datagram to the socket that the engine keeps on the port. */
+static __always_inline int has_engine_bit(__u16 port)
+{
+	__u32 key = port / 64;
+	__u64 *word = bpf_map_lookup_elem(&engine_ports, &key);
+
+	return word && (*word >> (port & 63) & 1);
+}
+
 static __always_inline int is_engine_port(const struct packet *packet)
 {
-	__u32 key = packet->dst_port / 64;
-	__u64 *word;
-
-	if (packet->protocol != IPPROTO_UDP || packet->is_fragment)
-		return 0;
-	word = bpf_map_lookup_elem(&engine_ports, &key);
-	return word && (*word >> (packet->dst_port & 63) & 1);
+	return packet->protocol == IPPROTO_UDP && !packet->is_fragment && has_engine_bit(packet->dst_port);
 }
 
 static __always_inline int is_nat_port(__u16 nat_slot, __u8 protocol, __u16 port)
@@ -110,6 +113,15 @@ static __noinline __u32 steer_icmp_error(struct xdp_md *ctx, const struct packet
 	if (has_ports(&embedded) && is_nat_port(nat_slot, embedded.protocol, embedded.src_port))
 		return TO_ENGINE;
 	return TO_HOST;
+}
+
+/* What a router on the way says about a tunnel's message is the engine's to judge. */
+static __noinline int is_about_tunnel(struct xdp_md *ctx, const struct packet *error)
+{
+	struct packet embedded = {};
+
+	return !parse_embedded(ctx, error, &embedded) && has_ports(&embedded) && embedded.protocol == IPPROTO_UDP &&
+	       has_engine_bit(embedded.src_port);
 }
 
 /* An unfragmented packet to an address that NAT shares with the host. */
@@ -165,6 +177,9 @@ static __always_inline __u32 steer_ip(struct xdp_md *ctx, struct packet *packet)
 	if (verdict)
 		return verdict;
 	if (local && is_engine_port(packet))
+		return TO_ENGINE;
+	if (local && packet->is_ipv6 && has_ports(packet) && is_icmp(packet) && packet->icmp_type == ICMPV6_TOO_BIG &&
+	    is_about_tunnel(ctx, packet))
 		return TO_ENGINE;
 	if (nat_slot != SL_NAT_SLOT_NONE) {
 		verdict = steer_shared_address(ctx, packet, nat_slot);

@@ -17,6 +17,7 @@ void pipeline::icmp_error_packet(packet& p) {
   embedded_packet e;
   sl_drop_reason reason = passed ? parse_embedded(p, &e) : SL_DROP_ICMP_NO_SESSION;
   if (reason == SL_DROP_NONE && !equal(e.key.src, p.key.dst)) reason = SL_DROP_ICMP_BAD_EMBEDDED;  // who sent a packet is who hears of it
+  if (reason == SL_DROP_NONE && v6 && p.icmp_type == 2 && for_host && narrow_path(p, e)) { free_frame(p); return; }
   session_ref r{};
   if (reason == SL_DROP_NONE) {
     // The packet that is quoted left us in direction d; this error travels the other way.

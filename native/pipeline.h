@@ -132,6 +132,7 @@ class pipeline {
     sl_address source{}, destination{};
     uint16_t source_port = 0, destination_port = 0;
     uint16_t interface_slot = 0;         // of the next hop
+    path_mtu path;                       // of routers beyond it
   };
 
   // pipeline.cc, in the order in which a packet meets them
@@ -219,7 +220,10 @@ class pipeline {
   outer_way& way_to(const wireguard_peer& peer);
   outer_way find_way(const sl_wireguard_endpoint& endpoint, uint32_t interface_id, uint64_t flow_hash);
   bool is_usable(const outer_way& way);
+  uint32_t outer_mtu(const outer_way& way) const;
   void send_outer(uint8_t* message, uint32_t bytes, uint8_t traffic_class, const outer_way& way);
+  void emit_outer_fragments(packet& p, adjacency& a, const interface_state& out, unsigned mtu_bytes);
+  bool narrow_path(const packet& p, const embedded_packet& quoted);
   void route_from_host(const uint8_t* bytes, size_t length);
 
   dataplane& shared_;
@@ -238,7 +242,7 @@ class pipeline {
   uint32_t revalidating_ = 0, revalidate_at_ = session_none;  // generation of the walk, and how far it got
   uint64_t revalidation_began_ns_ = 0;
   uint64_t draws_ = 0;                                // of random numbers
-  uint64_t error_tokens_ns_ = 0, drop_tokens_ns_ = 0, fragments_checked_ns_ = 0;
+  uint64_t error_tokens_ns_ = 0, drop_tokens_ns_ = 0, path_tokens_ns_ = 0, fragments_checked_ns_ = 0;
   worker_counters counters_;
   flow_ring flow_records_;
   drop_ring drop_records_;
@@ -250,6 +254,7 @@ class pipeline {
   std::vector<outer_way> ways_;            // by peer slot
   std::unique_ptr<uint8_t[]> from_host_;   // a packet of the host's
   uint16_t outer_id_ = 0;                  // of IPv4: the last one used
+  uint32_t outer_fragmented_ = 0;          // IPv6 packets that were cut
   packet arrived_[batch_max];              // messages of this batch that came by tunnels, and
   open_item arriving_[batch_max];          // what is asked of the transport for them
   packet batch_[batch_max];

@@ -5,6 +5,7 @@
 //   2 seal_entered    the batch, one peer after the other, is encrypted in place
 //   3 way_to          the outer header's addresses and next hop, looked up once a snapshot and endpoint
 //   4 send_outer      outer header, and out by a port; or held there, encrypted
+//   5 narrow_path     what a router on the way says about its MTU, over IPv6
 #include <algorithm>
 
 #include "pipeline.h"
@@ -14,6 +15,9 @@ namespace sluice {
 namespace {
 
 constexpr uint32_t ipv6_mtu_min = 1280;  // RFC 8200 section 5: no link may be smaller, nor a tunnel
+constexpr uint64_t path_ns = 600'000'000'000;  // RFC 8201 section 4: after ten minutes, larger packets are tried again
+// Each such error that passes cheap checks is looked for among all peers: so many a second and worker, at once a burst.
+constexpr uint64_t path_error_ns = 100'000'000, path_errors_burst_ns = 1'000'000'000;
 
 }  // namespace
 
@@ -40,8 +44,13 @@ uint32_t pipeline::tunnel_mtu(const adjacency& a, uint32_t mtu_bytes) {
 uint32_t pipeline::inner_mtu(const outer_way& way, uint32_t mtu_bytes) const {
   if (way.reason != SL_DROP_NONE) return mtu_bytes;
   const uint32_t overhead = (is_ipv4(way.destination) ? outer_bytes_v4 : outer_bytes_v6) + wireguard_overhead_bytes;
-  const uint32_t outer = shared_.interfaces[way.interface_slot].mtu_bytes.load(std::memory_order_relaxed);
+  const uint32_t outer = outer_mtu(way);
   return std::min(mtu_bytes, outer > overhead + ipv6_mtu_min ? outer - overhead : ipv6_mtu_min);
+}
+
+uint32_t pipeline::outer_mtu(const outer_way& way) const {
+  const uint32_t link = shared_.interfaces[way.interface_slot].mtu_bytes.load(std::memory_order_relaxed);
+  return way.path.bytes && now_ns_ < way.path.until_ns ? std::min(link, way.path.bytes) : link;
 }
 
 void pipeline::enter_tunnel(packet& p, uint32_t peer_slot, unsigned interface_slot) {
@@ -117,11 +126,13 @@ pipeline::outer_way& pipeline::way_to(const wireguard_peer& peer) {
   if (peer.slot >= ways_.size()) ways_.resize(peer.slot + 1);
   outer_way& way = ways_[peer.slot];
   uint32_t version;
-  const sl_wireguard_endpoint endpoint = peer.endpoint.load(&version);
+  path_mtu path;
+  const sl_wireguard_endpoint endpoint = peer.endpoint.load(&version, &path);
   if (way.generation == snap_->generation && way.peer_id == peer.id && way.endpoint_version == version && (way.reason == SL_DROP_NONE ? is_usable(way) : way.reason != SL_DROP_LINK_DOWN)) return way;
   way = find_way(endpoint, peer.interface_id, peer.id * 0x9e3779b97f4a7c15ull >> 32);
   way.peer_id = peer.id;
   way.endpoint_version = version;
+  way.path = path;
   return way;
 }
 
@@ -190,10 +201,41 @@ void pipeline::send_outer(uint8_t* message, uint32_t bytes, uint8_t traffic_clas
     hold(p, way.adjacency, *a, {}, true);
     return;
   }
-  const uint32_t mtu = out.mtu_bytes.load(std::memory_order_relaxed);
+  const uint32_t mtu = outer_mtu(way);
   if (p.l3_length <= mtu) [[likely]] emit(p, *a, out);
   else if (p.ip_version == 4) emit_fragments(p, *a, out, mtu);
-  else lost(SL_DROP_TOO_BIG);
+  else emit_outer_fragments(p, *a, out, mtu);
+}
+
+// RFC 8200 section 4.5: a tunnel must carry 1,280 bytes, also where that makes more of them than the path does. Nothing stands between the IPv6
+// header and the message's UDP.
+void pipeline::emit_outer_fragments(packet& p, adjacency& a, const interface_state& out, unsigned mtu_bytes) {
+  const unsigned payload = p.l3_length - ipv6_bytes, step = (mtu_bytes - ipv6_bytes - fragment_header_bytes) & ~7u;
+  // RFC 7739: not to be guessed from the one before.
+  const auto id = static_cast<uint32_t>(hash_mix(shared_.seed ^ ++outer_fragmented_, worker_ + 0x9e3779b97f4a7c15ull));
+  for (unsigned at = 0; at < payload; at += step) {
+    const unsigned part = std::min(step, payload - at);
+    uint64_t address;
+    if (!pool_.get(&address)) { bump(counters_.drop[SL_DROP_UMEM_EXHAUSTED]); break; }
+    packet piece = p;
+    piece.address = address + umem_headroom_bytes;
+    piece.data = area_.at(piece.address);
+    piece.l3_offset = ethernet_bytes + vlan_bytes;
+    uint8_t* const to = piece.l3();
+    std::memcpy(to, p.l3(), ipv6_bytes);
+    to[6] = protocol_ipv6_fragment;
+    store16(to + 4, static_cast<uint16_t>(fragment_header_bytes + part));
+    uint8_t* const header = to + ipv6_bytes;
+    header[0] = protocol_udp;
+    header[1] = 0;
+    store16(header + 2, static_cast<uint16_t>(at | (at + part < payload ? 1u : 0u)));  // a multiple of eight, and "more"
+    store32(header + 4, id);
+    std::memcpy(header + fragment_header_bytes, p.l3() + ipv6_bytes + at, part);
+    piece.l3_length = static_cast<uint16_t>(ipv6_bytes + fragment_header_bytes + part);
+    piece.flags |= packet_fragment;
+    emit(piece, a, out);
+  }
+  free_frame(p);
 }
 
 bool pipeline::send_message(uint32_t interface_id, uint32_t peer_slot, std::span<const uint8_t> message, const sl_wireguard_endpoint* endpoint, uint64_t now_ns) {
@@ -217,6 +259,24 @@ bool pipeline::send_message(uint32_t interface_id, uint32_t peer_slot, std::span
   send_outer(at, static_cast<uint32_t>(message.size()), handshake_traffic_class, way);
   if (captures_) capture_sent(sent);
   if (peer) peer->count_sent(static_cast<uint32_t>(message.size()));
+  return true;
+}
+
+// ---- 5: what the way carries -------------------------------------------------------------------------------------------------
+
+// An ICMPv6 Packet Too Big. True: it quotes a message that we sent, and is done with. IPv4 has none that matters: DF is clear.
+// RFC 8201 section 4: never below 1,280, and only less than what the quoted packet had.
+bool pipeline::narrow_path(const packet& p, const embedded_packet& quoted) {
+  if (quoted.ip_version != 6 || quoted.key.protocol != protocol_udp || !snap_->wireguard || !snap_->is_engine_port(quoted.key.src_port)) return false;
+  if (quoted.available < udp_bytes + wireguard_header_bytes) return false;
+  const uint32_t bytes = load32(p.l4() + 4), sent = ipv6_bytes + load16(p.data + quoted.l3_offset + 4);
+  if (bytes < ipv6_mtu_min || bytes >= sent) return false;
+  if (path_tokens_ns_ + path_errors_burst_ns < now_ns_) path_tokens_ns_ = now_ns_ - path_errors_burst_ns;
+  if (path_tokens_ns_ + path_error_ns > now_ns_) return false;
+  path_tokens_ns_ += path_error_ns;
+  wireguard_peer* peer = shared_.wireguard->sent_to(quoted.key.dst, quoted.key.dst_port, p.data + quoted.l4_offset + udp_bytes);
+  if (!peer) return false;
+  peer->endpoint.narrow(quoted.key.dst, {bytes, now_ns_ + path_ns}, now_ns_);
   return true;
 }
 

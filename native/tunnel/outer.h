@@ -2,7 +2,7 @@
 // outer.h: the headers around a tunnel's messages, and the room that they need in a packet buffer. Pure: bytes in, bytes out. Who: tunnel_in.cc,
 // tunnel_out.cc, tunnel_host.cc.
 // Outer packets are the appliance's own: no rule, no session. DF is clear over IPv4, as the kernel's WireGuard does: what the path cannot
-// carry is cut there rather than lost, and an ICMP error about it changes nothing.
+// carry is cut there rather than lost, and an ICMP error about it changes nothing. Over IPv6 one may (pipeline::narrow_path).
 #pragma once
 #include <cstdint>
 #include <cstring>

@@ -98,8 +98,8 @@ uint32_t wireguard_table::place_peer(uint32_t id, uint32_t interface_id) {
   if (!free_slots_.empty()) {
     slot = free_slots_.back();
     free_slots_.pop_back();
-  } else if (next_slot_ < slots_max) {
-    slot = next_slot_++;
+  } else if (next_slot_.load(std::memory_order_relaxed) < slots_max) {
+    slot = next_slot_.fetch_add(1, std::memory_order_relaxed);
   } else {
     return wireguard_peer_none;
   }

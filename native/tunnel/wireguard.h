@@ -56,6 +56,7 @@ inline constexpr unsigned wireguard_handshake_bytes_max = wireguard_initiation_b
 inline constexpr uint64_t wireguard_reject_after_ns = 180'000'000'000;           // REJECT_AFTER_TIME
 inline constexpr uint64_t wireguard_reject_after_messages = UINT64_MAX - (1u << 13);  // 2^64 - 2^13 - 1: the first counter that is not sent
 inline constexpr uint64_t wireguard_wanted_interval_ns = 1'000'000'000;          // one WANTED event a peer
+inline constexpr uint64_t wireguard_quoted_messages = 1u << 16;                  // who quotes a message of ours quotes one of the last ones
 inline constexpr unsigned wireguard_batch_max = 64;                              // messages of one peer that take their counters at once
 static_assert(workers_max * wireguard_batch_max < 1u << 13, "all workers at once cannot pass the counter's end");
 
@@ -189,6 +190,9 @@ class wireguard_table {
                               const sl_wireguard_endpoint& from, uint64_t now_ns, uint8_t reply[wireguard_cookie_bytes]);
   // Packets wait for a session with this peer: an event, at most one a second.
   void wanted(unsigned worker, wireguard_peer& peer, uint64_t now_ns);
+  // The peer at an endpoint to which a message of ours went lately: `message` is its beginning, wireguard_header_bytes of it, as somebody quotes
+  // it. nullptr: none did. It looks at each peer.
+  wireguard_peer* sent_to(const sl_address& address, uint16_t port, const uint8_t* message) const;
 
  private:
   struct worker_part;
@@ -237,6 +241,7 @@ class wireguard_table {
   const unsigned workers_;
   epochs* const epochs_;
   std::unique_ptr<std::atomic<wireguard_peer*>[]> peers_;  // by slot
+  std::atomic<uint32_t> next_slot_{0};                     // written by the main thread
   std::unique_ptr<index_place[]> places_;
   std::unique_ptr<handshake_gate> gate_;
   std::vector<std::unique_ptr<worker_part>> parts_;        // a worker's cipher and events; the last one is the main thread's
@@ -248,7 +253,6 @@ class wireguard_table {
   struct limbo { uint32_t slot; uint64_t epoch; };         // epoch 0: the snapshot that named it may still be in force
   std::vector<limbo> limbo_slots_;
   size_t events_first_ = 0;                                // the worker whose events are taken first
-  uint32_t next_slot_ = 0;
   std::deque<uint32_t> free_places_;
   std::deque<issued> issued_;
   uint32_t next_place_ = 0;

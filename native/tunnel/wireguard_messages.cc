@@ -158,4 +158,25 @@ void wireguard_table::open_batch(unsigned worker, std::span<open_item> items, ui
   if (run_peer) add_received(*run_peer, run, now_ns);
 }
 
+// The receiver's index is random, and the counter one that we used lately: who is not on the way knows neither.
+wireguard_peer* wireguard_table::sent_to(const sl_address& address, uint16_t port, const uint8_t* message) const {
+  if (load32_raw(message) != wireguard_transport) return nullptr;
+  const uint32_t index = load32_raw(message + 4);
+  const uint64_t counter = load64_raw(message + 8);
+  const uint32_t slots = next_slot_.load(std::memory_order_relaxed);
+  for (uint32_t slot = 0; slot < slots; ++slot) {
+    wireguard_peer* const p = peer(slot);
+    if (!p) continue;
+    const sl_wireguard_endpoint there = p->endpoint.load();
+    if (there.port != port || !equal(there.address, address)) continue;
+    for (const auto* place : {&p->current, &p->previous, &p->next, &p->older}) {
+      const wireguard_session* const s = place->load(std::memory_order_acquire);
+      if (!s || s->remote_index != index) continue;
+      const uint64_t sent = s->send_counter.load(std::memory_order_relaxed);
+      if (counter < sent && sent - counter <= wireguard_quoted_messages) return p;
+    }
+  }
+  return nullptr;
+}
+
 }  // namespace sluice

@@ -134,6 +134,11 @@ bytes error6(uint8_t next_header, const bytes& quoted, uint8_t type = 1) {
   return on6(ip6_packet(shared6, p_icmp6, icmp(type, 0, ip6_packet(far6, next_header, quoted, {.src = shared6}))));
 }
 
+// The same to an address of the host's, about a UDP packet.
+bytes too_big6(uint16_t from_port, uint8_t type = 2) {
+  return on6(ip6_packet(host6, p_icmp6, icmp(type, 0, ip6_packet(far6, p_udp, udp(from_port, 53), {.src = host6}))));
+}
+
 struct steering_case {
   const char* name;
   bytes frame;
@@ -225,6 +230,11 @@ std::vector<steering_case> cases() {
     {"tunnel's port in a later fragment's payload", on4(ip4(host4, p_udp, udp(53, tunnel_port), {.fragment = 100})), to_host},
     {"tunnel's port in an IPv6 fragment", on6(ip6_packet(host6, p_fragment, fragment_header(p_udp, 0, true) + udp(53, tunnel_port))), to_host},
     {"tunnel's port, broadcast", on4(ip4({{255, 255, 255, 255}}, p_udp, udp(53, tunnel_port))), to_host},
+    {"a tunnel's message that was too big", too_big6(tunnel_port), to_engine},
+    {"another message that was too big", too_big6(tunnel_port + 1), to_host},
+    {"a tunnel's message that could not be delivered", too_big6(tunnel_port, 1), to_host},
+    {"too big: what, is cut off", on6(ip6_packet(host6, p_icmp6, icmp(2, 0, bytes(44)))), to_host},
+    {"too big, of IPv4", on4(ip4(host4, p_icmp, icmp(3, 0, ip4(far4, p_udp, udp(tunnel_port, 53), {.src = host4})))), to_host},
     {"tunnel's port, impossible length", on4(ip4(host4, p_udp, udp(53, tunnel_port, 4000))), SL_DROP_MALFORMED_L4},
     {"shared: UDP port of NAT", on4(ip4(shared4, p_udp, udp(53, nat_udp))), to_engine},
     {"shared: UDP on NAT's TCP port", on4(ip4(shared4, p_udp, udp(53, nat_tcp))), to_host},

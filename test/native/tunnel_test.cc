@@ -404,6 +404,110 @@ TEST_CASE("tunnel: larger than its MTU") {
   }
 }
 
+namespace {
+
+// What a router says to `about`'s sender: `bytes` fit.
+frame too_big(const std::vector<uint8_t>& about, uint32_t bytes, const char* to = "2001:db8:ff::1") {
+  std::vector<uint8_t> icmp{2, 0, 0, 0, 0, 0, 0, 0};
+  store32(icmp.data() + 4, bytes);
+  const size_t quoted = std::min<size_t>(about.size() - 14, 1280 - 48);
+  icmp.insert(icmp.end(), about.begin() + 14, about.begin() + 14 + static_cast<ptrdiff_t>(quoted));
+  return ip_frame("2001:db8:ee::1", to, protocol_icmpv6, icmp, 2);
+}
+
+// As large as the tunnel says that it carries, over IPv6.
+frame full_size(size_t bytes = 1420) { return datagram("2001:db8:1::10", "2001:db8:2::10", bytes - 48); }
+
+}  // namespace
+
+TEST_CASE("tunnel: a router outside carries less than the link, over IPv6 (RFC 8201)") {
+  pair p(true);
+  p.a.policy.route("::", 0, "2001:db8:ff::2", wan);
+  p.a.apply();
+  const auto wire = only(p.a.receive(lan, full_size()), wan);
+  REQUIRE(ip_bytes(wire) == 1500);
+  // The size that senders inside are told; 0: none, it went.
+  auto told = [&] {
+    const injected out = p.a.receive(lan, full_size());
+    return out.frames[0].interface == lan ? load32(ip_of(only(out, lan)) + 44) : 0;
+  };
+  SUBCASE("senders inside are told what is left, and that fits outside; ten minutes later it is tried again") {
+    CHECK(p.a.receive(wan, too_big(wire, 1400)).frames.empty());
+    p.a.receive(lan, full_size(1300));  // the way is looked at when something goes
+    CHECK(told() == 1400 - 80);
+    CHECK(ip_bytes(only(p.a.receive(lan, full_size(1400 - 80)), wan)) == 1400);
+    SUBCASE("a narrower one counts, a wider one does not") {
+      const auto narrower = only(p.a.receive(lan, full_size(1320)), wan);
+      p.a.receive(wan, too_big(narrower, 1380));
+      p.a.receive(wan, too_big(wire, 1450));
+      p.a.receive(lan, full_size(1290));
+      CHECK(told() == 1380 - 80);
+    }
+    SUBCASE("where the peer is elsewhere, the way is another") {
+      p.a.endpoint("2001:db8:ff::3");
+      p.a.neighbour(wan, "2001:db8:ff::3");
+      p.a.receive(lan, full_size(1290));
+      CHECK(told() == 0);
+    }
+    p.a.wait(599 * second_ns);
+    connect(p.a, p.b);
+    p.a.receive(lan, full_size(1290));
+    CHECK((told() == 0) == (p.a.record().endpoint.address.bytes[15] == 3));
+    p.a.wait(2 * second_ns);
+    CHECK(told() == 0);
+  }
+  SUBCASE("1,280 inside is carried all the same: cut outside, and put together again it is the message") {
+    p.a.receive(wan, too_big(wire, 1280));
+    p.a.receive(lan, full_size(1000));
+    CHECK(told() == 1280);
+    const frame f = full_size(1280);
+    const injected out = p.a.receive(lan, f);
+    REQUIRE(out.frames.size() == 2);
+    std::vector<uint8_t> whole(out.frames[0].frame.begin(), out.frames[0].frame.begin() + 54);
+    for (const auto& piece : out.frames) {
+      const uint8_t* ip = ip_of(piece.frame);
+      CHECK(ip_bytes(piece.frame) <= 1280);
+      CHECK(ip[6] == protocol_ipv6_fragment);
+      CHECK(load16(ip + 4) + 40 == ip_bytes(piece.frame));
+      CHECK((load16(ip + 42) & 0xfff8) == whole.size() - 54);
+      CHECK((load16(ip + 42) & 1) == (&piece == &out.frames[0]));
+      CHECK(load32(ip + 44) == load32(ip_of(out.frames[0].frame) + 44));
+      whole.insert(whole.end(), piece.frame.begin() + 62, piece.frame.end());
+    }
+    whole[14 + 6] = protocol_udp;
+    store16(whole.data() + 14 + 4, static_cast<uint16_t>(whole.size() - 54));
+    same_packet(f, only(p.b.receive(wan, whole), lan));
+    p.a.wait(8000 * second_ns);
+    p.a.all_buffers_are_back();
+  }
+  SUBCASE("nobody who did not see the message is believed") {
+    auto changed = [&](size_t at, uint8_t by) { auto other = wire; other[at] ^= by; return other; };
+    const size_t message = 14 + 40 + 8;
+    CHECK(p.a.receive(wan, too_big(changed(message + 4, 1), 1400)).host.size() == 1);   // the receiver's index
+    CHECK(p.a.receive(wan, too_big(changed(message + 10, 1), 1400)).host.size() == 1);  // a counter to come
+    CHECK(p.a.receive(wan, too_big(changed(message, 3), 1400)).host.size() == 1);       // a handshake's type
+    CHECK(p.a.receive(wan, too_big(changed(14 + 39, 1), 1400)).host.size() == 1);       // another destination
+    CHECK(p.a.receive(wan, too_big(changed(14 + 43, 1), 1400)).host.size() == 1);       // another port there
+    CHECK(p.a.receive(wan, too_big({wire.begin(), wire.begin() + static_cast<ptrdiff_t>(message) + 15}, 1400)).host.size() == 1);
+    CHECK(p.a.receive(wan, too_big(wire, 1279)).host.size() == 1);
+    CHECK(p.a.receive(wan, too_big(wire, 1500)).host.size() == 1);
+    p.a.receive(lan, full_size(1290));
+    CHECK(told() == 0);
+  }
+  SUBCASE("errors are looked at ten times a second, and the burst of one") {
+    auto wrong = wire;
+    wrong[14 + 40 + 8 + 4] ^= 1;
+    for (int i = 0; i < 20; ++i) p.a.receive(wan, too_big(wrong, 1400));
+    p.a.receive(wan, too_big(wire, 1400));
+    p.a.receive(lan, full_size(1290));
+    CHECK(told() == 0);
+    p.a.wait(second_ns / 5);
+    p.a.receive(wan, too_big(wire, 1400));
+    p.a.receive(lan, full_size(1290));
+    CHECK(told() == 1320);
+  }
+}
+
 TEST_CASE("tunnel: ICMP errors of others go through it with the session that they are about") {
   pair p;
   const auto there = only(p.b.receive(wan, only(p.a.receive(lan, from_a()), wan)), lan);
