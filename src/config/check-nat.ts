@@ -5,8 +5,8 @@ import { SL_LOCAL_ADDRESSES_MAX, SL_NAT_SLOTS_MAX } from '../engine/abi.generate
 import { contains, formatAddress, formatRange, isIpv4, rangeOf, specialUse, type AddressRange, type Prefix } from '../lib/address.js';
 import { addressKindsOf, checkAddressList, checkNames, checkServiceList, checkZones } from './check-lists.js';
 import type { CheckContext } from './check.js';
-import { plainAddress, plainPrefix, type AddressSet, type ServiceSet } from './objects.js';
-import { NAT_ADDRESSES_MAX, POOL_ADDRESSES_MAX, poolRange, poolRanges, rangeSize, ruleFamilies, sharedAddresses, type NatClaim } from './nat-claims.js';
+import { plainAddress, plainPrefix, plainRange, type AddressSet, type ServiceSet } from './objects.js';
+import { NAT_ADDRESSES_MAX, POOL_ADDRESSES_MAX, poolRanges, rangeSize, ruleFamilies, sharedAddresses, type NatClaim } from './nat-claims.js';
 import { quote, type Path } from './problem.js';
 import { sharedPortRange, splitPorts } from './nat-ports.js';
 import { asList } from './schema-parts.js';
@@ -72,7 +72,7 @@ function checkPool(context: CheckContext, rule: SourceNatRule, families: readonl
   let faultless = true;
   asList<string>(pool).forEach((item, i) => {
     const at = Array.isArray(pool) ? [...path, i] : path;
-    const range = problems.attempt(at, () => poolRange(item));
+    const range = problems.attempt(at, () => plainRange(item));
     if (range === undefined) { faultless = false; return; }
     size += rangeSize(range);
     const family = isIpv4(range.lo) ? 'ipv4' : 'ipv6';

@@ -2,11 +2,11 @@
 //
 // Called by topology.ts's users (an address that NAT claims is not the host's), check-nat.ts (conflicts, reachability) and
 // compile.ts (what to answer ARP and neighbour discovery for). Rules that do not parse claim nothing; check-nat.ts says why.
-import { AddressError, parseRange, rangeOf, type AddressRange } from '../lib/address.js';
+import { rangeOf, type AddressRange } from '../lib/address.js';
 import { ConfigError, type Path } from './problem.js';
 import { asList } from './schema-parts.js';
 import type { Config, SourceNatRule } from './schema.js';
-import { plainAddress, plainPrefix, type Objects } from './objects.js';
+import { plainAddress, plainPrefix, plainRange, type Objects } from './objects.js';
 import { ownerOf, primaryAddress, zoneBit, zoneMask, type Topology } from './topology.js';
 
 /** Addresses of one rule's pool; also bounds what one 1:1 prefix or published range may add to the steering map. */
@@ -44,16 +44,7 @@ export function isClaimedBy(claims: readonly NatClaim[]): (address: bigint) => b
 /** The pool of a source rule; empty for {interface: true} and none. Throws ConfigError. */
 export function poolRanges(rule: SourceNatRule): AddressRange[] {
   if (typeof rule.translate === 'string') return [];
-  return asList<string>(rule.translate.pool).map(poolRange);
-}
-
-export function poolRange(item: string): AddressRange {
-  try {
-    return parseRange(item);
-  } catch (error) {
-    if (error instanceof AddressError) throw new ConfigError('SLUICE_ADDRESS', error.message, error.remedy);
-    throw error;
-  }
+  return asList<string>(rule.translate.pool).map(plainRange);
 }
 
 export function rangeSize(range: AddressRange): bigint {

@@ -3,7 +3,7 @@
 // Called by check.ts's parts (which report what is wrong, each at its place) and by compile.ts (which has a checked
 // configuration). Lists are interned: rules that write the same list get the same set, which the snapshot then stores
 // once. Bounds: groups nest GROUP_DEPTH_MAX deep; one set holds SET_ENTRIES_MAX entries, all sets SETS_ENTRIES_MAX.
-import { AddressError, parseAddress, parsePrefix, parseRange, prefixFamily, rangeToPrefixes, type Prefix } from '../lib/address.js';
+import { AddressError, parseAddress, parsePrefix, parseRange, prefixFamily, rangeToPrefixes, type AddressRange, type Prefix } from '../lib/address.js';
 import { ConfigError, quote, suggest, type ProblemCode } from './problem.js';
 import { asList } from './schema-parts.js';
 import type { Config, ServiceItem } from './schema.js';
@@ -212,19 +212,14 @@ export function isReservedAddressName(name: string): boolean {
   }
 }
 
-/** One plain address from text, as a ConfigError when it is none. */
-export function plainAddress(text: string): bigint {
-  try {
-    return parseAddress(text);
-  } catch (error) {
-    if (error instanceof AddressError) throw new ConfigError('SLUICE_ADDRESS', error.message, error.remedy);
-    throw error;
-  }
-}
+/** One plain address, prefix or range from text; a ConfigError when it is none. */
+export const plainAddress = (text: string): bigint => parsePlain(parseAddress, text);
+export const plainPrefix = (text: string): Prefix => parsePlain(parsePrefix, text);
+export const plainRange = (text: string): AddressRange => parsePlain(parseRange, text);
 
-export function plainPrefix(text: string): Prefix {
+function parsePlain<T>(parse: (text: string) => T, text: string): T {
   try {
-    return parsePrefix(text);
+    return parse(text);
   } catch (error) {
     if (error instanceof AddressError) throw new ConfigError('SLUICE_ADDRESS', error.message, error.remedy);
     throw error;

@@ -1,4 +1,6 @@
-// Filters of decoded records, as the API's query and the CLI's options give them. Who: src/api/routes/records.ts. Pure.
+// Filters of decoded records, as the API's query and the CLI's options give them. Who: src/api/routes/records.ts; session-filter.ts and captures read
+// protocols and prefixes the same way. Pure.
+import { ApiError } from '../api/errors.js';
 import { AddressError, contains, parseAddress, parsePrefix, type Prefix } from '../lib/address.js';
 import { protocolNumber, protocolName, type DropRecordView, type FlowRecordView } from '../engine/records.js';
 
@@ -10,17 +12,22 @@ export type AnyRecord = FlowRecordView | DropRecordView;
 export type Filter = (record: AnyRecord) => boolean;
 
 /** A filter that cannot be: which member, and what would be right. */
-export class FilterError extends Error {
-  constructor(readonly member: keyof FilterQuery, message: string) { super(message); }
+export class FilterError extends ApiError {
+  constructor(readonly member: keyof FilterQuery, message: string) { super(400, 'SLUICE_API_ARGUMENT', message, `/${member}`); }
+}
+
+/** Throws FilterError. */
+export function protocolOf(text: string): number {
+  const number = protocolNumber(text);
+  if (number === undefined) throw new FilterError('protocol', `'${text}' is no protocol; write tcp, udp, icmp, icmpv6 or a number from 0 to 255`);
+  return number;
 }
 
 /** A record passes when each given member fits. Addresses and ports match as the originator sent them or as translated. */
 export function buildFilter(query: FilterQuery): Filter {
   const tests: Filter[] = [];
   if (query.protocol !== undefined) {
-    const number = protocolNumber(query.protocol);
-    if (number === undefined) throw new FilterError('protocol', `'${query.protocol}' is no protocol; write tcp, udp, icmp, icmpv6 or a number from 0 to 255`);
-    const name = protocolName(number);
+    const name = protocolName(protocolOf(query.protocol));
     tests.push((record) => record.protocol === name);
   }
   if (query.port !== undefined) {

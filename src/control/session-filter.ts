@@ -1,9 +1,9 @@
 // Filters of sessions, tested on the record as the engine gives it: a million are looked at, only what matches is put into words.
 // Says the same as buildFilter of filter.ts about a decoded record. Who: session-pages.ts. Pure; what a name means is asked once an id.
 import { SESSION_STATES, type FlowRecord } from '../engine/abi.generated.js';
-import { protocolNumber, type Names } from '../engine/records.js';
+import type { Names } from '../engine/records.js';
 import { bytesOf, type Prefix } from '../lib/address.js';
-import { FilterError, prefixOf, type FilterQuery } from './filter.js';
+import { prefixOf, protocolOf, type FilterQuery } from './filter.js';
 
 export type SessionFilter = (record: FlowRecord) => boolean;
 
@@ -11,8 +11,7 @@ export type SessionFilter = (record: FlowRecord) => boolean;
 export function buildSessionFilter(query: FilterQuery, names: Names): SessionFilter | undefined {
   const tests: SessionFilter[] = [];
   if (query.protocol !== undefined) {
-    const number = protocolNumber(query.protocol);
-    if (number === undefined) throw new FilterError('protocol', `'${query.protocol}' is no protocol; write tcp, udp, icmp, icmpv6 or a number from 0 to 255`);
+    const number = protocolOf(query.protocol);
     tests.push((record) => record.protocol === number);
   }
   if (query.state !== undefined) {

@@ -1,8 +1,7 @@
 // Packets as they pass, as a stream of pcapng: `curl … | wireshark -k -i -`. What passes may be secret: operators only.
 import { Type, type Static } from '@sinclair/typebox';
 import type { FastifyInstance } from 'fastify';
-import { FilterError, prefixOf } from '../../control/filter.js';
-import { protocolNumber } from '../../engine/records.js';
+import { prefixOf, protocolOf } from '../../control/filter.js';
 import { capture, CAPTURES_MAX, type CaptureFilter } from '../capture.js';
 import type { ApiContext } from '../context.js';
 import { ApiError } from '../errors.js';
@@ -54,19 +53,11 @@ export function registerCapture(api: FastifyInstance, { control, capture: source
 }
 
 function filterOf({ interface: name, protocol, source, destination, port, direction, oneWay, dropped }: Omit<Static<typeof Listing>, 'snapLength' | 'packets' | 'bytes' | 'seconds'>, interfaces: readonly string[]): CaptureFilter {
-  const bad = (pointer: string, message: string): ApiError => new ApiError(400, 'SLUICE_API_ARGUMENT', message, pointer);
-  if (name !== undefined && !interfaces.includes(name)) throw bad('/interface', `there is no interface '${name}'; interfaces are ${interfaces.join(', ') || 'none'}`);
-  const number = protocol === undefined ? undefined : protocolNumber(protocol);
-  if (protocol !== undefined && number === undefined) throw bad('/protocol', `'${protocol}' is no protocol; write tcp, udp, icmp, icmpv6 or a number from 0 to 255`);
-  try {
-    return {
-      interfaces: name === undefined ? [] : [name], bothWays: !oneWay,
-      ...(number === undefined ? {} : { protocol: number }), ...(port === undefined ? {} : { port }),
-      ...(source === undefined ? {} : { source: prefixOf(source, 'source') }), ...(destination === undefined ? {} : { destination: prefixOf(destination, 'destination') }),
-      ...(direction === undefined ? {} : { direction }), ...(dropped === undefined ? {} : { dropped }),
-    };
-  } catch (error) {
-    if (error instanceof FilterError) throw bad(`/${error.member}`, error.message);
-    throw error;
-  }
+  if (name !== undefined && !interfaces.includes(name)) throw new ApiError(400, 'SLUICE_API_ARGUMENT', `there is no interface '${name}'; interfaces are ${interfaces.join(', ') || 'none'}`, '/interface');
+  return {
+    interfaces: name === undefined ? [] : [name], bothWays: !oneWay,
+    ...(protocol === undefined ? {} : { protocol: protocolOf(protocol) }), ...(port === undefined ? {} : { port }),
+    ...(source === undefined ? {} : { source: prefixOf(source, 'source') }), ...(destination === undefined ? {} : { destination: prefixOf(destination, 'destination') }),
+    ...(direction === undefined ? {} : { direction }), ...(dropped === undefined ? {} : { dropped }),
+  };
 }

@@ -1,10 +1,9 @@
 // The most recent records of flows and drops, as control keeps them; `after` follows what comes.
 import { Type, type Static } from '@sinclair/typebox';
 import type { FastifyInstance } from 'fastify';
-import { buildFilter, FilterError, type Filter, type FilterQuery } from '../../control/filter.js';
+import { buildFilter } from '../../control/filter.js';
 import { decodeDrop, decodeFlow } from '../../engine/records.js';
 import type { ApiContext } from '../context.js';
-import { ApiError } from '../errors.js';
 import { DropRecord, filterMembers, FlowRecord } from '../record-schemas.js';
 import { count, question } from '../schemas.js';
 
@@ -26,7 +25,7 @@ export function registerRecords(api: FastifyInstance, { control }: ApiContext): 
     config: { role: 'viewer', resource: 'flows', heavy: true },
     schema: { operationId: 'listFlows', summary: 'Recent records of sessions', tags: ['Traffic'], querystring: Listing, response: { 200: page(FlowRecord) } },
   }, ({ query: { last, after, ...filter } }) => {
-    const accept = filterOf(filter);
+    const accept = buildFilter(filter);
     const decode = (view: DataView, offset: number): ReturnType<typeof decodeFlow> => decodeFlow(view, offset, control.names);
     return after === undefined ? control.flows.newest(last, decode, accept) : control.flows.since(after, last, decode, accept);
   });
@@ -35,17 +34,8 @@ export function registerRecords(api: FastifyInstance, { control }: ApiContext): 
     config: { role: 'viewer', resource: 'drops', heavy: true },
     schema: { operationId: 'listDrops', summary: 'Recent dropped packets, sampled under load', tags: ['Traffic'], querystring: Listing, response: { 200: page(DropRecord) } },
   }, ({ query: { last, after, ...filter } }) => {
-    const accept = filterOf(filter);
+    const accept = buildFilter(filter);
     const decode = (view: DataView, offset: number): ReturnType<typeof decodeDrop> => decodeDrop(view, offset, control.names);
     return after === undefined ? control.drops.newest(last, decode, accept) : control.drops.since(after, last, decode, accept);
   });
-}
-
-function filterOf(from: FilterQuery): Filter {
-  try {
-    return buildFilter(from);
-  } catch (error) {
-    if (error instanceof FilterError) throw new ApiError(400, 'SLUICE_API_ARGUMENT', error.message, `/${error.member}`);
-    throw error;
-  }
 }

@@ -1,10 +1,7 @@
 // Live sessions: listed in pages, one by its id, ended one by one or by a filter within a bound.
 import { Type, type Static } from '@sinclair/typebox';
 import type { FastifyInstance } from 'fastify';
-import type { Control } from '../../control/control.js';
-import type { FilterQuery } from '../../control/filter.js';
-import { FilterError } from '../../control/filter.js';
-import { buildSessionFilter, type SessionFilter } from '../../control/session-filter.js';
+import { buildSessionFilter } from '../../control/session-filter.js';
 import { killSessions, readSession, writeSessions } from '../../control/session-pages.js';
 import type { ApiContext } from '../context.js';
 import { decodeCursor, encodeCursor, isPlace } from '../cursor.js';
@@ -39,7 +36,7 @@ export function registerSessions(api: FastifyInstance, { control, operations }: 
     },
   }, async ({ query: { limit, cursor: at, ...filter } }, reply) => {
     const place = at === undefined ? 0 : decodeCursor(LISTING, at, isPlace);
-    const text = await writeSessions(control.engine, control.names, place, limit, filterOf(control, filter), (next) => encodeCursor(LISTING, next));
+    const text = await writeSessions(control.engine, control.names, place, limit, buildSessionFilter(filter, control.names), (next) => encodeCursor(LISTING, next));
     return reply.type('application/json; charset=utf-8').send(text);
   });
 
@@ -66,18 +63,9 @@ export function registerSessions(api: FastifyInstance, { control, operations }: 
     const { limit, all, ...filter } = request.body;
     if (Object.keys(filter).length === 0 && all !== true) throw new ApiError(400, 'SLUICE_API_ARGUMENT', 'no filter means each session; say `all: true` if that is meant', '/all');
     request.auditDetail = { filter, limit };
-    const accept = filterOf(control, filter);
+    const accept = buildSessionFilter(filter, control.names);
     return operations.answer(request, reply, 'kill-sessions', (progress) => killSessions(control.engine, limit, accept, (matched) => progress(`${matched} sessions`)));
   });
-}
-
-function filterOf(control: Control, query: FilterQuery): SessionFilter | undefined {
-  try {
-    return buildSessionFilter(query, control.names);
-  } catch (error) {
-    if (error instanceof FilterError) throw new ApiError(400, 'SLUICE_API_ARGUMENT', error.message, `/${error.member}`);
-    throw error;
-  }
 }
 
 const ID_MAX = (1n << 64n) - 1n;
