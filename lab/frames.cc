@@ -42,7 +42,8 @@ uint64_t now_ns() {
 }
 
 int open_device(const char* device) {
-  int fd = socket(AF_PACKET, SOCK_RAW, htons(ETH_P_ALL));
+  // Of no protocol until it is bound: one that hears already goes deaf for as long as bind() waits for the kernel's readers, a gap among what it counts.
+  int fd = socket(AF_PACKET, SOCK_RAW, 0);
   if (fd < 0) fail("socket");
   setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &receive_bytes, sizeof receive_bytes);
   int one = 1;
