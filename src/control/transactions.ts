@@ -5,15 +5,12 @@
 // 4 difference, 5 write the revision, and meanwhile compile, 6 netdevs and snapshot in the engine, 7 the pointer: the commit point,
 // 8 history's bounds. Until 7 is done, any failure leaves, or brings back, the former configuration, in the engine and on disk.
 import { formatChanges, diffConfigs, type Change, type Difference } from '../config/diff.js';
-import { checkConfig } from '../config/check.js';
 import { engineOptions } from '../config/defaults.js';
-import { emitConfig } from '../config/emit.js';
 import type { Facts } from '../config/facts.js';
-import { checkShape, findSecrets, parseText } from '../config/load.js';
-import { Problems, type At, type Path, type Position, type Problem } from '../config/problem.js';
+import { findSecrets, parseText } from '../config/load.js';
+import type { Problem } from '../config/problem.js';
 import type { Config } from '../config/schema.js';
-import { shareWith } from '../config/share.js';
-import { spliceConfig, warmSplice } from '../config/splice.js';
+import { warmSplice } from '../config/splice.js';
 import { ApiError } from '../api/errors.js';
 import type { Filled } from '../nodes/learnt.js';
 import type { Log } from '../supervisor/log.js';
@@ -23,20 +20,16 @@ import { passFaultPoint } from './fault-points.js';
 import { ConfigStore, etagOf, type Pending, type Pointer, type RevisionHead } from './store.js';
 import { DamagedFile } from './store-files.js';
 import type { Author, Candidate, CommitRequest, CommitResult, Follower, Revision, Version } from './transaction-types.js';
+import { invalid, readVersion, type KnownVersion } from './version.js';
 
 export type { Author, Candidate, Change, CommitRequest, CommitResult, Revision, Version } from './transaction-types.js';
 
 const WAITING_MAX = 64;
 const COMMENT_CHARACTERS_MAX = 1000;
 export const CONFIRM_WITHIN_S_MAX = 86_400;
-/** Of larger texts only errors are looked up: warnings of a commit are named by their path, and a hundred thousand rules take a second to go through. */
-const LOCATED_CHARACTERS_MAX = 1024 * 1024;
 const TIMER_MS_MAX = 0x7fff_ffff; // setTimeout's own bound
 const WRITE_RETRY_MS = 10_000;
 const SYSTEM: Author = { name: 'sluice', via: 'system' };
-
-/** A version with what is known of its text: where things stand is looked up once, when there is something to say. `bytes`: until they are written. */
-interface Known extends Version { bytes?: Buffer | undefined; problems(facts: Facts | undefined): Problem[]; locate(path: Path, at: At): Position }
 
 type Action = Revision['action'];
 interface Step { request: CommitRequest; action: Action; file?: { sha256: string }; /** Without it when it is away. */ engine: 'needed' | 'if-there' }
@@ -44,7 +37,7 @@ interface Step { request: CommitRequest; action: Action; file?: { sha256: string
 export type CommitOutcome = 'done' | 'refused' | 'failed';
 
 export class Transactions {
-  private version: Known | undefined;
+  private version: KnownVersion | undefined;
   private readonly store: ConfigStore;
   private turn: Promise<unknown> = Promise.resolve();
   private waiting = 0;
@@ -235,7 +228,7 @@ export class Transactions {
     }
     if (within !== undefined && former === undefined) throw new ApiError(409, 'SLUICE_CONFIRM_NONE', 'the first configuration has nothing to go back to; commit it without a confirmation');
 
-    const next = this.read(request.text ?? candidate?.text, request.config, former, action === 'file' ? 'file' : 'candidate');
+    const next = readVersion(request.text ?? candidate?.text, request.config, former, action === 'file' ? 'file' : 'candidate');
     passFaultPoint('commit-parsed');
     const problems = next.problems(control.facts);
     if (problems.some(({ severity }) => severity === 'error')) throw invalid(problems);
@@ -307,7 +300,7 @@ export class Transactions {
     return result(head.revision, compileMs, applyMs, pointer.pending && new Date(pointer.pending.deadlineMs).toISOString());
   }
 
-  private refuseConflict(request: CommitRequest, candidate: Candidate | undefined, former: Known | undefined): void {
+  private refuseConflict(request: CommitRequest, candidate: Candidate | undefined, former: KnownVersion | undefined): void {
     const base = request.base ?? candidate?.base;
     if (base === undefined || request.force || former === undefined || base === former.etag) return;
     const origin = this.store.history.find((one) => one.etag === base);
@@ -319,7 +312,7 @@ export class Transactions {
     });
   }
 
-  private engineWarnings(former: Known | undefined, next: Known): Problem[] {
+  private engineWarnings(former: KnownVersion | undefined, next: KnownVersion): Problem[] {
     if (former === undefined || JSON.stringify(engineOptions(former.config)) === JSON.stringify(engineOptions(next.config))) return [];
     return [{ severity: 'warning', code: 'SLUICE_ENGINE_RESTART', file: 'candidate', line: 1, column: 1, path: 'engine', message: 'the engine is started again for its new settings: sessions end', remedy: 'change engine: and limits.sessions when that does no harm' }];
   }
@@ -351,7 +344,7 @@ export class Transactions {
       await this.commitNow({ request: { text, by: SYSTEM, comment, force: true }, action: 'not-confirmed', engine: 'if-there' });
     } catch (error) {
       this.log.error({ err: error }, `going back to revision ${pending.revertTo} failed; it is what control puts in force from now on, and it is tried again`);
-      this.version = { ...this.read(text, undefined, this.version, 'candidate', pending.revertTo), bytes: undefined };
+      this.version = { ...readVersion(text, undefined, this.version, 'candidate', pending.revertTo), bytes: undefined };
       this.control?.reload();
       if (this.version) await this.follower?.configure(this.version.config);
       this.awaitConfirmation(WRITE_RETRY_MS);
@@ -360,7 +353,7 @@ export class Transactions {
 
   // ---- helpers ----------------------------------------------------------------------------------------------------
 
-  private runningOrThrow(): Known {
+  private runningOrThrow(): KnownVersion {
     if (this.version === undefined) throw new ApiError(503, 'SLUICE_NOT_READY', 'there is no configuration yet');
     return this.version;
   }
@@ -381,22 +374,10 @@ export class Transactions {
     return parseText(text, String(which)).value;
   }
 
-  /** From text or value to a version of the schema's shape. Throws ApiError SLUICE_CONFIG_INVALID. */
-  private read(text: string | undefined, value: unknown, former: Known | undefined, file: string, revision = 0): Known {
-    const parsed = text === undefined ? undefined : parseText(text, file);
-    if (parsed && parsed.problems.length > 0) throw invalid(parsed.problems);
-    const shared = shareWith(parsed === undefined ? value : parsed.value, former?.config);
-    const { problems, config } = checkShape(shared, file, parsed?.locate);
-    if (config === undefined) throw invalid(problems);
-    const whole = text ?? (former === undefined ? emitConfig(config) : config === former.config ? former.text : spliceConfig(former.text, former.config, config) ?? emitConfig(config));
-    const bytes = Buffer.from(whole);
-    return { ...this.make({ revision, etag: etagOf(bytes), text: whole, config }, file, parsed?.locate), bytes };
-  }
-
-  private versionOf(head: RevisionHead, text: string): Known | undefined {
+  private versionOf(head: RevisionHead, text: string): KnownVersion | undefined {
     const file = `revision ${head.revision}`;
     try {
-      return { ...this.read(text, undefined, undefined, file), revision: head.revision, bytes: undefined };
+      return { ...readVersion(text, undefined, undefined, file), revision: head.revision, bytes: undefined };
     } catch (error) {
       // A revision of a version of Sluice whose schema knew more: nothing is put in force, and the engine keeps what it has.
       if (!(error instanceof ApiError)) throw error;
@@ -405,29 +386,7 @@ export class Transactions {
     }
   }
 
-  private make(version: Version, file: string, locate: Known['locate'] = () => ({ line: 1, column: 1 })): Known {
-    const positions = new Map<string, Position>();
-    let known: { facts: Facts | undefined; problems: Problem[] } | undefined;
-    const remembered = (path: Path, at: At): Position => {
-      const key = `${at} ${path.join('\0')}`;
-      const known = positions.get(key) ?? locate(path, at);
-      positions.set(key, known);
-      return known;
-    };
-    return {
-      ...version, locate: remembered,
-      problems: (facts) => {
-        // A commit asks twice, and each change of the machine again: the same facts give the same answer.
-        if (known !== undefined && known.facts === facts) return known.problems;
-        const problems = new Problems(file, remembered, version.text.length <= LOCATED_CHARACTERS_MAX);
-        checkConfig(version.config, problems, facts, true);
-        known = { facts, problems: problems.sorted() };
-        return known.problems;
-      },
-    };
-  }
-
-  private compile(version: Known, facts: Facts, generation: number, slots: readonly AttachedSlot[]): CompileResult {
+  private compile(version: KnownVersion, facts: Facts, generation: number, slots: readonly AttachedSlot[]): CompileResult {
     const problems = version.problems(facts);
     if (problems.some(({ severity }) => severity === 'error')) return { problems };
     const filled = this.fill?.(version.config);
@@ -458,13 +417,6 @@ export class Transactions {
 
 export function devicesOf(config: Config): string[] {
   return [...new Set(Object.values(config.interfaces ?? {}).map((one) => one.device))];
-}
-
-function invalid(problems: readonly Problem[]): ApiError {
-  const errors = problems.filter(({ severity }) => severity === 'error');
-  const first = errors[0];
-  const more = errors.length > 1 ? ` (and ${errors.length - 1} more)` : '';
-  return new ApiError(422, 'SLUICE_CONFIG_INVALID', first ? `${first.path === '' ? '' : `${first.path}: `}${first.message}; ${first.remedy}${more}` : 'the configuration is not valid', undefined, { problems });
 }
 
 function confirmPending(pending: Pending): ApiError {
