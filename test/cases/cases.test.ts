@@ -3,7 +3,8 @@
 //
 // Beside what a case expects, each frame that leaves is judged by rules that hold for all of them: judgeFrame().
 import { readdirSync, readFileSync } from 'node:fs';
-import { describe, expect, it } from 'vitest';
+import { setImmediate } from 'node:timers/promises';
+import { beforeEach, describe, expect, it } from 'vitest';
 import { parse } from 'yaml';
 import type { InjectResult } from '../../src/engine/binding.js';
 import { decode, frameOf, l4Fault, macOf, refuseUnknownKeys, resolve, wireAddress, type Decoded, type Packet, type Value, type Variables } from './packet-language.js';
@@ -22,6 +23,9 @@ interface CaseFile { about: string; config: string; patch?: CaseConfig; parts?: 
 const directory = new URL('.', import.meta.url);
 const files = readdirSync(directory).filter((name) => name.endsWith('.yaml')).sort();
 const names = new Set<string>();
+
+// The cases themselves never wait, and vitest takes a worker that it does not hear of for dead.
+beforeEach(() => setImmediate());
 
 for (const file of files) {
   const content = parse(readFileSync(new URL(file, directory), 'utf8'), { merge: true, maxAliasCount: -1 }) as CaseFile;
