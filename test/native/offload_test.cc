@@ -262,7 +262,6 @@ TEST_CASE("offload: a session whose turn after a commit comes late is handed ove
     REQUIRE(a.through_program(trust, query).forwarded);
     ++a.policy.generation;
     a.commit();
-    CHECK_MESSAGE(a.through_program(trust, query).forwarded, "by the generation before");
     CHECK(handed_over() == 1);
     ++a.policy.generation;
     a.commit();
